@@ -1,0 +1,43 @@
+//! The one canonical encoding: [borsh](https://borsh.io) (fixed little-endian integers, `u32`
+//! length prefixes, no optional forms), read strictly. One value has one encoding and one
+//! encoding has one value, so hashes and signatures over it are unambiguous.
+
+use borsh::{BorshDeserialize, BorshSerialize};
+
+/// Why bytes are not one canonical value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Longer than this kind of value may be.
+    #[error("{length} bytes where at most {length_max} are allowed")]
+    TooLong {
+        /// How long it is.
+        length: usize,
+        /// How long it may be.
+        length_max: usize,
+    },
+    /// Truncated, trailing bytes, an unknown variant or a value out of range.
+    #[error("malformed: {reason}")]
+    Malformed {
+        /// What the decoder stumbled over.
+        reason: String,
+    },
+}
+
+/// The canonical bytes of `value`.
+pub fn encode<T: BorshSerialize + ?Sized>(value: &T) -> Vec<u8> {
+    // Writing to memory fails only where a collection is longer than u32::MAX, and every
+    // collection that we send is bounded far below that.
+    borsh::to_vec(value).unwrap_or_else(|error| unreachable!("encoding to memory: {error}"))
+}
+
+/// Reads one value that fills `bytes` exactly.
+///
+/// # Errors
+/// [`DecodeError`] where `bytes` is longer than `length_max`, truncated, has trailing bytes, or
+/// holds a value that is out of range. Allocation is bounded by the input's length.
+pub fn decode<T: BorshDeserialize>(bytes: &[u8], length_max: usize) -> Result<T, DecodeError> {
+    if bytes.len() > length_max {
+        return Err(DecodeError::TooLong { length: bytes.len(), length_max });
+    }
+    T::try_from_slice(bytes).map_err(|error| DecodeError::Malformed { reason: error.to_string() })
+}

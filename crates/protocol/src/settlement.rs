@@ -1,0 +1,256 @@
+//! Settlement: from what a channel is worth to what is asked of the chain. Fifth station of the
+//! river. The chain itself stands behind the [`Chain`] trait; its facts come back as inputs.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use sparewire_core::{Address, Amount, B256, ChannelId, Domain, Signature};
+
+use crate::channel::{ChannelConfig, ChannelFacts, Claim};
+
+/// Something that we want the chain to do. It is durable before a transaction is sent for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// Puts tokens of our wallet into our deposit (with the allowance that this needs).
+    Deposit {
+        /// The token.
+        token: Address,
+        /// How much.
+        amount: Amount,
+    },
+    /// Takes tokens out of our deposit, back into our wallet.
+    Withdraw {
+        /// The token.
+        token: Address,
+        /// How much.
+        amount: Amount,
+    },
+    /// Opens channels out of our deposit.
+    Open {
+        /// Each channel and what is put aside for it.
+        channels: Vec<(ChannelConfig, Amount)>,
+    },
+    /// Puts more aside for an open channel.
+    TopUp {
+        /// The channel.
+        config: ChannelConfig,
+        /// How much more.
+        amount: Amount,
+    },
+    /// Credits vouchers to their payee and pays out, in as few transactions as their groups allow.
+    Claim {
+        /// The vouchers.
+        claims: Vec<Claim>,
+    },
+    /// Ends a channel at once, with the payee side's agreement.
+    CloseCooperatively {
+        /// The newest voucher.
+        claim: Claim,
+        /// The payee authorizer's signature of the [`crate::channel::CooperativeClose`].
+        payee_signature: Signature,
+    },
+    /// Starts a unilateral close of a channel that we pay.
+    StartClose {
+        /// The channel.
+        config: ChannelConfig,
+    },
+    /// Ends a unilateral close whose delay is over; the rest returns to the payer's deposit.
+    FinishClose {
+        /// The channel.
+        config: ChannelConfig,
+    },
+    /// Pays out what is claimed but not yet swept.
+    Sweep {
+        /// Who is paid.
+        payee: Address,
+        /// In which token.
+        token: Address,
+    },
+}
+
+impl Intent {
+    /// A word for logs, tables and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Deposit { .. } => "deposit",
+            Self::Withdraw { .. } => "withdraw",
+            Self::Open { .. } => "open",
+            Self::TopUp { .. } => "top_up",
+            Self::Claim { .. } => "claim",
+            Self::CloseCooperatively { .. } => "close_cooperatively",
+            Self::StartClose { .. } => "start_close",
+            Self::FinishClose { .. } => "finish_close",
+            Self::Sweep { .. } => "sweep",
+        }
+    }
+}
+
+/// What became of an intent: final, and what it cost. An intent may take several transactions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The transactions that carried it out, in order; empty where nothing was left to do.
+    pub transactions: Vec<TransactionSummary>,
+}
+
+impl Outcome {
+    /// Gas used by all of them.
+    pub fn gas_used(&self) -> u64 {
+        self.transactions.iter().map(|transaction| transaction.gas_used).sum()
+    }
+}
+
+/// A final transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransactionSummary {
+    /// Its hash.
+    pub hash: B256,
+    /// The block that holds it.
+    pub block: u64,
+    /// Gas used.
+    pub gas_used: u64,
+    /// What the gas cost in the chain's native currency, in wei.
+    pub fee_wei: u128,
+}
+
+/// The chain's newest block, and the newest one that money may be built on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Number of the newest block.
+    pub number: u64,
+    /// Its time in seconds since the epoch.
+    pub time_secs: u64,
+    /// Number of the newest block that counts as final.
+    pub final_number: u64,
+}
+
+/// What an owner has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Funds {
+    /// Native currency for gas, in wei.
+    pub native_wei: u128,
+    /// Tokens in the wallet.
+    pub wallet: u128,
+    /// Tokens in the deposit, free to open channels with.
+    pub deposit: Amount,
+    /// Tokens claimed and not yet paid out.
+    pub claimable: Amount,
+}
+
+/// How a token is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenInfo {
+    /// The contract.
+    pub address: Address,
+    /// Its symbol, at most 32 characters, control characters removed.
+    pub symbol: String,
+    /// Its decimals.
+    pub decimals: u8,
+}
+
+/// An EVM chain with the channel contract on it, seen by one wallet.
+///
+/// Facts are of final state: what a reorganisation can still undo is not told. Calls may take as
+/// long as the chain takes; every implementation bounds how long it waits for one answer.
+#[async_trait]
+pub trait Chain: Send + Sync {
+    /// The chain id and the channel contract.
+    fn domain(&self) -> Domain;
+
+    /// The wallet that sends our transactions.
+    fn wallet(&self) -> Address;
+
+    /// The newest block.
+    async fn head(&self) -> Result<Head, ChainError>;
+
+    /// What final state says of a channel; `None` where it does not know it.
+    async fn channel(&self, id: ChannelId) -> Result<Option<ChannelFacts>, ChainError>;
+
+    /// What `owner` has of `token`.
+    async fn funds(&self, owner: Address, token: Address) -> Result<Funds, ChainError>;
+
+    /// How `token` is shown.
+    async fn token(&self, token: Address) -> Result<TokenInfo, ChainError>;
+
+    /// Carries `intent` out and returns when it is final. The intent is durable before its
+    /// transaction is sent; a call that is cut off goes on at [`Chain::resume`].
+    async fn perform(&self, intent: &Intent) -> Result<Outcome, ChainError>;
+
+    /// Follows what an earlier process left unfinished until it is final; returns how many
+    /// transactions that were.
+    async fn resume(&self) -> Result<usize, ChainError>;
+}
+
+/// Why the chain did not do, or did not tell.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// No answer, or none in time. Nothing is lost; try again when the node is back.
+    #[error(
+        "chain node at {endpoint} does not answer ({reason}); check --rpc and that the node is up"
+    )]
+    Unreachable {
+        /// Which node.
+        endpoint: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The node is on another chain than we were set up for.
+    #[error("chain node is on chain {actual}, but this data directory belongs to chain {expected}")]
+    WrongChain {
+        /// Our chain id.
+        expected: u64,
+        /// Its chain id.
+        actual: u64,
+    },
+    /// There is no channel contract of ours where there should be one.
+    #[error("no channel contract at {contract} on chain {chain_id}; check [chain] contract")]
+    NoContract {
+        /// Where we looked.
+        contract: Address,
+        /// On which chain.
+        chain_id: u64,
+    },
+    /// The transaction would revert, or did.
+    #[error("{what} was refused by the contract: {reason}")]
+    Reverted {
+        /// The intent.
+        what: &'static str,
+        /// The revert reason in words.
+        reason: String,
+    },
+    /// Not enough tokens or gas money.
+    #[error("not enough {of} in {wallet}: {available} of {needed} (smallest units)")]
+    InsufficientFunds {
+        /// `tokens` or `native currency for gas`.
+        of: &'static str,
+        /// Whose.
+        wallet: Address,
+        /// What is there.
+        available: u128,
+        /// What it takes.
+        needed: u128,
+    },
+    /// The wallet's key did not sign.
+    #[error(transparent)]
+    Signer(#[from] sparewire_core::SignerError),
+    /// The record of transactions could not be written; nothing was sent.
+    #[error("the transaction journal failed ({reason}); nothing was sent")]
+    Journal {
+        /// What went wrong.
+        reason: String,
+    },
+    /// The node answered with something that makes no sense.
+    #[error("chain node at {endpoint} answered nonsense: {reason}")]
+    Nonsense {
+        /// Which node.
+        endpoint: String,
+        /// What was wrong with it.
+        reason: String,
+    },
+}
+
+impl fmt::Display for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "block {} (final: {})", self.number, self.final_number)
+    }
+}
