@@ -39,7 +39,9 @@ interface IChannels {
     );
 
     /// @notice `amount` more went into a channel, which makes `reserved` in all.
-    event ToppedUp(bytes32 indexed channelId, address indexed payer, address indexed payee, uint128 amount, uint128 reserved);
+    event ToppedUp(
+        bytes32 indexed channelId, address indexed payer, address indexed payee, uint128 amount, uint128 reserved
+    );
 
     /// @notice A plain claim or a cooperative close credited the payee, who has now earned `claimed` in this channel in all.
     event Claimed(bytes32 indexed channelId, address indexed payee, address indexed token, uint128 claimed);
@@ -81,6 +83,10 @@ interface IChannels {
     error LengthsDiffer(uint256 configs, uint256 amounts);
     /// @notice An authorization's signature has neither 65 bytes nor 64.
     error SignatureLengthInvalid(uint256 length);
+    /// @notice Packed claims are 65 bytes and then 125 for each of one or more entries.
+    error PackedLengthInvalid(uint256 length);
+    /// @notice An address or the delay in a config has bits where there must be none.
+    error ConfigMalformed();
     /// @notice The channel was opened before; even a closed channel's id is never used again.
     error ChannelExists(bytes32 channelId);
     /// @notice The channel was never opened.

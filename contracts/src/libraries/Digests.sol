@@ -2,7 +2,9 @@
 pragma solidity 0.8.37;
 
 import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
+import {IChannels} from "../interfaces/IChannels.sol";
 import {ChannelConfig} from "../types/Channel.sol";
+import {CheckedConfig} from "../types/CheckedConfig.sol";
 
 /// @title The EIP-712 messages of Sparewire, each under the domain separator that it is given.
 /// @dev Receipts and delegations are not judged by this version of the contract. They are here so that every
@@ -44,7 +46,46 @@ library Digests {
         uint64 expiry;
     }
 
-    function channelId(bytes32 separator, ChannelConfig calldata config) internal pure returns (bytes32) {
+    /// The channel's id, and its config in memory.
+    /// @dev By hand because every function pays for it: the config lies in calldata just as it is hashed, so one copy
+    /// does, and one look at the bits that must be clear. `channelIdOf` is the plain twin.
+    function channelId(bytes32 separator, ChannelConfig calldata source)
+        internal
+        pure
+        returns (bytes32 id, CheckedConfig config)
+    {
+        bytes32 typehash = CHANNEL_CONFIG_TYPEHASH;
+        uint256 dirt;
+        assembly ("memory-safe") {
+            // Type hash and the seven members; then 0x1901, separator and struct hash.
+            config := mload(0x40)
+            let digest := add(config, 0x100)
+            mstore(0x40, add(config, 0x160))
+            mstore(config, typehash)
+            calldatacopy(add(config, 0x20), source, 0xe0)
+            dirt := or(
+                shr(
+                    160,
+                    or(
+                        or(calldataload(source), calldataload(add(source, 0x20))),
+                        or(
+                            or(calldataload(add(source, 0x40)), calldataload(add(source, 0x60))),
+                            calldataload(add(source, 0x80))
+                        )
+                    )
+                ),
+                shr(40, calldataload(add(source, 0xa0)))
+            )
+            mstore(digest, shl(240, 0x1901))
+            mstore(add(digest, 0x02), separator)
+            mstore(add(digest, 0x22), keccak256(config, 0x100))
+            id := keccak256(digest, 0x42)
+        }
+        if (dirt != 0) revert IChannels.ConfigMalformed();
+    }
+
+    /// The plain twin of `channelId`.
+    function channelIdOf(bytes32 separator, ChannelConfig memory config) internal pure returns (bytes32) {
         return _digest(separator, keccak256(abi.encode(CHANNEL_CONFIG_TYPEHASH, config)));
     }
 

@@ -1,38 +1,59 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity 0.8.37;
 
+import {IChannels} from "../interfaces/IChannels.sol";
+import {channelAt} from "../types/ChannelSlot.sol";
 import {Digests} from "./Digests.sol";
 
 /// @title Claims of one payee, one token and one delay, without the padding and repetition of the plain ABI.
 /// @dev header, 65 bytes:  token 20 | payee 20 | payeeAuthorizer 20 | withdrawDelay 5
 ///      entry, 125 bytes:  payer 20 | payerAuthorizer 20 | salt 8 | amount 13 | r 32 | vs 32 (EIP-2098)
-/// Integers are big endian; one or more entries follow the header and nothing follows them. The ids and digests made
-/// here equal those of `Digests`: the hashing is by hand because it is done twice per entry in memory that is laid out
-/// once per call, and `PackedClaims.t.sol` fuzzes the one against the other.
+/// Integers are big endian; one or more entries follow the header and nothing follows them.
 library PackedClaims {
     uint256 internal constant HEADER_LENGTH = 65;
     uint256 internal constant ENTRY_LENGTH = 125;
     /// Bytes of the `ClaimedBatch` log for each credited entry: id 32 | new cumulative amount 13.
     uint256 internal constant LOG_ENTRY_LENGTH = 45;
 
-    error PackedLengthInvalid(uint256 length);
+    /// Half the order of secp256k1, rounded down: of the two forms of a signature, the one above it is refused.
+    uint256 private constant S_MAX = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0;
+    uint256 private constant S_MASK = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF;
+    uint256 private constant AMOUNT_MASK = 0xffffffffffffffffffffffffff;
+    uint256 private constant CLOSED = 3 << 248; // Status.Closed in its place: the slots of closed channels, and only they, reach it
 
-    /// Memory that is filled once per call and then only where entries differ.
-    type Scratch is uint256;
+    // Scratch memory, at fixed places because adding an offset to a pointer costs three times as much. What all entries
+    // share is written once. `claim` makes sure that nobody else uses this memory.
+    uint256 private constant CONFIG = 0x80; // type hash, then the seven members of ChannelConfig
+    uint256 private constant PAYER = 0xa0;
+    uint256 private constant PAYER_AUTHORIZER = 0xc0;
+    uint256 private constant PAYEE = 0xe0;
+    uint256 private constant PAYEE_AUTHORIZER = 0x100;
+    uint256 private constant TOKEN = 0x120;
+    uint256 private constant WITHDRAW_DELAY = 0x140;
+    uint256 private constant SALT = 0x160; // one spare word follows
+    uint256 private constant VOUCHER = 0x1a0; // type hash, channel id, amount
+    uint256 private constant VOUCHER_ID = 0x1c0;
+    uint256 private constant VOUCHER_AMOUNT = 0x1e0;
+    uint256 private constant DIGEST = 0x21e; // 0x1901 (the end of the word at 0x200), domain separator, struct hash
+    uint256 private constant SEPARATOR = 0x220;
+    uint256 private constant STRUCT_HASH = 0x240;
+    uint256 private constant RECOVER = 0x260; // digest, v, r, s
+    uint256 private constant RECOVER_V = 0x280;
+    uint256 private constant RECOVER_R = 0x2a0;
+    uint256 private constant RECOVER_S = 0x2c0;
+    // The event's data: an offset, a length and the entries.
+    uint256 private constant LOG = 0x2e0;
+    uint256 private constant LOG_ENTRIES = 0x320;
 
-    // Offsets into the scratch memory.
-    uint256 private constant CONFIG = 0x00; // type hash, then the seven members of ChannelConfig
-    uint256 private constant CONFIG_LENGTH = 0x100;
-    uint256 private constant VOUCHER = 0x100; // type hash, channel id, amount
-    uint256 private constant VOUCHER_LENGTH = 0x60;
-    uint256 private constant DIGEST = 0x160; // 0x1901, domain separator, struct hash
-    uint256 private constant DIGEST_LENGTH = 0x42;
-    uint256 private constant SCRATCH_LENGTH = 0x1c0;
+    /// Why a loop ended before its last entry.
+    uint256 private constant CHANNEL_UNKNOWN = 1;
+    uint256 private constant AMOUNT_ABOVE_RESERVED = 2;
+    uint256 private constant SIGNATURE_INVALID = 3;
 
     /// The number of entries, at least one.
     function count(bytes calldata data) internal pure returns (uint256) {
         if (data.length < HEADER_LENGTH + ENTRY_LENGTH || (data.length - HEADER_LENGTH) % ENTRY_LENGTH != 0) {
-            revert PackedLengthInvalid(data.length);
+            revert IChannels.PackedLengthInvalid(data.length);
         }
         unchecked {
             return (data.length - HEADER_LENGTH) / ENTRY_LENGTH;
@@ -47,71 +68,104 @@ library PackedClaims {
         return address(bytes20(data[20:40]));
     }
 
-    /// Lays out what all entries share. `data` must have passed `count`.
-    function prepare(bytes calldata data, bytes32 separator) internal pure returns (Scratch scratch) {
+    /// Marks every channel as claimed up to its voucher, and tells of it in one `ClaimedBatch`.
+    /// @dev Does to each entry just what `Channels._claim` does to a plain one, which is its twin: `Packed.t.sol` fuzzes
+    /// the one against the other. It is one block of assembly because an entry may cost eleven thousand gas, of which
+    /// storage, ecrecover, calldata and log take more than ten: what Solidity adds in checks and copies would not fit.
+    /// No sum can overflow: amounts have 104 bits, and there are fewer entries than bytes of calldata.
+    /// @return credited What the payee is to be credited with.
+    function claim(bytes calldata data, bytes32 separator) internal returns (uint256 credited) {
+        uint256 entries = count(data);
         bytes32 configTypehash = Digests.CHANNEL_CONFIG_TYPEHASH;
         bytes32 voucherTypehash = Digests.VOUCHER_TYPEHASH;
+        bytes32 batchTopic = IChannels.ClaimedBatch.selector;
+        uint256 failure;
         assembly ("memory-safe") {
-            scratch := mload(0x40)
-            mstore(0x40, add(scratch, SCRATCH_LENGTH))
-            mstore(scratch, configTypehash)
-            mstore(add(scratch, 0x60), shr(96, calldataload(add(data.offset, 20)))) // payee
-            mstore(add(scratch, 0x80), shr(96, calldataload(add(data.offset, 40)))) // payeeAuthorizer
-            mstore(add(scratch, 0xa0), shr(96, calldataload(data.offset))) // token
-            mstore(add(scratch, 0xc0), shr(216, calldataload(add(data.offset, 60)))) // withdrawDelay
-            mstore(add(scratch, VOUCHER), voucherTypehash)
-            mstore(add(scratch, DIGEST), shl(240, 0x1901))
-            mstore(add(scratch, add(DIGEST, 0x02)), separator)
+            // Takes the memory from CONFIG to past the log. Nothing is allocated so far: if it were, this would refuse.
+            if gt(mload(0x40), CONFIG) { revert(0, 0) }
+            mstore(0x40, and(add(LOG_ENTRIES, add(mul(entries, LOG_ENTRY_LENGTH), 0x5f)), not(0x1f)))
+
+            mstore(CONFIG, configTypehash)
+            mstore(PAYER, 0)
+            mstore(PAYEE, shr(96, calldataload(add(data.offset, 20))))
+            mstore(PAYEE_AUTHORIZER, shr(96, calldataload(add(data.offset, 40))))
+            mstore(TOKEN, shr(96, calldataload(data.offset)))
+            mstore(WITHDRAW_DELAY, shr(216, calldataload(add(data.offset, 60))))
+            mstore(SALT, 0)
+            mstore(VOUCHER, voucherTypehash)
+            mstore(0x200, 0x1901)
+            mstore(SEPARATOR, separator)
+
+            let logEnd := LOG_ENTRIES
+            let end := add(data.offset, data.length)
+            for { let entry := add(data.offset, HEADER_LENGTH) } lt(entry, end) { entry := add(entry, ENTRY_LENGTH) } {
+                // The channel. What the first and the last store write too far, the next overwrites or nobody reads.
+                let word := calldataload(add(entry, 40)) // salt 8, amount 13
+                mstore(add(PAYER, 12), calldataload(entry))
+                mstore(PAYER_AUTHORIZER, shr(96, calldataload(add(entry, 20))))
+                mstore(add(SALT, 24), word)
+                mstore(STRUCT_HASH, keccak256(CONFIG, 0x100))
+                let id := keccak256(DIGEST, 0x42)
+                let slot := sload(id)
+
+                // What there is to claim in it: not (claimed < amount <= reserved), or Status.Closed, is the rare case.
+                mstore(VOUCHER_ID, id)
+                mstore(VOUCHER_AMOUNT, and(shr(88, word), AMOUNT_MASK))
+                let claimed := and(shr(104, slot), AMOUNT_MASK)
+                let more := sub(mload(VOUCHER_AMOUNT), claimed)
+                if iszero(and(lt(sub(more, 1), sub(and(slot, AMOUNT_MASK), claimed)), lt(slot, CLOSED))) {
+                    if iszero(slot) {
+                        failure := CHANNEL_UNKNOWN
+                        break
+                    }
+                    if or(iszero(lt(slot, CLOSED)), iszero(gt(mload(VOUCHER_AMOUNT), claimed))) { continue }
+                    failure := AMOUNT_ABOVE_RESERVED
+                    break
+                }
+
+                // The voucher. A signature that recovers to nobody leaves the digest where the signer should be, and a
+                // digest is no address.
+                mstore(STRUCT_HASH, keccak256(VOUCHER, 0x60))
+                mstore(RECOVER, keccak256(DIGEST, 0x42))
+                calldatacopy(RECOVER_R, add(entry, 61), 0x40)
+                let vs := mload(RECOVER_S)
+                mstore(RECOVER_V, add(27, shr(255, vs)))
+                mstore(RECOVER_S, and(vs, S_MASK))
+                pop(staticcall(gas(), 1, RECOVER, 0x80, RECOVER, 0x20))
+                if or(gt(mload(RECOVER_S), S_MAX), xor(mload(RECOVER), mload(PAYER_AUTHORIZER))) {
+                    failure := SIGNATURE_INVALID
+                    break
+                }
+
+                // The credit. `claimed` grows in place, as the amount is no more than its 104 bits.
+                sstore(id, add(slot, shl(104, more)))
+                credited := add(credited, more)
+                mstore(logEnd, id)
+                mstore(add(logEnd, 0x20), shl(152, mload(VOUCHER_AMOUNT)))
+                logEnd := add(logEnd, LOG_ENTRY_LENGTH)
+            }
+
+            if credited {
+                mstore(LOG, 0x20)
+                mstore(add(LOG, 0x20), sub(logEnd, LOG_ENTRIES))
+                mstore(logEnd, 0) // the padding
+                let length := and(add(sub(logEnd, LOG), 0x1f), not(0x1f))
+                log3(LOG, length, batchTopic, mload(PAYEE), mload(TOKEN))
+            }
         }
+        if (failure != 0) _refuse(failure);
     }
 
-    /// The channel id and the amount of the entry at `position` in calldata.
-    function channel(Scratch scratch, uint256 position) internal pure returns (bytes32 id, uint256 amount) {
+    /// Refuses the batch for the entry that was read last.
+    function _refuse(uint256 failure) private view {
+        bytes32 id;
+        uint256 amount;
         assembly ("memory-safe") {
-            mstore(add(scratch, 0x20), shr(96, calldataload(position))) // payer
-            mstore(add(scratch, 0x40), shr(96, calldataload(add(position, 20)))) // payerAuthorizer
-            let word := calldataload(add(position, 40)) // salt 8, amount 13
-            mstore(add(scratch, 0xe0), shr(192, word)) // salt
-            amount := and(shr(88, word), 0xffffffffffffffffffffffffff)
-            mstore(add(scratch, add(DIGEST, 0x22)), keccak256(scratch, CONFIG_LENGTH))
-            id := keccak256(add(scratch, DIGEST), DIGEST_LENGTH)
+            id := mload(VOUCHER_ID)
+            amount := mload(VOUCHER_AMOUNT)
         }
-    }
-
-    /// The voucher's digest, the signer that it must have and its signature, for the entry that `channel` read last.
-    function voucher(Scratch scratch, uint256 position, bytes32 id, uint256 amount)
-        internal
-        pure
-        returns (bytes32 digest, address authorizer, bytes32 r, bytes32 vs)
-    {
-        assembly ("memory-safe") {
-            mstore(add(scratch, add(VOUCHER, 0x20)), id)
-            mstore(add(scratch, add(VOUCHER, 0x40)), amount)
-            mstore(add(scratch, add(DIGEST, 0x22)), keccak256(add(scratch, VOUCHER), VOUCHER_LENGTH))
-            digest := keccak256(add(scratch, DIGEST), DIGEST_LENGTH)
-            authorizer := mload(add(scratch, 0x40))
-            r := calldataload(add(position, 61))
-            vs := calldataload(add(position, 93))
-        }
-    }
-
-    /// Room for the log of `entries` credits, of length zero so far.
-    function openLog(uint256 entries) internal pure returns (bytes memory log) {
-        // One word more than the entries need: `append` writes whole words.
-        log = new bytes(entries * LOG_ENTRY_LENGTH + 32);
-        assembly ("memory-safe") {
-            mstore(log, 0)
-        }
-    }
-
-    /// Appends a credit. The log must have room for it.
-    function append(bytes memory log, bytes32 id, uint256 amount) internal pure {
-        assembly ("memory-safe") {
-            let length := mload(log)
-            let end := add(add(log, 0x20), length)
-            mstore(end, id)
-            mstore(add(end, 0x20), shl(152, amount))
-            mstore(log, add(length, LOG_ENTRY_LENGTH))
-        }
+        if (failure == CHANNEL_UNKNOWN) revert IChannels.ChannelUnknown(id);
+        if (failure == SIGNATURE_INVALID) revert IChannels.VoucherSignatureInvalid(id);
+        revert IChannels.AmountAboveReserved(id, amount, channelAt(id).slot.reserved());
     }
 }

@@ -17,8 +17,7 @@ library Signatures {
         address signer = recover(digest, signature);
         if (authorizer != address(0)) return signer == authorizer;
         if (signer == wallet) return true;
-        return wallet.code.length != 0
-            && SignatureChecker.isValidERC1271SignatureNowCalldata(wallet, digest, signature);
+        return wallet.code.length != 0 && SignatureChecker.isValidERC1271SignatureNowCalldata(wallet, digest, signature);
     }
 
     /// The key that made a signature of 65 bytes or 64 (EIP-2098); zero if there is none or its s is in the upper half.

@@ -1,1 +1,14 @@
-//! placeholder
+//! The tokio shell around the protocol: transport, proxy, exit and the copying between them.
+
+pub mod consumer;
+pub mod copy;
+pub mod exit;
+pub mod identity;
+pub mod plain;
+pub mod provider;
+pub mod proxy;
+pub mod refusal;
+pub mod session;
+pub mod store;
+pub mod target;
+pub mod transport;

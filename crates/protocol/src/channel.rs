@@ -4,7 +4,7 @@
 use borsh::{BorshDeserialize, BorshSerialize};
 use serde::{Deserialize, Serialize};
 use sparewire_core::{
-    Address, Amount, B256, ChannelId, Domain, Signature, Signed, StructHasher, TypedData, Verified,
+    Address, Amount, ChannelId, Domain, Signature, StructHasher, TypedData, Verified,
 };
 
 /// Who pays whom, in what, and by which keys. Its EIP-712 digest is the channel's id, so nothing
@@ -214,17 +214,3 @@ pub fn pack_claims(claims: &[Claim]) -> Vec<Vec<u8>> {
     groups
 }
 
-/// Reads back a voucher that was stored or received as bytes and signature.
-///
-/// # Errors
-/// [`sparewire_core::SignatureError`] where the channel's payer authorizer did not sign it.
-pub fn verify_voucher(
-    voucher: Signed<Voucher>,
-    config: &ChannelConfig,
-    domain: &Domain,
-) -> Result<Verified<Voucher>, sparewire_core::SignatureError> {
-    voucher.verify(domain, config.payer_authorizer)
-}
-
-/// Marks a hash as that of a receipt chain's beginning.
-pub const NO_RECEIPT: B256 = B256::ZERO;

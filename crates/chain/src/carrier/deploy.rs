@@ -1,0 +1,90 @@
+//! Putting contracts on a chain, test tokens and native currency: for the embedded chain, dev nets
+//! and whoever runs a chain of their own.
+
+use std::sync::Arc;
+
+use alloy_primitives::{Address, Bytes, U256, keccak256};
+use alloy_sol_types::SolCall;
+use sparewire_core::{Amount, Domain, Signer};
+use sparewire_protocol::settlement::{ChainError, Outcome};
+
+use super::{
+    EvmChain, Policy,
+    follow::Follower,
+    node::{Endpoint, Node},
+};
+use crate::{
+    contracts::{Channels, TestToken},
+    journal::{Call, Journal},
+};
+
+/// Contracts that were just put on chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deployment {
+    /// The test token; everybody may mint it.
+    pub token: Address,
+    /// The channel contract and its chain.
+    pub domain: Domain,
+}
+
+/// Deploys the test token and the channel contract with one wallet. The wallet's other
+/// transactions must rest meanwhile: this keeps a journal of its own, in memory.
+///
+/// # Errors
+/// As [`sparewire_protocol::settlement::Chain::perform`].
+pub async fn deploy(
+    endpoint: Endpoint,
+    signer: Arc<dyn Signer>,
+    policy: Policy,
+) -> Result<Deployment, ChainError> {
+    let node = Node::connect(endpoint, &policy).await?;
+    let chain_id = node.chain_id().await?;
+    let wallet = signer.address();
+    let follower = Follower::new(node, signer, Journal::in_memory()?, policy, chain_id)?;
+    let mut created = Vec::new();
+    for code in [&TestToken::BYTECODE, &Channels::BYTECODE] {
+        let nonce = follower.node.nonce(wallet, None).await?;
+        let call = Call { target: None, data: code.clone(), value: U256::ZERO };
+        follower.perform("deploy", keccak256(code), vec![call]).await?;
+        let address = wallet.create(nonce);
+        if follower.node.code(address).await?.is_empty() {
+            return Err(ChainError::NoContract { contract: address, chain_id });
+        }
+        created.push(address);
+    }
+    let (token, contract) = (created[0], created[1]);
+    Ok(Deployment { token, domain: Domain { chain_id, contract } })
+}
+
+impl EvmChain {
+    /// Mints test tokens to `to`; real tokens refuse.
+    ///
+    /// # Errors
+    /// As [`sparewire_protocol::settlement::Chain::perform`].
+    pub async fn mint(
+        &self,
+        token: Address,
+        to: Address,
+        amount: Amount,
+    ) -> Result<Outcome, ChainError> {
+        let data = TestToken::mintCall { to, amount: U256::from(amount.get()) }.abi_encode();
+        self.send("mint", Call { target: Some(token), data: data.into(), value: U256::ZERO }).await
+    }
+
+    /// Sends native currency to `to`, so that it can pay for gas.
+    ///
+    /// # Errors
+    /// As [`sparewire_protocol::settlement::Chain::perform`].
+    pub async fn transfer(&self, to: Address, wei: u128) -> Result<Outcome, ChainError> {
+        let call = Call { target: Some(to), data: Bytes::new(), value: U256::from(wei) };
+        self.send("transfer", call).await
+    }
+
+    async fn send(&self, kind: &'static str, call: Call) -> Result<Outcome, ChainError> {
+        let target = call.target.unwrap_or_default();
+        let value = call.value.to_be_bytes::<32>();
+        let digest =
+            keccak256([kind.as_bytes(), target.as_slice(), &value, call.data.as_ref()].concat());
+        self.follower.perform(kind, digest, vec![call]).await
+    }
+}

@@ -1,0 +1,294 @@
+//! The carrier: [`Chain`] over any EVM node, with transactions that are followed until final.
+
+mod deploy;
+mod follow;
+mod node;
+mod plan;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use alloy_primitives::{Address, Bytes};
+use alloy_sol_types::SolCall;
+use async_trait::async_trait;
+use sparewire_core::{Amount, ChannelId, Domain, Signer};
+use sparewire_protocol::{
+    channel::{ChannelFacts, ChannelStatus},
+    settlement::{Chain, ChainError, Funds, Head, Intent, Outcome, TokenInfo},
+};
+
+pub use deploy::{Deployment, deploy};
+use follow::Follower;
+pub use node::Endpoint;
+use node::{Node, NodeError};
+
+use crate::{
+    contracts::{Channels, TestToken},
+    journal::Journal,
+};
+
+/// When a block counts as final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finality {
+    /// When the node says so (its `finalized` tag); on nodes without the tag, when it has this many
+    /// blocks on top.
+    Finalized {
+        /// Blocks on top where there is no tag.
+        else_blocks: u64,
+    },
+    /// When it has this many blocks on top; 0 takes the newest.
+    Blocks(u64),
+}
+
+/// How much of our tokens the contract may draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allowance {
+    /// What a deposit takes, each time anew.
+    Exact,
+    /// Any amount: deposits save a transaction, and trust the contract with the wallet's tokens.
+    Unlimited,
+}
+
+/// How patient and how generous a carrier is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// When a block counts as final.
+    pub finality: Finality,
+    /// Pause between looks at a transaction that is not final.
+    pub poll: Duration,
+    /// How long one request may take.
+    pub request_timeout: Duration,
+    /// How long a silent node is asked again before [`ChainError::Unreachable`].
+    pub retry_for: Duration,
+    /// After how long a transaction that nobody mines gets a higher fee.
+    pub bump_after: Duration,
+    /// Most that we pay for a unit of gas, in wei. Dearer times are waited out.
+    pub fee_max_wei: u128,
+    /// How long a call waits for its transactions to be final; they are followed on at
+    /// [`Chain::resume`].
+    pub patience: Duration,
+    /// How much of our tokens the contract may draw.
+    pub allowance: Allowance,
+}
+
+impl Default for Policy {
+    /// For public chains: final as the node says, fees up to 500 gwei, raised every minute.
+    fn default() -> Self {
+        Self {
+            finality: Finality::Finalized { else_blocks: 12 },
+            poll: Duration::from_secs(2),
+            request_timeout: Duration::from_secs(10),
+            retry_for: Duration::from_secs(30),
+            bump_after: Duration::from_secs(60),
+            fee_max_wei: 500_000_000_000,
+            patience: Duration::from_secs(6 * 3_600),
+            allowance: Allowance::Exact,
+        }
+    }
+}
+
+/// [`Chain`] over an EVM node.
+pub struct EvmChain {
+    domain: Domain,
+    follower: Follower,
+}
+
+impl fmt::Debug for EvmChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EvmChain")
+            .field("domain", &self.domain)
+            .field("node", &self.follower.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl EvmChain {
+    /// Connects to a node and checks that it is on the domain's chain and knows the contract.
+    ///
+    /// # Errors
+    /// [`ChainError::WrongChain`], [`ChainError::NoContract`], [`ChainError::Unreachable`], or
+    /// [`ChainError::Journal`] where the journal is another wallet's.
+    pub async fn connect(
+        endpoint: Endpoint,
+        domain: Domain,
+        signer: Arc<dyn Signer>,
+        journal: Journal,
+        policy: Policy,
+    ) -> Result<Self, ChainError> {
+        let node = Node::connect(endpoint, &policy).await?;
+        let actual = node.chain_id().await?;
+        if actual != domain.chain_id {
+            return Err(ChainError::WrongChain { expected: domain.chain_id, actual });
+        }
+        let missing =
+            ChainError::NoContract { contract: domain.contract, chain_id: domain.chain_id };
+        if node.code(domain.contract).await?.is_empty() {
+            return Err(missing);
+        }
+        let follower = Follower::new(node, signer, journal, policy, domain.chain_id)?;
+        let chain = Self { domain, follower };
+        // Any contract has code; ours has this separator.
+        match chain.read_newest(domain.contract, Channels::domainSeparatorCall {}).await {
+            Ok(separator) if separator == domain.separator() => Ok(chain),
+            Ok(_) | Err(ChainError::Nonsense { .. } | ChainError::Reverted { .. }) => Err(missing),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The name of the node that errors show.
+    pub fn endpoint(&self) -> &str {
+        self.follower.node.name()
+    }
+
+    fn policy(&self) -> &Policy {
+        &self.follower.policy
+    }
+
+    /// Calls a view at a block.
+    async fn read<C: SolCall>(
+        &self,
+        target: Address,
+        call: C,
+        block: u64,
+    ) -> Result<C::Return, ChainError> {
+        let answer = self.read_raw(target, call.abi_encode().into(), block).await?;
+        C::abi_decode_returns(&answer).map_err(|error| {
+            self.follower.node.blame(NodeError::Nonsense(format!("{}: {error}", C::SIGNATURE)))
+        })
+    }
+
+    async fn read_newest<C: SolCall>(
+        &self,
+        target: Address,
+        call: C,
+    ) -> Result<C::Return, ChainError> {
+        let newest = self.follower.node.newest().await?.number.to();
+        self.read(target, call, newest).await
+    }
+
+    async fn read_raw(
+        &self,
+        target: Address,
+        data: Bytes,
+        block: u64,
+    ) -> Result<Bytes, ChainError> {
+        let node = &self.follower.node;
+        node.call(target, data, block).await.map_err(|error| match error {
+            NodeError::Refused { revert: Some(data), .. } => ChainError::Reverted {
+                what: "a query",
+                reason: crate::contracts::reason_in_words(&data),
+            },
+            NodeError::Refused { code: 3, message, .. } => {
+                ChainError::Reverted { what: "a query", reason: message }
+            }
+            error => node.blame(error),
+        })
+    }
+
+    fn amount(&self, units: u128) -> Result<Amount, ChainError> {
+        let nonsense = || NodeError::Nonsense("an amount above 2^104 - 1".to_owned());
+        Amount::new(units).ok_or_else(|| self.follower.node.blame(nonsense()))
+    }
+}
+
+#[async_trait]
+impl Chain for EvmChain {
+    fn domain(&self) -> Domain {
+        self.domain
+    }
+
+    fn wallet(&self) -> Address {
+        self.follower.wallet()
+    }
+
+    async fn head(&self) -> Result<Head, ChainError> {
+        self.follower.node.head().await
+    }
+
+    async fn channel(&self, id: ChannelId) -> Result<Option<ChannelFacts>, ChainError> {
+        let block = self.head().await?.final_number;
+        let state = match self.read(self.domain.contract, Channels::channelCall::new((id.0,)), block).await {
+            Ok(state) => state,
+            // The final block may be older than the contract.
+            Err(ChainError::Nonsense { .. }) if self.deployed_after(block).await? => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let status = match state.status {
+            0 => return Ok(None),
+            1 => ChannelStatus::Open,
+            2 => ChannelStatus::Closing { finish_at_secs: state.closeAt.to() },
+            3 => ChannelStatus::Closed,
+            other => {
+                let reason = NodeError::Nonsense(format!("channel status {other}"));
+                return Err(self.follower.node.blame(reason));
+            }
+        };
+        Ok(Some(ChannelFacts {
+            reserved: self.amount(state.reserved)?,
+            claimed: self.amount(state.claimed)?,
+            status,
+        }))
+    }
+
+    async fn funds(&self, owner: Address, token: Address) -> Result<Funds, ChainError> {
+        let block = self.head().await?.final_number;
+        let contract = self.domain.contract;
+        let (native_wei, wallet, deposit, claimable) = futures_util::try_join!(
+            self.follower.node.balance(owner, Some(block)),
+            self.read(token, TestToken::balanceOfCall { account: owner }, block),
+            self.read(contract, Channels::depositOfCall::new((owner, token)), block),
+            self.read(contract, Channels::claimableOfCall::new((owner, token)), block),
+        )?;
+        Ok(Funds {
+            native_wei,
+            wallet: wallet.saturating_to(),
+            // Sums over channels may exceed what one channel can hold; nobody can use more.
+            deposit: Amount::new(deposit.saturating_to()).unwrap_or(Amount::MAX),
+            claimable: Amount::new(claimable.saturating_to()).unwrap_or(Amount::MAX),
+        })
+    }
+
+    async fn token(&self, token: Address) -> Result<TokenInfo, ChainError> {
+        let newest = self.follower.node.newest().await?.number.to();
+        let decimals = self.read(token, TestToken::decimalsCall {}, newest).await?;
+        let raw = self.read_raw(token, TestToken::symbolCall {}.abi_encode().into(), newest).await?;
+        let symbol = match TestToken::symbolCall::abi_decode_returns(&raw) {
+            Ok(symbol) => symbol,
+            // Tokens from before the standard settled give a bytes32.
+            Err(_) if raw.len() == 32 => String::from_utf8_lossy(&raw).into_owned(),
+            Err(error) => {
+                return Err(self.follower.node.blame(NodeError::Nonsense(error.to_string())));
+            }
+        };
+        let symbol = symbol.chars().filter(|c| !c.is_control()).take(32).collect();
+        Ok(TokenInfo { address: token, symbol, decimals })
+    }
+
+    async fn perform(&self, intent: &Intent) -> Result<Outcome, ChainError> {
+        let digest = self.digest_of(intent);
+        // What is half done is gone on with; what is left of it then is in the journal.
+        let unfinished = self.follower.journal.open_intent(digest)?;
+        let calls = match unfinished {
+            Some(id) => self.follower.journal.steps(id)?.into_iter().map(|step| step.call).collect(),
+            None => self.calls_for(intent).await?,
+        };
+        self.follower.perform(intent.kind(), digest, calls).await
+    }
+
+    async fn resume(&self) -> Result<usize, ChainError> {
+        self.follower.resume().await
+    }
+}
+
+impl EvmChain {
+    async fn deployed_after(&self, block: u64) -> Result<bool, ChainError> {
+        let code: Bytes = self
+            .follower
+            .node
+            .facts("eth_getCode", (self.domain.contract, alloy_primitives::U64::from(block)))
+            .await?;
+        Ok(code.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests;

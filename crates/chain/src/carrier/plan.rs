@@ -1,0 +1,247 @@
+//! From intents to contract calls: what there is left to do, checked against final facts first.
+
+use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy_sol_types::SolCall;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use sparewire_core::Amount;
+use sparewire_protocol::{
+    channel::{ChannelConfig, ChannelStatus, Claim, PACKED_ENTRY_LEN, PACKED_HEAD_LEN, pack_claims},
+    settlement::{Chain, ChainError, Intent},
+};
+
+use super::{Allowance, EvmChain};
+use crate::{
+    contracts::{Channels, TestToken},
+    journal::Call,
+};
+
+/// Most claims of one transaction: fresh payees' and channels' slots at their dearest take about
+/// 7 million gas, of the 16.7 million that a transaction may use.
+const CLAIMS_MAX: usize = 200;
+/// Most channels that one transaction opens: about 60,000 gas each.
+const OPENS_MAX: usize = 100;
+/// Facts that are asked for at a time.
+const QUESTIONS_MAX: usize = 16;
+
+impl EvmChain {
+    /// What identifies an intent: asked for again while it is unfinished, it is the same one.
+    pub(super) fn digest_of(&self, intent: &Intent) -> B256 {
+        let mut bytes = intent.kind().as_bytes().to_vec();
+        for call in self.all_calls(intent) {
+            bytes.extend_from_slice(&(call.data.len() as u64).to_be_bytes());
+            bytes.extend_from_slice(&call.data);
+        }
+        keccak256(bytes)
+    }
+
+    /// The calls that are left to do for an intent, in order.
+    pub(super) async fn calls_for(&self, intent: &Intent) -> Result<Vec<Call>, ChainError> {
+        match intent {
+            Intent::Deposit { token, amount } => self.deposit_calls(*token, *amount).await,
+            Intent::Open { channels } => {
+                let left = self.unopened(channels).await?;
+                Ok(self.all_calls(&Intent::Open { channels: left }))
+            }
+            Intent::Claim { claims } => {
+                let left = self.unclaimed(claims).await?;
+                Ok(self.all_calls(&Intent::Claim { claims: left }))
+            }
+            Intent::CloseCooperatively { claim, .. } => {
+                let facts = self.channel(claim.config.id(&self.domain())).await?;
+                let over = facts.is_some_and(|facts| facts.status == ChannelStatus::Closed);
+                Ok(if over { Vec::new() } else { self.all_calls(intent) })
+            }
+            Intent::StartClose { config } => {
+                let facts = self.channel(config.id(&self.domain())).await?;
+                let over = facts.is_some_and(|facts| facts.status != ChannelStatus::Open);
+                Ok(if over { Vec::new() } else { self.all_calls(intent) })
+            }
+            Intent::FinishClose { config } => {
+                let facts = self.channel(config.id(&self.domain())).await?;
+                let over = facts.is_some_and(|facts| facts.status == ChannelStatus::Closed);
+                Ok(if over { Vec::new() } else { self.all_calls(intent) })
+            }
+            Intent::Sweep { payee, token } => {
+                let funds = self.funds(*payee, *token).await?;
+                let nothing = funds.claimable == Amount::ZERO;
+                Ok(if nothing { Vec::new() } else { self.all_calls(intent) })
+            }
+            Intent::Withdraw { .. } | Intent::TopUp { .. } => Ok(self.all_calls(intent)),
+        }
+    }
+
+    /// The calls of an intent of which nothing is done yet.
+    fn all_calls(&self, intent: &Intent) -> Vec<Call> {
+        let one = |data: Vec<u8>| vec![self.channels_call(data)];
+        match intent {
+            Intent::Deposit { token, amount } => {
+                one(Channels::depositCall::new((*token, amount.get())).abi_encode())
+            }
+            Intent::Withdraw { token, amount } => one(
+                Channels::withdrawCall::new((*token, amount.get(), self.wallet())).abi_encode(),
+            ),
+            Intent::Open { channels } => channels
+                .chunks(OPENS_MAX)
+                .map(|chunk| {
+                    self.channels_call(match chunk {
+                        [(config, amount)] => {
+                            Channels::openCall::new((config_of(config), amount.get())).abi_encode()
+                        }
+                        _ => {
+                            let configs = chunk.iter().map(|(config, _)| config_of(config));
+                            let amounts = chunk.iter().map(|(_, amount)| amount.get());
+                            Channels::openBatchCall::new((configs.collect(), amounts.collect()))
+                                .abi_encode()
+                        }
+                    })
+                })
+                .collect(),
+            Intent::TopUp { config, amount } => {
+                let amount = amount.get();
+                one(Channels::topUpCall::new((config_of(config), amount)).abi_encode())
+            }
+            Intent::Claim { claims } => pack_claims(claims)
+                .iter()
+                .flat_map(|group| split_group(group))
+                .map(|data| {
+                    let call = Channels::claimPackedAndSweepCall::new((data.into(),));
+                    self.channels_call(call.abi_encode())
+                })
+                .collect(),
+            Intent::CloseCooperatively { claim, payee_signature } => {
+                let last = Channels::Claim {
+                    config: config_of(&claim.config),
+                    amount: claim.amount.get(),
+                    signature: claim.signature.to_bytes().into(),
+                };
+                let agreed = payee_signature.to_bytes().into();
+                one(Channels::closeCooperativelyCall::new((last, agreed)).abi_encode())
+            }
+            Intent::StartClose { config } => {
+                one(Channels::startCloseCall::new((config_of(config),)).abi_encode())
+            }
+            Intent::FinishClose { config } => {
+                one(Channels::finishCloseCall::new((config_of(config),)).abi_encode())
+            }
+            Intent::Sweep { payee, token } => {
+                one(Channels::sweepCall::new((*payee, *token)).abi_encode())
+            }
+        }
+    }
+
+    fn channels_call(&self, data: Vec<u8>) -> Call {
+        Call { target: Some(self.domain().contract), data: data.into(), value: U256::ZERO }
+    }
+
+    async fn deposit_calls(
+        &self,
+        token: Address,
+        amount: Amount,
+    ) -> Result<Vec<Call>, ChainError> {
+        let (wallet, spender) = (self.wallet(), self.domain().contract);
+        let funds = self.funds(wallet, token).await?;
+        if funds.wallet < amount.get() {
+            return Err(ChainError::InsufficientFunds {
+                of: "tokens",
+                wallet,
+                available: funds.wallet,
+                needed: amount.get(),
+            });
+        }
+        let approve = |value: U256| Call {
+            target: Some(token),
+            data: Bytes::from(TestToken::approveCall { spender, value }.abi_encode()),
+            value: U256::ZERO,
+        };
+        let allowance =
+            self.read_newest(token, TestToken::allowanceCall { owner: wallet, spender }).await?;
+        let needed = U256::from(amount.get());
+        let mut calls = Vec::new();
+        if allowance < needed {
+            if !allowance.is_zero() {
+                // Some tokens (USDT) change an allowance only from or to zero.
+                calls.push(approve(U256::ZERO));
+            }
+            calls.push(approve(match self.policy().allowance {
+                Allowance::Exact => needed,
+                Allowance::Unlimited => U256::MAX,
+            }));
+        }
+        calls.extend(self.all_calls(&Intent::Deposit { token, amount }));
+        Ok(calls)
+    }
+
+    /// The channels that final state does not know yet.
+    async fn unopened(
+        &self,
+        channels: &[(ChannelConfig, Amount)],
+    ) -> Result<Vec<(ChannelConfig, Amount)>, ChainError> {
+        let domain = self.domain();
+        let looked = stream::iter(channels.to_vec()).map(|(config, amount)| async move {
+            let facts = self.channel(config.id(&domain)).await?;
+            Ok::<_, ChainError>((config, amount, facts))
+        });
+        let looked: Vec<_> = looked.buffered(QUESTIONS_MAX).try_collect().await?;
+        // One that is open with as much in it is what was asked for; any other makes the call
+        // revert, in words.
+        let left = looked.into_iter().filter(|(_, amount, facts)| {
+            !facts.is_some_and(|facts| {
+                facts.status == ChannelStatus::Open && facts.reserved >= *amount
+            })
+        });
+        Ok(left.map(|(config, amount, _)| (config, amount)).collect())
+    }
+
+    /// The claims that would still credit something.
+    async fn unclaimed(&self, claims: &[Claim]) -> Result<Vec<Claim>, ChainError> {
+        let domain = self.domain();
+        let looked = stream::iter(claims.to_vec()).map(|claim| async move {
+            let facts = self.channel(claim.config.id(&domain)).await?;
+            Ok::<_, ChainError>((claim, facts))
+        });
+        let looked: Vec<_> = looked.buffered(QUESTIONS_MAX).try_collect().await?;
+        let left = looked.into_iter().filter(|(claim, facts)| {
+            !facts.is_some_and(|facts| {
+                facts.status == ChannelStatus::Closed || facts.claimed >= claim.amount
+            })
+        });
+        Ok(left.map(|(claim, _)| claim).collect())
+    }
+}
+
+/// Splits one packed group into groups that fit a transaction, each with the head.
+fn split_group(group: &[u8]) -> Vec<Vec<u8>> {
+    let Some((head, entries)) = group.split_at_checked(PACKED_HEAD_LEN) else { return Vec::new() };
+    entries.chunks(CLAIMS_MAX * PACKED_ENTRY_LEN).map(|chunk| [head, chunk].concat()).collect()
+}
+
+/// The configuration as the contract's ABI has it.
+pub(super) fn config_of(config: &ChannelConfig) -> Channels::ChannelConfig {
+    Channels::ChannelConfig {
+        payer: config.payer,
+        payerAuthorizer: config.payer_authorizer,
+        payee: config.payee,
+        payeeAuthorizer: config.payee_authorizer,
+        token: config.token,
+        withdrawDelay: alloy_primitives::aliases::U40::from(config.withdraw_delay_secs),
+        salt: B256::from(U256::from(config.salt)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_group_is_split_between_entries_and_keeps_its_head() {
+        let entries = CLAIMS_MAX + 1;
+        let group: Vec<u8> =
+            (0..PACKED_HEAD_LEN + entries * PACKED_ENTRY_LEN).map(|at| (at % 251) as u8).collect();
+        let parts = split_group(&group);
+        assert_eq!(parts.len(), 2);
+        assert_eq!(parts[1].len(), PACKED_HEAD_LEN + PACKED_ENTRY_LEN);
+        assert!(parts.iter().all(|part| part[..PACKED_HEAD_LEN] == group[..PACKED_HEAD_LEN]));
+        assert_eq!(parts[1][PACKED_HEAD_LEN..], group[group.len() - PACKED_ENTRY_LEN..]);
+        assert!(split_group(&[]).is_empty());
+    }
+}

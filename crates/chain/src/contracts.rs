@@ -1,0 +1,136 @@
+//! The contracts' bindings and bytecode, made from their build artifacts, and what their errors
+//! mean in words.
+
+use alloy_primitives::Bytes;
+use alloy_sol_types::{Panic, Revert, SolError, SolInterface, sol};
+
+#[allow(missing_docs, clippy::too_many_arguments)]
+mod bindings {
+    use super::sol;
+    sol!(
+        #[derive(Debug)]
+        Channels,
+        "../../contracts/artifacts/Channels.json"
+    );
+    sol!(
+        #[derive(Debug)]
+        TestToken,
+        "../../contracts/artifacts/TestToken.json"
+    );
+}
+
+pub use bindings::{Channels, TestToken};
+
+/// `Error(string)` and `Panic(uint256)` in words, as nodes append them to `execution reverted`.
+pub(crate) fn plain_reason(data: &[u8]) -> Option<String> {
+    if let Ok(Revert { reason }) = Revert::abi_decode(data) {
+        return Some(printable(&reason));
+    }
+    let panic = Panic::abi_decode(data).ok()?;
+    Some(panic.kind().map_or_else(|| format!("panic {:#x}", panic.code), |kind| kind.to_string()))
+}
+
+/// Any revert data in words: the channel contract's errors, the token's, plain reasons, and bytes
+/// where nothing is known about them.
+pub(crate) fn reason_in_words(data: &Bytes) -> String {
+    if data.is_empty() {
+        return "no reason given".to_owned();
+    }
+    plain_reason(data)
+        .or_else(|| Channels::ChannelsErrors::abi_decode(data).ok().map(channels_words))
+        .or_else(|| TestToken::TestTokenErrors::abi_decode(data).ok().and_then(token_words))
+        .unwrap_or_else(|| {
+            let shown = &data[..data.len().min(68)];
+            format!("unknown error {}", Bytes::copy_from_slice(shown))
+        })
+}
+
+fn channels_words(error: Channels::ChannelsErrors) -> String {
+    use Channels::ChannelsErrors as E;
+    match error {
+        E::AmountAboveReserved(e) => {
+            format!("{} is more than the {} that channel {} holds", e.amount, e.reserved, e.channelId)
+        }
+        E::AmountTooLarge(e) => format!("amount {} is above 2^104 - 1", e.amount),
+        E::AmountZero(_) => "the amount is zero".to_owned(),
+        E::ChannelClosed(e) => format!("channel {} is closed", e.channelId),
+        E::ChannelExists(e) => format!("channel {} exists already", e.channelId),
+        E::ChannelNotClosing(e) => format!("nobody has started to close channel {}", e.channelId),
+        E::ChannelNotOpen(e) => format!("channel {} is not open", e.channelId),
+        E::ChannelUnknown(e) => format!("channel {} was never opened", e.channelId),
+        E::CloseSignatureInvalid(e) => {
+            format!("the payee did not sign the close of channel {}", e.channelId)
+        }
+        E::CloseTooEarly(e) => {
+            format!("channel {} cannot be closed before {} (Unix time)", e.channelId, e.closeAt)
+        }
+        E::DepositTooSmall(e) => format!(
+            "the deposit of {} holds {} of token {}, but {} is needed",
+            e.payer, e.available, e.token, e.needed
+        ),
+        E::NothingReceived(e) => format!("token {} moved nothing", e.token),
+        E::PackedLengthInvalid(e) => format!("packed claims of {} bytes are malformed", e.length),
+        E::RecipientInvalid(e) => format!("{} cannot receive", e.recipient),
+        E::SafeERC20FailedOperation(e) => format!("token {} refused to move", e.token),
+        E::SenderNotPayer(e) => format!("only the payer {} may do this, not {}", e.payer, e.sender),
+        E::TokenInvalid(e) => format!("{} is no token", e.token),
+        E::VoucherSignatureInvalid(e) => {
+            format!("the voucher for channel {} has a wrong signature", e.channelId)
+        }
+        E::WithdrawDelayInvalid(e) => {
+            format!("a withdraw delay of {} seconds is not allowed", e.withdrawDelay)
+        }
+        // What is left are mistakes of this program, not of its user: the name says enough.
+        other => named(&other),
+    }
+}
+
+fn token_words(error: TestToken::TestTokenErrors) -> Option<String> {
+    use TestToken::TestTokenErrors as E;
+    Some(match error {
+        E::ERC20InsufficientAllowance(e) => format!(
+            "the token allowance of {} is {}, but {} is needed",
+            e.spender, e.allowance, e.needed
+        ),
+        E::ERC20InsufficientBalance(e) => {
+            format!("{} has {} of the token, but {} is needed", e.sender, e.balance, e.needed)
+        }
+        E::ERC20InvalidReceiver(e) => format!("the token cannot be sent to {}", e.receiver),
+        other => named(&other),
+    })
+}
+
+/// The variant's name out of its debug form, such as `ReentrancyGuardReentrantCall`.
+fn named(error: &impl std::fmt::Debug) -> String {
+    let debug = format!("{error:?}");
+    debug.split('(').next().unwrap_or_default().to_owned()
+}
+
+/// Reasons come from contracts that anybody may have written.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloy_primitives::{Address, U256};
+
+    #[test]
+    fn errors_are_told_in_words() {
+        let error = Channels::DepositTooSmall {
+            payer: Address::repeat_byte(1),
+            token: Address::repeat_byte(2),
+            available: U256::from(3),
+            needed: U256::from(4),
+        };
+        let words = reason_in_words(&error.abi_encode().into());
+        assert!(words.contains("holds 3") && words.contains("4 is needed"), "{words}");
+        let words = reason_in_words(&Revert::from("tell\u{1b}me").abi_encode().into());
+        assert_eq!(words, "tellme");
+        let overflow = Panic { code: U256::from(0x11) };
+        assert!(reason_in_words(&overflow.abi_encode().into()).contains("overflow"));
+        assert_eq!(reason_in_words(&Bytes::new()), "no reason given");
+        assert_eq!(reason_in_words(&Bytes::from_static(&[1, 2])), "unknown error 0x0102");
+    }
+}

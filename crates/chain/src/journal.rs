@@ -1,0 +1,535 @@
+//! What we asked of the chain, and every transaction that was ever signed for it, in a SQLite file
+//! with `synchronous=FULL`: money leaves only on the strength of what is written here first.
+//!
+//! ```text
+//! step:  planned -> signed -> mined -> final
+//!                     ^  |      |  \-> failed (why)
+//!                     |  \------/  a reorganisation takes it back; it is sent again
+//!                     attempts: one nonce, several hashes (fee bumps); each is followed
+//! ```
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use alloy_primitives::{Address, B256, Bytes, U256};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
+use sparewire_protocol::settlement::{ChainError, TransactionSummary};
+
+const SCHEMA_VERSION: i64 = 1;
+
+const SCHEMA: &str = "
+    CREATE TABLE owner (chain_id INTEGER NOT NULL, wallet BLOB NOT NULL);
+    CREATE TABLE intents (
+        id INTEGER PRIMARY KEY, digest BLOB NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL,
+        reason TEXT, created_secs INTEGER NOT NULL);
+    CREATE INDEX intents_open ON intents (digest) WHERE state = 'open';
+    CREATE TABLE steps (
+        id INTEGER PRIMARY KEY, intent INTEGER NOT NULL, target BLOB, data BLOB NOT NULL,
+        value BLOB NOT NULL, state TEXT NOT NULL, nonce INTEGER,
+        hash BLOB, block INTEGER, gas_used INTEGER, fee_wei TEXT);
+    CREATE INDEX steps_intent ON steps (intent);
+    CREATE TABLE attempts (
+        hash BLOB PRIMARY KEY, step INTEGER NOT NULL, nonce INTEGER NOT NULL, raw BLOB NOT NULL,
+        gas INTEGER NOT NULL, max_fee TEXT NOT NULL, tip TEXT, signed_secs INTEGER NOT NULL);
+    CREATE INDEX attempts_step ON attempts (step);
+";
+
+/// Why the record of transactions cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// Two performers on one wallet would sign the same nonce twice.
+    #[error("the transaction journal is in use by another process")]
+    InUse,
+    /// It belongs to another wallet or chain.
+    #[error("the transaction journal is of wallet {wallet} on chain {chain_id}")]
+    OtherOwner {
+        /// Whose it is.
+        wallet: Address,
+        /// On which chain.
+        chain_id: u64,
+    },
+    /// SQLite's own words.
+    #[error("{0}")]
+    Sqlite(rusqlite::Error),
+    /// What was read back is not what was written.
+    #[error("damaged: {0}")]
+    Damaged(&'static str),
+}
+
+impl From<rusqlite::Error> for JournalError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::InUse,
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
+impl From<JournalError> for ChainError {
+    fn from(error: JournalError) -> Self {
+        Self::Journal { reason: error.to_string() }
+    }
+}
+
+/// One call that an intent takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Call {
+    /// `None` creates a contract.
+    pub(crate) target: Option<Address>,
+    pub(crate) data: Bytes,
+    pub(crate) value: U256,
+}
+
+/// Where a step stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StepState {
+    Planned,
+    Signed,
+    Mined,
+    Final,
+    Failed,
+}
+
+impl StepState {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Signed => "signed",
+            Self::Mined => "mined",
+            Self::Final => "final",
+            Self::Failed => "failed",
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        [Self::Planned, Self::Signed, Self::Mined, Self::Final, Self::Failed]
+            .into_iter()
+            .find(|state| state.name() == name)
+    }
+}
+
+/// A call and how far it has come.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    pub(crate) id: i64,
+    pub(crate) call: Call,
+    pub(crate) state: StepState,
+    pub(crate) summary: Option<TransactionSummary>,
+}
+
+/// A signed transaction.
+#[derive(Clone, Debug)]
+pub(crate) struct Attempt {
+    pub(crate) hash: B256,
+    pub(crate) nonce: u64,
+    pub(crate) raw: Bytes,
+    pub(crate) gas: u64,
+    /// Most that is paid for a unit of gas, in wei.
+    pub(crate) max_fee: u128,
+    /// The part of it for the block's maker; `None` on chains without EIP-1559.
+    pub(crate) tip: Option<u128>,
+    pub(crate) signed_secs: u64,
+}
+
+/// An intent that is not carried out yet.
+#[derive(Clone, Debug)]
+pub(crate) struct OpenIntent {
+    pub(crate) id: i64,
+    pub(crate) kind: String,
+}
+
+/// The durable record of one wallet's transactions on one chain. Clones are handles of one file.
+#[derive(Clone)]
+pub struct Journal {
+    db: Arc<Mutex<Connection>>,
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal").finish_non_exhaustive()
+    }
+}
+
+impl Journal {
+    /// Opens the journal in this file, or begins it there, and holds it against other processes
+    /// until all handles are dropped.
+    ///
+    /// # Errors
+    /// [`JournalError::InUse`] where another process holds it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, JournalError> {
+        Self::prepare(Connection::open(path)?)
+    }
+
+    /// A journal that is gone with the process: for tests and one-off tools.
+    ///
+    /// # Errors
+    /// [`JournalError::Sqlite`] where there is no memory for it.
+    pub fn in_memory() -> Result<Self, JournalError> {
+        Self::prepare(Connection::open_in_memory()?)
+    }
+
+    fn prepare(db: Connection) -> Result<Self, JournalError> {
+        // Long enough for an earlier process to go away.
+        db.busy_timeout(std::time::Duration::from_secs(1))?;
+        db.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        db.pragma_update(None, "journal_mode", "WAL")?;
+        db.pragma_update(None, "synchronous", "FULL")?;
+        let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        // An exclusive lock is taken by the first write and kept.
+        let transaction = db.unchecked_transaction()?;
+        match version {
+            0 => transaction.execute_batch(SCHEMA)?,
+            SCHEMA_VERSION => {}
+            _ => return Err(JournalError::Damaged("written by a newer version")),
+        }
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        transaction.commit()?;
+        Ok(Self { db: Arc::new(Mutex::new(db)) })
+    }
+
+    /// Transactions that were signed and are not final yet.
+    ///
+    /// # Errors
+    /// [`JournalError::Sqlite`] where the file cannot be read.
+    pub fn unfinished(&self) -> Result<usize, JournalError> {
+        self.with(|db| {
+            let count: i64 = db.query_row(
+                "SELECT count(*) FROM steps JOIN intents ON intents.id = steps.intent
+                 WHERE intents.state = 'open' AND steps.state IN ('signed', 'mined')",
+                [],
+                |row| row.get(0),
+            )?;
+            Ok(count as usize)
+        })
+    }
+
+    /// Ties the journal to its wallet and chain.
+    pub(crate) fn claim(&self, wallet: Address, chain_id: u64) -> Result<(), JournalError> {
+        self.with(|db| {
+            let owner = db
+                .query_row("SELECT chain_id, wallet FROM owner", [], |row| {
+                    Ok((row.get::<_, i64>(0)? as u64, row.get::<_, Vec<u8>>(1)?))
+                })
+                .optional()?;
+            match owner {
+                None => {
+                    db.execute(
+                        "INSERT INTO owner VALUES (?1, ?2)",
+                        params![chain_id as i64, wallet.as_slice()],
+                    )?;
+                    Ok(())
+                }
+                Some((chain, owner)) if chain == chain_id && owner == wallet.as_slice() => Ok(()),
+                Some((chain_id, owner)) => Err(JournalError::OtherOwner {
+                    wallet: Address::try_from(owner.as_slice())
+                        .map_err(|_| JournalError::Damaged("owner"))?,
+                    chain_id,
+                }),
+            }
+        })
+    }
+
+    /// Writes an intent and its calls down; an unfinished intent with the same digest is the same.
+    pub(crate) fn plan(
+        &self,
+        kind: &str,
+        digest: B256,
+        calls: &[Call],
+        now_secs: u64,
+    ) -> Result<i64, JournalError> {
+        self.with(|db| {
+            let transaction = db.transaction()?;
+            transaction.execute(
+                "INSERT INTO intents (digest, kind, state, created_secs) VALUES (?1, ?2, 'open', ?3)",
+                params![digest.as_slice(), kind, now_secs as i64],
+            )?;
+            let intent = transaction.last_insert_rowid();
+            for call in calls {
+                transaction.execute(
+                    "INSERT INTO steps (intent, target, data, value, state)
+                     VALUES (?1, ?2, ?3, ?4, 'planned')",
+                    params![
+                        intent,
+                        call.target.map(|target| target.to_vec()),
+                        call.data.as_ref(),
+                        call.value.to_be_bytes::<32>()
+                    ],
+                )?;
+            }
+            transaction.commit()?;
+            Ok(intent)
+        })
+    }
+
+    pub(crate) fn open_intent(&self, digest: B256) -> Result<Option<i64>, JournalError> {
+        self.with(|db| {
+            Ok(db
+                .query_row(
+                    "SELECT id FROM intents WHERE state = 'open' AND digest = ?1",
+                    [digest.as_slice()],
+                    |row| row.get(0),
+                )
+                .optional()?)
+        })
+    }
+
+    pub(crate) fn open_intents(&self) -> Result<Vec<OpenIntent>, JournalError> {
+        self.with(|db| {
+            let mut statement =
+                db.prepare("SELECT id, kind FROM intents WHERE state = 'open' ORDER BY id")?;
+            let rows = statement.query_map([], |row| {
+                Ok(OpenIntent { id: row.get(0)?, kind: row.get(1)? })
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    pub(crate) fn steps(&self, intent: i64) -> Result<Vec<Step>, JournalError> {
+        self.with(|db| {
+            let mut statement = db.prepare_cached(
+                "SELECT id, target, data, value, state, hash, block, gas_used, fee_wei
+                 FROM steps WHERE intent = ?1 ORDER BY id",
+            )?;
+            let mut rows = statement.query([intent])?;
+            let mut steps = Vec::new();
+            while let Some(row) = rows.next()? {
+                steps.push(read_step(row)?);
+            }
+            Ok(steps)
+        })
+    }
+
+    /// All that was signed for a step, the newest first.
+    pub(crate) fn attempts(&self, step: i64) -> Result<Vec<Attempt>, JournalError> {
+        self.with(|db| {
+            let mut statement = db.prepare_cached(
+                "SELECT hash, nonce, raw, gas, max_fee, tip, signed_secs FROM attempts
+                 WHERE step = ?1 ORDER BY rowid DESC",
+            )?;
+            let mut rows = statement.query([step])?;
+            let mut attempts = Vec::new();
+            while let Some(row) = rows.next()? {
+                let tip: Option<String> = row.get(5)?;
+                attempts.push(Attempt {
+                    hash: hash_of(&row.get::<_, Vec<u8>>(0)?)?,
+                    nonce: row.get::<_, i64>(1)? as u64,
+                    raw: row.get::<_, Vec<u8>>(2)?.into(),
+                    gas: row.get::<_, i64>(3)? as u64,
+                    max_fee: wei_of(&row.get::<_, String>(4)?)?,
+                    tip: tip.as_deref().map(wei_of).transpose()?,
+                    signed_secs: row.get::<_, i64>(6)? as u64,
+                });
+            }
+            Ok(attempts)
+        })
+    }
+
+    /// Nonces that unfinished steps hold.
+    pub(crate) fn nonces_in_flight(&self) -> Result<Vec<u64>, JournalError> {
+        self.with(|db| {
+            let mut statement = db.prepare_cached(
+                "SELECT nonce FROM steps JOIN intents ON intents.id = steps.intent
+                 WHERE intents.state = 'open' AND steps.state IN ('signed', 'mined')
+                 AND nonce IS NOT NULL",
+            )?;
+            let rows = statement.query_map([], |row| Ok(row.get::<_, i64>(0)? as u64))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Writes a signed transaction down, before it is sent for the first time.
+    pub(crate) fn sign(&self, step: i64, attempt: &Attempt) -> Result<(), JournalError> {
+        self.with(|db| {
+            let transaction = db.transaction()?;
+            transaction.execute(
+                "INSERT INTO attempts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                params![
+                    attempt.hash.as_slice(),
+                    step,
+                    attempt.nonce as i64,
+                    attempt.raw.as_ref(),
+                    attempt.gas as i64,
+                    attempt.max_fee.to_string(),
+                    attempt.tip.map(|tip| tip.to_string()),
+                    attempt.signed_secs as i64
+                ],
+            )?;
+            transaction.execute(
+                "UPDATE steps SET state = 'signed', nonce = ?2 WHERE id = ?1",
+                params![step, attempt.nonce as i64],
+            )?;
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    pub(crate) fn set_state(&self, step: i64, state: StepState) -> Result<(), JournalError> {
+        self.with(|db| {
+            db.execute("UPDATE steps SET state = ?2 WHERE id = ?1", params![step, state.name()])?;
+            Ok(())
+        })
+    }
+
+    /// Something else took the step's nonce for good: it is planned anew.
+    pub(crate) fn displace(&self, step: i64) -> Result<(), JournalError> {
+        self.with(|db| {
+            let transaction = db.transaction()?;
+            transaction.execute("DELETE FROM attempts WHERE step = ?1", [step])?;
+            transaction.execute(
+                "UPDATE steps SET state = 'planned', nonce = NULL WHERE id = ?1",
+                [step],
+            )?;
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    pub(crate) fn finish_step(
+        &self,
+        step: i64,
+        summary: &TransactionSummary,
+    ) -> Result<(), JournalError> {
+        self.with(|db| {
+            db.execute(
+                "UPDATE steps SET state = 'final', hash = ?2, block = ?3, gas_used = ?4, fee_wei = ?5
+                 WHERE id = ?1",
+                params![
+                    step,
+                    summary.hash.as_slice(),
+                    summary.block as i64,
+                    summary.gas_used as i64,
+                    summary.fee_wei.to_string()
+                ],
+            )?;
+            Ok(())
+        })
+    }
+
+    pub(crate) fn finish(&self, intent: i64) -> Result<(), JournalError> {
+        self.with(|db| {
+            db.execute("UPDATE intents SET state = 'done' WHERE id = ?1", [intent])?;
+            Ok(())
+        })
+    }
+
+    pub(crate) fn fail(
+        &self,
+        intent: i64,
+        step: Option<i64>,
+        reason: &str,
+    ) -> Result<(), JournalError> {
+        self.with(|db| {
+            let transaction = db.transaction()?;
+            transaction.execute(
+                "UPDATE intents SET state = 'failed', reason = ?2 WHERE id = ?1",
+                params![intent, reason],
+            )?;
+            if let Some(step) = step {
+                let state = StepState::Failed.name();
+                transaction
+                    .execute("UPDATE steps SET state = ?2 WHERE id = ?1", params![step, state])?;
+            }
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T, JournalError>,
+    ) -> Result<T, JournalError> {
+        // SQLite rolls a half-done transaction back; a poisoned lock guards a whole database.
+        work(&mut self.db.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn read_step(row: &Row<'_>) -> Result<Step, JournalError> {
+    let target: Option<Vec<u8>> = row.get(1)?;
+    let target = target
+        .map(|target| Address::try_from(target.as_slice()))
+        .transpose()
+        .map_err(|_| JournalError::Damaged("target"))?;
+    let value: Vec<u8> = row.get(3)?;
+    let value = U256::try_from_be_slice(&value).ok_or(JournalError::Damaged("value"))?;
+    let state: String = row.get(4)?;
+    let state = StepState::parse(&state).ok_or(JournalError::Damaged("state"))?;
+    let summary = match row.get::<_, Option<Vec<u8>>>(5)? {
+        None => None,
+        Some(hash) => Some(TransactionSummary {
+            hash: hash_of(&hash)?,
+            block: row.get::<_, i64>(6)? as u64,
+            gas_used: row.get::<_, i64>(7)? as u64,
+            fee_wei: wei_of(&row.get::<_, String>(8)?)?,
+        }),
+    };
+    Ok(Step {
+        id: row.get(0)?,
+        call: Call { target, data: row.get::<_, Vec<u8>>(2)?.into(), value },
+        state,
+        summary,
+    })
+}
+
+fn hash_of(bytes: &[u8]) -> Result<B256, JournalError> {
+    B256::try_from(bytes).map_err(|_| JournalError::Damaged("hash"))
+}
+
+fn wei_of(text: &str) -> Result<u128, JournalError> {
+    text.parse().map_err(|_| JournalError::Damaged("wei"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn call() -> Call {
+        Call { target: None, data: Bytes::from_static(&[1]), value: U256::ONE }
+    }
+
+    fn attempt(nonce: u64) -> Attempt {
+        let hash = B256::repeat_byte(nonce as u8 + 1);
+        let raw = Bytes::from_static(&[2]);
+        Attempt { hash, nonce, raw, gas: 3, max_fee: u128::MAX, tip: None, signed_secs: 4 }
+    }
+
+    #[test]
+    fn what_was_written_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let journal = Journal::open(&path).unwrap();
+        journal.claim(Address::ZERO, 1).unwrap();
+        let intent = journal.plan("deposit", B256::ZERO, &[call(), call()], 5).unwrap();
+        let step = journal.steps(intent).unwrap()[0].id;
+        journal.sign(step, &attempt(7)).unwrap();
+        drop(journal);
+
+        let journal = Journal::open(&path).unwrap();
+        assert_eq!(journal.open_intent(B256::ZERO).unwrap(), Some(intent));
+        assert_eq!(journal.nonces_in_flight().unwrap(), [7]);
+        assert_eq!(journal.unfinished().unwrap(), 1);
+        let steps = journal.steps(intent).unwrap();
+        assert_eq!(steps[0].state, StepState::Signed);
+        assert_eq!((steps[1].state, &steps[1].call), (StepState::Planned, &call()));
+        assert_eq!(journal.attempts(step).unwrap()[0].max_fee, u128::MAX);
+        journal.displace(step).unwrap();
+        assert_eq!(journal.unfinished().unwrap(), 0);
+        assert!(matches!(
+            journal.claim(Address::repeat_byte(1), 1),
+            Err(JournalError::OtherOwner { chain_id: 1, .. })
+        ));
+    }
+
+    #[test]
+    fn a_second_holder_is_told_that_it_is_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let first = Journal::open(&path).unwrap();
+        assert!(matches!(Journal::open(&path), Err(JournalError::InUse)));
+        drop(first);
+        Journal::open(&path).unwrap();
+    }
+}

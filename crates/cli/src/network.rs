@@ -1,0 +1,92 @@
+//! The embedded chain's network: a chain id of our own, a development key that everybody knows,
+//! and contracts at addresses that follow from it.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::{Context, Result};
+use sparewire_chain::{
+    Deployment, EmbeddedChain, Endpoint, EvmChain, Finality, Genesis, Journal, Options, Place,
+    Policy, deploy,
+};
+use sparewire_core::{Address, Amount, Domain, Signer, U256, keccak256};
+use sparewire_wallet::LocalKey;
+
+/// EIP-155 id of the embedded chain ("SW").
+pub(crate) const CHAIN_ID: u64 = 21_335;
+/// Decimals of its test token.
+pub(crate) const TOKEN_DECIMALS: u8 = 6;
+/// What the faucet hands out: 1 ether for gas and 100 test tokens.
+const FAUCET_WEI: u128 = 1_000_000_000_000_000_000;
+const FAUCET_TOKENS: u128 = 100_000_000;
+
+/// The key that owns everything at the embedded chain's beginning. It is public on purpose: the
+/// chain's money is worth nothing.
+pub(crate) fn development_key() -> Arc<dyn Signer> {
+    let secret = keccak256("sparewire embedded chain development key");
+    Arc::new(LocalKey::from_secret(&secret.0).expect("this hash is below the group's order"))
+}
+
+/// The contracts of the embedded chain: the first two that the development key deploys.
+pub(crate) fn contracts() -> Deployment {
+    let deployer = development_key().address();
+    Deployment {
+        token: deployer.create(0),
+        domain: Domain { chain_id: CHAIN_ID, contract: deployer.create(1) },
+    }
+}
+
+/// How transactions are followed on the embedded chain, where every block is final at once.
+pub(crate) fn embedded_policy() -> Policy {
+    Policy {
+        finality: Finality::Blocks(0),
+        poll: std::time::Duration::from_millis(20),
+        ..Policy::default()
+    }
+}
+
+/// Opens the embedded chain, and puts the contracts on it where they are not there yet.
+pub(crate) async fn open(place: Place, dev_methods: bool) -> Result<EmbeddedChain> {
+    let key = development_key();
+    let genesis = Genesis::new(CHAIN_ID).fund(key.address(), U256::from(10u64).pow(U256::from(27)));
+    let options = Options { dev_methods, ..Options::default() };
+    let embedded = EmbeddedChain::open(place, genesis, options)?;
+    if !is_deployed(&embedded) {
+        let endpoint = Endpoint::Embedded(embedded.clone());
+        let deployed = deploy(endpoint, key, embedded_policy()).await?;
+        anyhow::ensure!(
+            deployed == contracts(),
+            "the embedded chain's contracts are at unexpected addresses; its file was used by something else"
+        );
+    }
+    Ok(embedded)
+}
+
+fn is_deployed(embedded: &EmbeddedChain) -> bool {
+    let code = |address: Address| {
+        let request = serde_json::json!({
+            "jsonrpc": "2.0", "id": 1, "method": "eth_getCode", "params": [address, "latest"],
+        });
+        embedded.handle(request)["result"].as_str().is_some_and(|code| code.len() > 2)
+    };
+    let contracts = contracts();
+    code(contracts.token) && code(contracts.domain.contract)
+}
+
+/// Gives `to` something to pay gas with, and test tokens.
+pub(crate) async fn faucet(endpoint: Endpoint, to: Address) -> Result<()> {
+    let journal = Journal::in_memory()?;
+    let contracts = contracts();
+    let chain =
+        EvmChain::connect(endpoint, contracts.domain, development_key(), journal, embedded_policy())
+            .await
+            .context("the faucet works on the embedded chain only")?;
+    chain.transfer(to, FAUCET_WEI).await?;
+    let tokens = Amount::new(FAUCET_TOKENS).expect("in range");
+    chain.mint(contracts.token, to, tokens).await?;
+    Ok(())
+}
+
+/// Where a data directory keeps the embedded chain.
+pub(crate) fn chain_file(dir: &Path) -> Place {
+    Place::File(dir.join("chain.sqlite"))
+}

@@ -1,0 +1,54 @@
+//! What people and programs read: stdout is data, stderr is talk.
+
+use serde::Serialize;
+use sparewire_core::{Amount, ByteCount, Price};
+use sparewire_protocol::settlement::TokenInfo;
+
+/// Prints one JSON document.
+pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// An amount with its symbol.
+pub(crate) fn amount(amount: Amount, token: &TokenInfo) -> String {
+    format!("{} {}", amount.display(token.decimals), token.symbol)
+}
+
+/// A price with its symbol.
+pub(crate) fn price(price: Price, token: &TokenInfo) -> String {
+    let units = Amount::new(price.get()).unwrap_or(Amount::MAX);
+    format!("{} {} per GiB", units.display(token.decimals), token.symbol)
+}
+
+/// Bytes in full and in words.
+pub(crate) fn bytes(bytes: ByteCount) -> String {
+    if bytes < ByteCount::KIB {
+        return format!("{} B", bytes.get());
+    }
+    format!("{bytes} ({} B)", grouped(bytes.get()))
+}
+
+/// Digits in groups of three.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// The first and last digits of a long id.
+pub(crate) fn short(id: &impl ToString) -> String {
+    let text = id.to_string();
+    if text.len() <= 20 { text } else { format!("{}…{}", &text[..10], &text[text.len() - 4..]) }
+}
+
+/// Makes text from elsewhere safe for a terminal.
+pub(crate) fn tame(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

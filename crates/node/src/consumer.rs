@@ -1,0 +1,276 @@
+//! The consumer: keeps one session with a provider going, opens streams through it, and never
+//! pays a price, or puts more money aside, than it was told.
+
+mod connection;
+mod funding;
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use sparewire_core::{Address, Amount, ChannelId, NodeId, Price, SessionId};
+use sparewire_protocol::{Reading, RefusalCode, Statement, Terms, settlement::Chain};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    identity::Identity,
+    proxy::{Accepted, ProxyHandler, ProxyRequest},
+    refusal::{Refusal, RefusalKind},
+    session::{Clock, Command, SessionError, SessionMeter, Streams},
+    store::Store,
+    target::Target,
+    transport::{Connection, Endpoint, PeerAddress, RecvStream, SendStream},
+};
+
+/// What a consumer is willing to do.
+#[derive(Clone, Debug)]
+pub struct ConsumerConfig {
+    /// The token it pays in.
+    pub token: Address,
+    /// The dearest price that it accepts.
+    pub price_max: Price,
+    /// What it puts into a new channel, and tops one up by.
+    pub channel_amount: Amount,
+    /// The most that its open channels may hold together.
+    pub budget: Amount,
+    /// Seconds that a provider gets to claim when it leaves: the withdraw delay of new channels,
+    /// where the terms do not ask for more.
+    pub withdraw_delay_secs: u32,
+    /// The longest withdraw delay that it accepts.
+    pub withdraw_delay_secs_max: u32,
+    /// Most streams at a time.
+    pub streams_max: usize,
+}
+
+/// A consumer at work.
+pub struct Consumer {
+    config: ConsumerConfig,
+    provider: PeerAddress,
+    identity: Identity,
+    endpoint: Endpoint,
+    store: Arc<dyn Store>,
+    chain: Arc<dyn Chain>,
+    clock: Clock,
+    link: watch::Sender<Link>,
+    streams: Arc<Semaphore>,
+    /// Running tunnels; a close waits for them a little.
+    tunnels: TaskTracker,
+    /// What a broken connection left, and what did not work.
+    past: Mutex<Past>,
+}
+
+#[derive(Default)]
+struct Past {
+    session: Option<BrokenSession>,
+    avoid: HashSet<ChannelId>,
+    forgotten: HashSet<SessionId>,
+}
+
+/// A session whose connection broke while the process lived on.
+#[derive(Clone, Copy)]
+struct BrokenSession {
+    session: SessionId,
+    counted: Reading,
+    reported_up: sparewire_core::ByteCount,
+}
+
+/// How things stand with the provider.
+#[derive(Clone)]
+pub enum Link {
+    /// Not connected (any more); what the last attempt failed of, if there was one.
+    Down(Option<SessionError>),
+    /// Connected and accepted.
+    Up(Arc<Session>),
+    /// Ended for good: a statement where it ended properly.
+    Over(Result<Statement, SessionError>),
+}
+
+/// A running session.
+pub struct Session {
+    connection: Connection,
+    meter: Arc<SessionMeter>,
+    commands: mpsc::Sender<Command>,
+    figures: watch::Receiver<Option<Statement>>,
+    terms: Terms,
+    streams: Streams,
+}
+
+impl Session {
+    /// Its figures so far.
+    pub fn figures(&self) -> Option<Statement> {
+        self.figures.borrow().clone()
+    }
+
+    /// What was agreed.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// The connection under it.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+/// How long a new stream waits for a session that is being (re)established.
+const LINK_WAIT: Duration = Duration::from_secs(20);
+/// How long running tunnels get when the consumer closes.
+const TUNNELS_GRACE: Duration = Duration::from_secs(5);
+/// Pauses between attempts to reconnect, doubling.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+impl Consumer {
+    /// A consumer that connects once it is [`Consumer::run`].
+    pub fn new(
+        config: ConsumerConfig,
+        provider: PeerAddress,
+        identity: Identity,
+        endpoint: Endpoint,
+        store: Arc<dyn Store>,
+        chain: Arc<dyn Chain>,
+        clock: Clock,
+    ) -> Arc<Self> {
+        let streams = Arc::new(Semaphore::new(config.streams_max));
+        Arc::new(Self {
+            config,
+            provider,
+            identity,
+            endpoint,
+            store,
+            chain,
+            clock,
+            link: watch::channel(Link::Down(None)).0,
+            streams,
+            tunnels: TaskTracker::new(),
+            past: Mutex::default(),
+        })
+    }
+
+    /// Keeps a session going until `shutdown`, then ends it properly and returns its statement.
+    ///
+    /// # Errors
+    /// [`SessionError`] where trying again would not help: a price above the limit, a wrong
+    /// network, an exhausted budget, a full disk; or where the last session could not be settled.
+    pub async fn run(
+        self: &Arc<Self>,
+        shutdown: CancellationToken,
+    ) -> Result<Statement, SessionError> {
+        let mut pause = RETRY.0;
+        let result = loop {
+            let error = match self.session(&shutdown).await {
+                Ok(statement) if shutdown.is_cancelled() => break Ok(statement),
+                Ok(_) => SessionError::Policy("the provider ended the session".into()),
+                Err(error) => error,
+            };
+            if shutdown.is_cancelled() || !self.may_retry(&error) {
+                break Err(error);
+            }
+            tracing::info!(%error, "not connected; trying again");
+            let was_up = matches!(&*self.link.borrow(), Link::Up(_));
+            self.link.send_replace(Link::Down(Some(error)));
+            pause = if was_up { RETRY.0 } else { (pause * 2).min(RETRY.1) };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.cancelled() => break Err(SessionError::Shutdown),
+            }
+        };
+        self.link.send_replace(Link::Over(result.clone()));
+        result
+    }
+
+    /// How things stand; changes are notified.
+    pub fn link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    /// The provider's name.
+    pub fn provider(&self) -> NodeId {
+        self.provider.node
+    }
+
+    /// Opens a stream to `target` from the provider's line.
+    ///
+    /// # Errors
+    /// [`Refusal`] with the provider's reason, or ours where there is no session.
+    pub async fn open(&self, target: Target) -> Result<Tunnel, Refusal> {
+        let session = self.session_now().await?;
+        let permit = Arc::clone(&self.streams)
+            .try_acquire_owned()
+            .map_err(|_| Refusal::new(RefusalKind::Busy, "too many streams at once"))?;
+        connection::open_tunnel(session, target, permit).await
+    }
+
+    async fn session_now(&self) -> Result<Arc<Session>, Refusal> {
+        let mut link = self.link.subscribe();
+        let wait = link.wait_for(|link| !matches!(link, Link::Down(_)));
+        match tokio::time::timeout(LINK_WAIT, wait).await {
+            Ok(Ok(link)) => match &*link {
+                Link::Up(session) => Ok(Arc::clone(session)),
+                Link::Over(Err(error)) => {
+                    Err(Refusal::new(RefusalKind::Unreachable, format!("no session: {error}")))
+                }
+                _ => Err(Refusal::new(RefusalKind::Unreachable, "the session has ended")),
+            },
+            _ => {
+                let reason = match &*self.link.borrow() {
+                    Link::Down(Some(error)) => format!("no session with the provider: {error}"),
+                    _ => "no session with the provider yet".to_owned(),
+                };
+                Err(Refusal::new(RefusalKind::Unreachable, reason))
+            }
+        }
+    }
+
+    fn may_retry(&self, error: &SessionError) -> bool {
+        use sparewire_protocol::ProtocolError::{ChannelUnusable, Refused, Silent, TermsExpired};
+        match error {
+            SessionError::Transport(_) | SessionError::Stalled | SessionError::Chain(_) => true,
+            SessionError::Protocol(Refused { code, .. }) => match code {
+                RefusalCode::UnknownSession
+                | RefusalCode::TermsExpired
+                | RefusalCode::ChannelUnusable
+                | RefusalCode::LossAllowanceUsed
+                | RefusalCode::Busy
+                | RefusalCode::ChainUnavailable
+                | RefusalCode::GoingAway => true,
+                RefusalCode::WrongNetwork | RefusalCode::Invalid | RefusalCode::ClockSkew => false,
+            },
+            SessionError::Protocol(ChannelUnusable(_) | Silent(_) | TermsExpired) => true,
+            SessionError::Policy(_) => matches!(&*self.link.borrow(), Link::Up(_)),
+            SessionError::Protocol(_) | SessionError::Store(_) | SessionError::Shutdown => false,
+        }
+    }
+
+    fn past(&self) -> std::sync::MutexGuard<'_, Past> {
+        // Plain assignments only: a panic leaves no half.
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl ProxyHandler for Consumer {
+    async fn handle(&self, request: ProxyRequest) {
+        let tunnel = match self.open(request.target().clone()).await {
+            Ok(tunnel) => tunnel,
+            Err(refusal) => return request.refuse(refusal).await,
+        };
+        match request.accept().await {
+            Ok(Accepted { tcp, leftover }) => {
+                self.tunnels.track_future(tunnel.carry(tcp, leftover)).await;
+            }
+            Err(_) => self.tunnels.track_future(tunnel.abandon()).await,
+        }
+    }
+}
+
+/// An open stream to a destination, not yet joined to an application.
+pub struct Tunnel {
+    session: Arc<Session>,
+    send: SendStream,
+    recv: RecvStream,
+    _permit: tokio::sync::OwnedSemaphorePermit,
+}

@@ -1,0 +1,347 @@
+//! One connection to the provider: handshake, session, tunnels.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use sparewire_core::{ByteCount, SessionId};
+use sparewire_protocol::{
+    Direction, Event, Memory, Message, Output, Payer, PayerSetup, ProtocolError, RefusalCode, Role,
+    SessionMemory, Statement, Terms,
+};
+use tokio::{
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, mpsc, watch},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{BrokenSession, Consumer, Link, Session, TUNNELS_GRACE, Tunnel};
+use crate::{
+    copy::{DrainLimit, Tally, Tunnel as Copied, consumer_copy},
+    refusal::{Refusal, RefusalKind},
+    session::{
+        Command, ControlReader, ControlWriter, Driver, OpenReply, OpenRequest, SessionError,
+        SessionMeter, Streams, read_reply, write_request,
+    },
+    store::ask,
+    target::Target,
+};
+
+/// How long the provider may take to answer in the handshake.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a stream may take to open: the exit tries for 10 s.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How many commands may wait for the machine.
+const COMMANDS_MAX: usize = 256;
+
+impl Consumer {
+    /// Runs one session, new or resumed, from connecting to its end.
+    pub(super) async fn session(
+        self: &Arc<Self>,
+        shutdown: &CancellationToken,
+    ) -> Result<Statement, SessionError> {
+        let late = |_| SessionError::Stalled;
+        let stop = || SessionError::Shutdown;
+        let connection = tokio::select! {
+            connection = self.endpoint.connect(&self.provider) => connection?,
+            () = shutdown.cancelled() => return Err(stop()),
+        };
+        let (send, receive) = connection.open_bi().await?;
+        let mut control = ControlWriter::new(send);
+        let mut reader = ControlReader::new(receive);
+
+        let resumable = self.resumable().await?;
+        let domain = self.chain.domain();
+        control
+            .send(&Message::Hello {
+                minor: 0,
+                domain,
+                token: self.config.token,
+                resume: resumable.as_ref().map(|known| known.agreement.session),
+            })
+            .await?;
+        let offer = match timeout(ANSWER_TIMEOUT, reader.next()).await.map_err(late)?? {
+            Some(Message::Offer(offer)) => offer,
+            Some(Message::Refused(refused)) => return Err(refusal(refused)),
+            _ => return Err(ProtocolError::Unexpected("answer to hello").into()),
+        };
+        // The same terms again: the session goes on. Other terms: a new session.
+        let known = resumable.filter(|known| known.agreement.terms == offer.terms);
+        let now = (self.clock)();
+        let terms = offer.verify(connection.peer(), &domain, known.is_none(), now)?;
+        self.check_terms(&terms)?;
+
+        let funded = tokio::select! {
+            funded = self.channel_for(&terms, known.as_ref()) => funded?,
+            error = connection.closed() => return Err(error.into()),
+            () = shutdown.cancelled() => return Err(stop()),
+        };
+        let known = known.filter(|known| known.agreement.config == funded.config);
+        let session = match &known {
+            Some(known) => known.agreement.session,
+            None => new_session()?,
+        };
+        let channel = funded.config.id(&domain);
+        let mut memory: Memory =
+            ask(&self.store, move |store| store.memory(channel, Some(session))).await?;
+        if known.is_some() {
+            memory.session = known;
+        }
+        let setup = PayerSetup {
+            terms,
+            session,
+            config: funded.config,
+            reserved: funded.reserved,
+            delegation: self.identity.delegation,
+            memory,
+            signer: Arc::clone(&self.identity.authorizer),
+            device: &*self.identity.device,
+        };
+        let mut payer = Payer::accept(setup, now)?;
+        while let Some(output) = payer.poll_output() {
+            if let Output::Transmit(message) = output {
+                control.send(&message).await?;
+            }
+        }
+        let answer = timeout(ANSWER_TIMEOUT, reader.next()).await.map_err(late)??;
+        match answer {
+            Some(Message::Refused(refused)) => {
+                match refused.code {
+                    RefusalCode::ChannelUnusable | RefusalCode::LossAllowanceUsed => {
+                        self.past().avoid.insert(channel);
+                    }
+                    RefusalCode::UnknownSession | RefusalCode::TermsExpired => {
+                        self.past().session = None;
+                        self.past().forgotten.insert(session);
+                    }
+                    _ => {}
+                }
+                return Err(refusal(refused));
+            }
+            Some(answer) => payer.handle_message(answer, (self.clock)())?,
+            None => return Err(ProtocolError::Unexpected("end of the control stream").into()),
+        }
+
+        let start = payer.statement((self.clock)()).counted;
+        let meter = Arc::new(SessionMeter::new(start, ByteCount::new(u64::MAX)));
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let (figures, seen) = watch::channel(None);
+        let live = Arc::new(Session {
+            connection: connection.clone(),
+            meter: Arc::clone(&meter),
+            commands: commands.clone(),
+            figures: seen,
+            terms,
+            streams: Streams::new(self.config.streams_max),
+        });
+        let mut driver = Driver {
+            control,
+            messages: reader.into_queue(),
+            commands: receiver,
+            meter: Arc::clone(&meter),
+            store: Arc::clone(&self.store),
+            figures,
+            clock: Arc::clone(&self.clock),
+        };
+        let top_up = tokio::sync::Notify::new();
+        let asked_to_close = CancellationToken::new();
+        let result = {
+            let run = driver.run(&mut payer, |event| match event {
+                Event::Started { .. } => {
+                    self.link.send_replace(Link::Up(Arc::clone(&live)));
+                }
+                Event::Exhausted => top_up.notify_one(),
+                Event::PeerClosing { reason } => {
+                    tracing::info!(reason, "the provider ends the session");
+                    asked_to_close.cancel();
+                }
+                Event::Broken { stream } => live.streams.cancel(stream),
+                _ => {}
+            });
+            tokio::select! {
+                result = run => result,
+                error = connection.closed() => Err(error.into()),
+                error = self.keep_funded(&funded.config, &top_up, &commands) => Err(error),
+                error = self.close_when(&live, shutdown, &asked_to_close) => Err(error),
+            }
+        };
+        let was_up = matches!(&*self.link.borrow(), Link::Up(up) if Arc::ptr_eq(up, &live));
+        if was_up {
+            self.link.send_replace(Link::Down(result.as_ref().err().cloned()));
+        }
+        live.streams.all.cancel();
+        meter.stop();
+        match result {
+            Ok(statement) => {
+                driver.control.finish().await;
+                // The provider closes once it has recorded the end; we do not cut it off.
+                let _ = timeout(Duration::from_secs(5), connection.closed()).await;
+                connection.close(0, "settled");
+                self.past().session = None;
+                Ok(statement)
+            }
+            Err(error) => {
+                self.past().session = Some(BrokenSession {
+                    session,
+                    counted: meter.reading(),
+                    reported_up: payer.reported_up(),
+                });
+                connection.close(1, &error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    fn check_terms(&self, terms: &Terms) -> Result<(), SessionError> {
+        let policy = |reason: String| Err(SessionError::Policy(reason));
+        if terms.price > self.config.price_max {
+            return policy(format!(
+                "the provider asks {} units per GiB, more than the limit of {}; raise --max-price or choose another",
+                terms.price.get(), self.config.price_max.get()
+            ));
+        }
+        if terms.token != self.config.token {
+            return policy(format!("the provider wants to be paid in token {}", terms.token));
+        }
+        if terms.withdraw_delay_secs_min > self.config.withdraw_delay_secs_max {
+            return policy(format!(
+                "the provider asks for a withdraw delay of {} s, more than the limit of {} s",
+                terms.withdraw_delay_secs_min, self.config.withdraw_delay_secs_max
+            ));
+        }
+        Ok(())
+    }
+
+    /// The newest session with this provider that has not ended.
+    async fn resumable(&self) -> Result<Option<SessionMemory>, SessionError> {
+        let provider = self.provider.node;
+        let sessions = ask(&self.store, |store| store.sessions()).await?;
+        let newest = sessions
+            .into_iter()
+            .rev()
+            .find(|known| known.role == Role::Payer && known.peer == provider);
+        let Some(newest) = newest.filter(|known| known.statement.is_none()) else {
+            return Ok(None);
+        };
+        if self.past().forgotten.contains(&newest.agreement.session) {
+            return Ok(None);
+        }
+        let channel = newest.agreement.channel();
+        let session = newest.agreement.session;
+        let memory = ask(&self.store, move |store| store.memory(channel, Some(session))).await?;
+        let broken = self.past().session.filter(|broken| broken.session == session);
+        Ok(memory.session.map(|mut known| {
+            if let Some(broken) = broken {
+                known.counted = broken.counted;
+                known.reported_up = broken.reported_up;
+            }
+            known
+        }))
+    }
+
+    /// On shutdown, or when the provider asks: no new tunnels, a grace for the running ones, then
+    /// the machine closes the session.
+    async fn close_when(
+        &self,
+        live: &Session,
+        shutdown: &CancellationToken,
+        asked: &CancellationToken,
+    ) -> SessionError {
+        let grace = tokio::select! {
+            () = shutdown.cancelled() => TUNNELS_GRACE,
+            () = asked.cancelled() => Duration::ZERO,
+        };
+        self.link.send_replace(Link::Down(None));
+        self.tunnels.close();
+        let _ = timeout(grace, self.tunnels.wait()).await;
+        live.streams.all.cancel();
+        let _ = timeout(TUNNELS_GRACE, self.tunnels.wait()).await;
+        self.tunnels.reopen();
+        let _ = live.commands.send(Command::Close("the consumer is done")).await;
+        std::future::pending().await
+    }
+}
+
+impl Tunnel {
+    /// Joins the tunnel to an application's connection until both directions have ended.
+    pub(super) async fn carry(self, application: TcpStream, leftover: Bytes) {
+        let Self { session, send, recv, _permit } = self;
+        let stream = send.id();
+        let broken = session.streams.enter(stream);
+        let abort = async || {
+            let _ = session.commands.send(Command::Abort(stream)).await;
+        };
+        // The origin broke, or the session is to end: then the provider is told to finish.
+        let heard = async {
+            broken.cancelled().await;
+            if session.streams.all.is_cancelled() {
+                abort().await;
+            }
+        };
+        let tunnel = Copied { tcp: application, leftover, send, recv };
+        let limit = DrainLimit::default();
+        let report = consumer_copy(tunnel, &session.meter, limit, heard, abort()).await;
+        tracing::trace!(?report, "tunnel ended");
+        session.streams.leave(stream);
+    }
+}
+
+impl Tunnel {
+    /// Gives the tunnel up, whose application is gone: what the origin has said already is still
+    /// counted, so that both ends agree.
+    pub(super) async fn abandon(self) {
+        let Self { session, mut send, mut recv, _permit } = self;
+        let _ = session.commands.send(Command::Abort(send.id())).await;
+        send.finish();
+        let drain = async {
+            let mut left = DrainLimit::default().bytes as usize;
+            while let Ok(Some(chunk)) = recv.read_chunk(64 << 10).await {
+                session.meter.count(Direction::Down, chunk.len());
+                left = left.saturating_sub(chunk.len());
+                if left == 0 {
+                    return;
+                }
+            }
+        };
+        let _ = timeout(DrainLimit::default().time, drain).await;
+    }
+}
+
+/// Opens a stream in a session.
+pub(super) async fn open_tunnel(
+    session: Arc<Session>,
+    target: Target,
+    permit: OwnedSemaphorePermit,
+) -> Result<Tunnel, Refusal> {
+    let lost =
+        |error: SessionError| Refusal::new(RefusalKind::Unreachable, format!("provider: {error}"));
+    let open = async {
+        let (mut send, mut recv) =
+            session.connection.open_bi().await.map_err(|error| lost(error.into()))?;
+        write_request(&mut send, &OpenRequest::Tcp(target)).await.map_err(lost)?;
+        match read_reply(&mut recv).await.map_err(lost)? {
+            OpenReply::Opened => Ok((send, recv)),
+            OpenReply::Refused(refusal) => Err(refusal),
+        }
+    };
+    match timeout(OPEN_TIMEOUT, open).await {
+        Ok(Ok((send, recv))) => {
+            Ok(Tunnel { session: Arc::clone(&session), send, recv, _permit: permit })
+        }
+        Ok(Err(refusal)) => Err(refusal),
+        Err(_) => Err(Refusal::new(RefusalKind::TimedOut, "the provider did not answer")),
+    }
+}
+
+fn refusal(refused: sparewire_protocol::Refused) -> SessionError {
+    ProtocolError::Refused { code: refused.code, reason: refused.reason }.into()
+}
+
+fn new_session() -> Result<SessionId, SessionError> {
+    let mut id = [0; 32];
+    getrandom::fill(&mut id).map_err(|error| {
+        SessionError::Policy(format!("the system gives no randomness ({error})"))
+    })?;
+    Ok(SessionId(id.into()))
+}
+

@@ -1,0 +1,182 @@
+//! The consumer's money: finds or opens the channel to a provider, and keeps it funded within the
+//! budget.
+
+use sparewire_core::Amount;
+use sparewire_protocol::{
+    ChannelConfig, ChannelFacts, ChannelStatus, ProtocolError, Role, SessionMemory, Terms,
+    settlement::{ChainError, Intent},
+};
+use tokio::sync::{Notify, mpsc};
+
+use super::Consumer;
+use crate::{
+    session::{Command, SessionError},
+    store::{KnownChannel, ask},
+    transport::TransportError,
+};
+
+/// A channel that is final on chain and can pay.
+pub(super) struct Funded {
+    pub(super) config: ChannelConfig,
+    pub(super) reserved: Amount,
+}
+
+impl Consumer {
+    /// The channel that pays under these terms: the one of the session to resume, else one that we
+    /// have and that still holds money, else a new one.
+    pub(super) async fn channel_for(
+        &self,
+        terms: &Terms,
+        resumed: Option<&SessionMemory>,
+    ) -> Result<Funded, SessionError> {
+        let mut best: Option<(KnownChannel, ChannelFacts)> = None;
+        for channel in self.channels_to(terms).await? {
+            let Some(facts) = self.chain.channel(channel.id).await? else { continue };
+            if facts.status != ChannelStatus::Open {
+                continue;
+            }
+            if resumed.is_some_and(|known| known.agreement.config == channel.config) {
+                best = Some((channel, facts));
+                break;
+            }
+            let left = |channel: &KnownChannel, facts: &ChannelFacts| {
+                facts.reserved.saturating_sub(channel.promised())
+            };
+            if best.as_ref().is_none_or(|(c, f)| left(&channel, &facts) > left(c, f)) {
+                best = Some((channel, facts));
+            }
+        }
+        let Some((channel, facts)) = best else { return self.open_channel(terms).await };
+        let mut reserved = facts.reserved;
+        // A channel that is nearly used up is topped up before it is used again.
+        let left = reserved.saturating_sub(channel.promised());
+        if terms.price.affordable(left) < terms.credit.maximum {
+            reserved = self.top_up(&channel.config).await?;
+        }
+        Ok(Funded { config: channel.config, reserved })
+    }
+
+    /// Tops the channel up whenever it is nearly used up. Returns only when the session is over or
+    /// the budget is.
+    pub(super) async fn keep_funded(
+        &self,
+        config: &ChannelConfig,
+        wanted: &Notify,
+        commands: &mpsc::Sender<Command>,
+    ) -> SessionError {
+        loop {
+            wanted.notified().await;
+            match self.top_up(config).await {
+                Ok(reserved) => {
+                    if commands.send(Command::ToppedUp(reserved)).await.is_err() {
+                        return TransportError::ClosedLocally.into();
+                    }
+                }
+                // What is left in the channel can still be used; then service stops.
+                Err(error) => tracing::warn!(%error, "the channel cannot be topped up"),
+            }
+        }
+    }
+
+    async fn open_channel(&self, terms: &Terms) -> Result<Funded, SessionError> {
+        let amount = self.config.channel_amount.max(terms.channel_min);
+        self.check_budget(amount).await?;
+        let mut salt = [0; 8];
+        getrandom::fill(&mut salt).map_err(|error| {
+            SessionError::Policy(format!("the system gives no randomness ({error})"))
+        })?;
+        let config = ChannelConfig {
+            payer: self.identity.wallet(),
+            payer_authorizer: self.identity.authorizer.address(),
+            payee: terms.payee,
+            payee_authorizer: terms.payee_authorizer,
+            token: terms.token,
+            withdraw_delay_secs: self.config.withdraw_delay_secs.max(terms.withdraw_delay_secs_min),
+            salt: u64::from_le_bytes(salt),
+        };
+        self.ensure_deposit(amount).await?;
+        // Remembered before it is opened: a crash in between leaves a name without money, not
+        // money without a name.
+        let domain = self.chain.domain();
+        ask(&self.store, move |store| store.keep_channel(Role::Payer, &domain, &config)).await?;
+        self.chain.perform(&Intent::Open { channels: vec![(config, amount)] }).await?;
+        let facts = self.chain.channel(config.id(&domain)).await?;
+        let reserved = facts.map(|facts| facts.reserved).ok_or(ProtocolError::ChannelUnusable(
+            "it was opened, but the chain does not show it",
+        ))?;
+        tracing::info!(channel = %config.id(&domain), %reserved, "channel opened");
+        Ok(Funded { config, reserved })
+    }
+
+    async fn top_up(&self, config: &ChannelConfig) -> Result<Amount, SessionError> {
+        let amount = self.config.channel_amount;
+        self.check_budget(amount).await?;
+        self.ensure_deposit(amount).await?;
+        self.chain.perform(&Intent::TopUp { config: *config, amount }).await?;
+        let facts = self.chain.channel(config.id(&self.chain.domain())).await?;
+        facts
+            .map(|facts| facts.reserved)
+            .ok_or(ProtocolError::ChannelUnusable("the chain does not show it").into())
+    }
+
+    /// Makes sure that the deposit holds `amount`, from the wallet.
+    async fn ensure_deposit(&self, amount: Amount) -> Result<(), SessionError> {
+        let (wallet, token) = (self.identity.wallet(), self.config.token);
+        let funds = self.chain.funds(wallet, token).await?;
+        let missing = amount.saturating_sub(funds.deposit);
+        if missing == Amount::ZERO {
+            return Ok(());
+        }
+        if funds.wallet < missing.get() {
+            return Err(ChainError::InsufficientFunds {
+                of: "tokens",
+                wallet,
+                available: funds.wallet,
+                needed: missing.get(),
+            }
+            .into());
+        }
+        self.chain.perform(&Intent::Deposit { token, amount: missing }).await?;
+        Ok(())
+    }
+
+    /// The budget bounds what our open channels hold together, spent parts included.
+    async fn check_budget(&self, more: Amount) -> Result<(), SessionError> {
+        let channels = ask(&self.store, |store| store.channels(Role::Payer)).await?;
+        let mut held = Amount::ZERO;
+        for channel in channels.iter().filter(|channel| channel.domain == self.chain.domain()) {
+            if let Some(facts) = self.chain.channel(channel.id).await? {
+                let reserved = match facts.status {
+                    ChannelStatus::Closed => facts.claimed,
+                    _ => facts.reserved,
+                };
+                held = held.checked_add(reserved).unwrap_or(Amount::MAX);
+            }
+        }
+        let total = held.checked_add(more).unwrap_or(Amount::MAX);
+        if total > self.config.budget {
+            return Err(SessionError::Policy(format!(
+                "the budget is used up: {held} of {} units are spent or put aside and {more} more are needed; raise --budget",
+                self.config.budget
+            )));
+        }
+        Ok(())
+    }
+
+    async fn channels_to(&self, terms: &Terms) -> Result<Vec<KnownChannel>, SessionError> {
+        let channels = ask(&self.store, |store| store.channels(Role::Payer)).await?;
+        let domain = self.chain.domain();
+        let ours = |channel: &KnownChannel| {
+            let config = &channel.config;
+            channel.domain == domain
+                && config.payer == self.identity.wallet()
+                && config.payer_authorizer == self.identity.authorizer.address()
+                && config.payee == terms.payee
+                && config.payee_authorizer == terms.payee_authorizer
+                && config.token == terms.token
+                && config.withdraw_delay_secs >= terms.withdraw_delay_secs_min
+                && !self.past().avoid.contains(&channel.id)
+        };
+        Ok(channels.into_iter().filter(ours).collect())
+    }
+}

@@ -1,0 +1,53 @@
+//! Who a node is: its device, its authorizer, its wallet, and the wallet's word for them.
+
+use std::sync::Arc;
+
+use sparewire_core::{
+    Address, DeviceSigner, Domain, NodeId, Signed, Signer, SignerError, Timestamp, Verified,
+};
+use sparewire_protocol::Delegation;
+
+/// The keys that a running node works with. The wallet's own key is not among them.
+#[derive(Clone)]
+pub struct Identity {
+    /// Signs terms and acceptances; its secret is also the transport endpoint's.
+    pub device: Arc<dyn DeviceSigner>,
+    /// Signs vouchers, receipts and cooperative closes.
+    pub authorizer: Arc<dyn Signer>,
+    /// The wallet's word that these two act for it.
+    pub delegation: Signed<Delegation>,
+}
+
+impl Identity {
+    /// Has the wallet sign a delegation that counts for `valid_secs` seconds.
+    ///
+    /// # Errors
+    /// [`SignerError`] where the wallet does not sign.
+    pub fn delegate(
+        wallet: &dyn Signer,
+        device: Arc<dyn DeviceSigner>,
+        authorizer: Arc<dyn Signer>,
+        domain: &Domain,
+        now: Timestamp,
+        valid_secs: u64,
+    ) -> Result<Self, SignerError> {
+        let delegation = Delegation {
+            wallet: wallet.address(),
+            device: device.node_id(),
+            authorizer: authorizer.address(),
+            expiry_secs: now.as_secs().saturating_add(valid_secs),
+        };
+        let delegation = *Verified::sign(delegation, domain, wallet)?.signed();
+        Ok(Self { device, authorizer, delegation })
+    }
+
+    /// The wallet that pays or is paid.
+    pub fn wallet(&self) -> Address {
+        self.delegation.body.wallet
+    }
+
+    /// The device key: the node's name on the network.
+    pub fn node_id(&self) -> NodeId {
+        self.device.node_id()
+    }
+}

@@ -1,0 +1,269 @@
+//! The provider: sells its line as a TCP exit, one session per connection, and never serves more
+//! than its credit rule allows.
+
+mod connection;
+mod settling;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use sparewire_core::{Amount, ByteCount, ChannelId, Domain, NodeId, Price, SessionId};
+use sparewire_protocol::{
+    CountingRule, CreditRule, Reading, Record, Service, Statement, Terms,
+    settlement::{Chain, Outcome},
+};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    exit::Exit,
+    identity::Identity,
+    session::{Clock, SessionError, persist},
+    store::Store,
+    transport::Endpoint,
+};
+
+/// What a provider sells, and on which conditions.
+#[derive(Clone, Debug)]
+pub struct ProviderConfig {
+    /// Price per GiB in the token's smallest unit.
+    pub price: Price,
+    /// How far service runs ahead of payment.
+    pub credit: CreditRule,
+    /// The token that is paid in.
+    pub token: sparewire_core::Address,
+    /// Shortest withdraw delay of a channel that is accepted, in seconds.
+    pub withdraw_delay_secs_min: u32,
+    /// The least that a channel must hold.
+    pub channel_min: Amount,
+    /// How long terms can be accepted and sessions under them resumed, in milliseconds.
+    pub terms_valid_ms: u64,
+    /// Most connections at a time, those included that have not shown a channel yet.
+    pub connections_max: usize,
+    /// Most streams of one session at a time.
+    pub streams_max: usize,
+    /// How often the chain is asked about the channels in use.
+    pub facts_every: Duration,
+}
+
+/// A provider at work.
+pub struct Provider {
+    config: ProviderConfig,
+    identity: Identity,
+    endpoint: Endpoint,
+    store: Arc<dyn Store>,
+    chain: Arc<dyn Chain>,
+    exit: Exit,
+    clock: Clock,
+    slots: Mutex<HashMap<ChannelId, Slot>>,
+    connections: Arc<Semaphore>,
+    tracker: TaskTracker,
+}
+
+/// What is going on over a channel: at most one session.
+enum Slot {
+    Live(LiveSession),
+    /// The connection broke; the consumer may come back.
+    Suspended { session: SessionId, left: Left },
+}
+
+/// What a broken connection had counted, and what of it was paid for.
+#[derive(Clone, Copy)]
+struct Left {
+    counted: Reading,
+    paid: Reading,
+}
+
+enum Taken {
+    Yes,
+    From(SessionId, Left),
+    No(LiveSession),
+}
+
+#[derive(Clone)]
+struct LiveSession {
+    session: SessionId,
+    peer: NodeId,
+    figures: watch::Receiver<Option<Statement>>,
+    cancel: CancellationToken,
+    gone: CancellationToken,
+}
+
+/// A session that is running.
+#[derive(Clone, Debug)]
+pub struct LiveFigures {
+    /// Who is served.
+    pub peer: NodeId,
+    /// Its figures so far.
+    pub statement: Statement,
+}
+
+impl Provider {
+    /// A provider that serves once it is [`Provider::run`].
+    pub fn new(
+        config: ProviderConfig,
+        identity: Identity,
+        endpoint: Endpoint,
+        store: Arc<dyn Store>,
+        chain: Arc<dyn Chain>,
+        exit: Exit,
+        clock: Clock,
+    ) -> Arc<Self> {
+        let connections = Arc::new(Semaphore::new(config.connections_max));
+        Arc::new(Self {
+            config,
+            identity,
+            endpoint,
+            store,
+            chain,
+            exit,
+            clock,
+            slots: Mutex::new(HashMap::new()),
+            connections,
+            tracker: TaskTracker::new(),
+        })
+    }
+
+    /// Serves until `shutdown`; then asks the consumers to settle and waits until they have, at
+    /// most for the time that the protocol gives them.
+    pub async fn run(self: &Arc<Self>, shutdown: CancellationToken) {
+        let watcher = self.tracker.spawn(Arc::clone(self).watch_closes(shutdown.clone()));
+        loop {
+            let permit = tokio::select! {
+                () = shutdown.cancelled() => break,
+                permit = Arc::clone(&self.connections).acquire_owned() => permit,
+            };
+            let Ok(permit) = permit else { break };
+            let incoming = tokio::select! {
+                () = shutdown.cancelled() => break,
+                incoming = self.endpoint.accept() => incoming,
+            };
+            let Some(incoming) = incoming else { break };
+            let (provider, shutdown) = (Arc::clone(self), shutdown.clone());
+            self.tracker.spawn(async move {
+                match incoming.handshake().await {
+                    Ok(connection) => {
+                        let peer = connection.peer();
+                        match provider.serve(&connection, shutdown).await {
+                            Ok(()) => connection.close(0, "done"),
+                            Err(error) => {
+                                tracing::info!(%peer, %error, "session broke off");
+                                connection.close(1, &error.to_string());
+                            }
+                        }
+                    }
+                    Err(error) => tracing::debug!(%error, "no connection"),
+                }
+                drop(permit);
+            });
+        }
+        self.tracker.close();
+        let settled = Duration::from_millis(sparewire_protocol::ANSWER_MS_MAX + 5_000);
+        let _ = tokio::time::timeout(settled, self.tracker.wait()).await;
+        watcher.abort();
+    }
+
+    /// The sessions that are running now.
+    pub fn live(&self) -> Vec<LiveFigures> {
+        self.slots()
+            .values()
+            .filter_map(|slot| match slot {
+                Slot::Live(live) => live
+                    .figures
+                    .borrow()
+                    .clone()
+                    .map(|statement| LiveFigures { peer: live.peer, statement }),
+                Slot::Suspended { .. } => None,
+            })
+            .collect()
+    }
+
+    /// Claims every voucher that is worth more than what was claimed, and pays out.
+    ///
+    /// # Errors
+    /// [`SessionError`] where the store or the chain fails; what is not claimed stays claimable.
+    pub async fn settle(&self) -> Result<Outcome, SessionError> {
+        settling::settle(&self.store, &self.chain, &self.identity).await
+    }
+
+    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<ChannelId, Slot>> {
+        // Every change under this lock is a single insert or remove: a panic leaves no half.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn terms(&self, domain: Domain) -> Terms {
+        let issued = (self.clock)();
+        let config = &self.config;
+        Terms {
+            provider: self.identity.node_id(),
+            service: Service::ExitTcp,
+            counting: CountingRule::StreamPayload,
+            price: config.price,
+            credit: config.credit,
+            domain,
+            token: config.token,
+            payee: self.identity.wallet(),
+            payee_authorizer: self.identity.authorizer.address(),
+            withdraw_delay_secs_min: config.withdraw_delay_secs_min,
+            channel_min: config.channel_min,
+            issued,
+            expires: issued.plus_ms(config.terms_valid_ms),
+        }
+    }
+
+    /// Waits until no connection uses the channel, and takes it for `live`. Returns what a broken
+    /// connection of the same session left; that of another session is a loss now.
+    async fn take_slot(
+        &self,
+        channel: ChannelId,
+        live: &LiveSession,
+    ) -> Result<Option<Left>, SessionError> {
+        loop {
+            let running = match self.try_slot(channel, live) {
+                Taken::Yes => return Ok(None),
+                Taken::From(session, left) if session == live.session => return Ok(Some(left)),
+                Taken::From(session, left) => {
+                    self.write_off(session, left).await?;
+                    return Ok(None);
+                }
+                Taken::No(running) => running,
+            };
+            if running.peer != live.peer {
+                return Err(SessionError::Policy("the channel is in use by another device".into()));
+            }
+            // The same device comes back before we noticed that its old connection broke.
+            running.cancel.cancel();
+            let gone = running.gone.cancelled();
+            if tokio::time::timeout(Duration::from_secs(5), gone).await.is_err() {
+                return Err(SessionError::Policy("the channel's old session is still busy".into()));
+            }
+        }
+    }
+
+    fn try_slot(&self, channel: ChannelId, live: &LiveSession) -> Taken {
+        let mut slots = self.slots();
+        if let Some(Slot::Live(running)) = slots.get(&channel) {
+            return Taken::No(running.clone());
+        }
+        match slots.insert(channel, Slot::Live(live.clone())) {
+            Some(Slot::Suspended { session, left }) => Taken::From(session, left),
+            _ => Taken::Yes,
+        }
+    }
+
+    async fn write_off(
+        &self,
+        session: SessionId,
+        left: Left,
+    ) -> Result<(), SessionError> {
+        let total = |reading: Reading| reading.checked_total().unwrap_or_default();
+        let bytes = total(left.counted).saturating_sub(total(left.paid));
+        if bytes > ByteCount::ZERO {
+            persist(&self.store, vec![Record::Loss { session, bytes }]).await?;
+        }
+        Ok(())
+    }
+}

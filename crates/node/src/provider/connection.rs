@@ -1,0 +1,363 @@
+//! One connection: handshake, session, streams.
+
+use std::{
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use sparewire_core::{
+    ByteCount, ChannelId, DeviceSignature, DeviceStatement, NodeId, SessionId,
+};
+use sparewire_protocol::{
+    Acceptance, Action, Event, Message, Offer, Payee, PayeeSetup, ProtocolError, Reading,
+    RefusalCode, Refused, Role, Terms,
+};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Left, LiveSession, Provider, Slot};
+use crate::{
+    copy::{CopyEnd, DrainLimit, Tunnel, provider_copy},
+    refusal::{Refusal, RefusalKind},
+    session::{
+        Command, ControlReader, ControlWriter, Driver, OpenReply, OpenRequest, SessionError,
+        SessionMeter, Streams, read_request, write_reply,
+    },
+    transport::{Connection, RecvStream, SendStream, TransportError},
+};
+
+/// How long a peer may take to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take to accept: it may have to open a channel first, on a slow chain.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// How long the head of a data stream may take.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many commands may wait for the machine.
+const COMMANDS_MAX: usize = 64;
+
+impl Provider {
+    /// Serves one connection from hello to the end of its session.
+    pub(super) async fn serve(
+        self: &Arc<Self>,
+        connection: &Connection,
+        shutdown: CancellationToken,
+    ) -> Result<(), SessionError> {
+        let late = |_| SessionError::Stalled;
+        let (send, receive) = timeout(HELLO_TIMEOUT, connection.accept_bi()).await.map_err(late)??;
+        let mut control = ControlWriter::new(send);
+        let mut reader = ControlReader::new(receive);
+        let peer = connection.peer();
+
+        let hello = timeout(HELLO_TIMEOUT, reader.next()).await.map_err(late)??;
+        let Some(Message::Hello { domain, token, resume, .. }) = hello else {
+            return Err(ProtocolError::Unexpected("first message").into());
+        };
+        let ours = self.chain.domain();
+        if domain != ours || token != self.config.token {
+            let reason = format!(
+                "this provider settles on chain {} contract {} token {}",
+                ours.chain_id, ours.contract, self.config.token
+            );
+            return refuse(control, RefusalCode::WrongNetwork, reason).await;
+        }
+        let terms = match resume {
+            Some(session) => self.terms_of(session, peer).await?,
+            None => None,
+        };
+        let terms = terms.unwrap_or_else(|| self.terms(ours));
+        let signature = self.identity.device.sign_bytes(&terms.signing_bytes());
+        let offer = Offer { terms, delegation: self.identity.delegation, signature };
+        control.send(&Message::Offer(Box::new(offer))).await?;
+
+        let accept = tokio::select! {
+            accept = timeout(ACCEPT_TIMEOUT, reader.next()) => accept.map_err(late)??,
+            () = shutdown.cancelled() => return Err(SessionError::Shutdown),
+        };
+        let Some(Message::Accept { acceptance, signature }) = accept else {
+            return match accept {
+                None => Ok(()), // it only wanted to see the terms
+                Some(_) => Err(ProtocolError::Unexpected("answer to the terms").into()),
+            };
+        };
+        let channel = acceptance.channel.id(&ours);
+        let (figures, seen) = watch::channel(None);
+        let live = LiveSession {
+            session: acceptance.session,
+            peer,
+            figures: seen,
+            cancel: shutdown.child_token(),
+            gone: CancellationToken::new(),
+        };
+        let left = match self.take_slot(channel, &live).await {
+            Ok(left) => left,
+            Err(error) => return refuse(control, RefusalCode::Busy, error.to_string()).await,
+        };
+        // From here on the channel is ours, and given free again whatever happens.
+        let mut slot = SlotGuard { provider: self, channel, live: live.clone(), leave: left };
+        let suspended = left.map(|left| left.counted);
+        let mut payee = match self.start(terms, peer, *acceptance, signature, suspended).await {
+            Ok(payee) => payee,
+            Err((error, code)) => {
+                return refuse(control, code, error.to_string()).await;
+            }
+        };
+
+        slot.leave = None;
+        let start = payee.statement((self.clock)()).counted;
+        let meter = Arc::new(SessionMeter::new(start, ByteCount::ZERO));
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let streams = Arc::new(Streams::new(self.config.streams_max));
+        let mut driver = Driver {
+            control,
+            messages: reader.into_queue(),
+            commands: receiver,
+            meter: Arc::clone(&meter),
+            store: Arc::clone(&self.store),
+            figures,
+            clock: Arc::clone(&self.clock),
+        };
+        let look = Notify::new();
+        let result = {
+            let run = driver.run(&mut payee, |event| match event {
+                Event::Funded => look.notify_one(),
+                Event::Abort { stream } => streams.cancel(stream),
+                Event::PeerClosing { reason } => tracing::debug!(%peer, reason, "consumer closes"),
+                Event::Exhausted => tracing::debug!(%peer, "channel is nearly used up"),
+                _ => {}
+            });
+            tokio::select! {
+                result = run => result,
+                error = self.accept_streams(connection, &meter, &streams, &commands) => Err(error),
+                error = self.watch_facts(channel, &look, &commands) => Err(error),
+                () = ask_to_close(&live.cancel, &shutdown, &commands) => Err(SessionError::Shutdown),
+            }
+        };
+        meter.stop();
+        streams.all.cancel();
+        let figures = payee.statement((self.clock)());
+        match result {
+            Ok(statement) => {
+                tracing::info!(%peer, session = %statement.session, "session settled");
+                driver.control.finish().await;
+                Ok(())
+            }
+            Err(error) => {
+                if let SessionError::Protocol(violation) = &error {
+                    if violation.action() == Action::Dispute {
+                        tracing::warn!(%peer, %violation, "the peer contradicted itself; evidence kept");
+                    }
+                    let code = violation.refusal_code();
+                    let _ = refuse(driver.control, code, violation.to_string()).await;
+                }
+                // What was counted after the last payment is remembered for when it comes back.
+                let paid = self.paid_of(figures.session).await.unwrap_or(figures.counted);
+                slot.leave = Some(Left { counted: meter.reading(), paid });
+                Err(error)
+            }
+        }
+    }
+
+    /// The terms of a session that this peer may resume.
+    async fn terms_of(
+        &self,
+        session: SessionId,
+        peer: NodeId,
+    ) -> Result<Option<Terms>, SessionError> {
+        let known = self.with_store(move |store| store.session(session)).await?;
+        let now = (self.clock)();
+        Ok(known
+            .filter(|known| known.role == Role::Payee && known.peer == peer)
+            .filter(|known| known.statement.is_none() && now <= known.agreement.terms.expires)
+            .map(|known| known.agreement.terms))
+    }
+
+    async fn paid_of(&self, session: SessionId) -> Option<Reading> {
+        let known = self.with_store(move |store| store.session(session)).await.ok()??;
+        Some(known.payment.map(|payment| payment.reading).unwrap_or_default())
+    }
+
+    async fn with_store<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&dyn crate::store::Store) -> Result<T, crate::store::StoreError>
+        + Send
+        + 'static,
+    ) -> Result<T, SessionError> {
+        crate::store::ask(&self.store, ask).await
+    }
+
+    async fn start(
+        &self,
+        terms: Terms,
+        consumer: NodeId,
+        acceptance: Acceptance,
+        signature: DeviceSignature,
+        suspended: Option<Reading>,
+    ) -> Result<Payee, (SessionError, RefusalCode)> {
+        let unavailable = |error: SessionError| (error, RefusalCode::ChainUnavailable);
+        let channel = acceptance.channel.id(&terms.domain);
+        let facts = self.chain.channel(channel).await.map_err(|e| unavailable(e.into()))?;
+        let Some(facts) = facts else {
+            let unknown = ProtocolError::ChannelUnusable("the chain does not know it (yet)");
+            return Err((unknown.into(), RefusalCode::ChannelUnusable));
+        };
+        let session = acceptance.session;
+        let mut memory = self
+            .with_store(move |store| store.memory(channel, Some(session)))
+            .await
+            .map_err(|error| (error, RefusalCode::Busy))?;
+        if let (Some(known), Some(counted)) = (&mut memory.session, suspended) {
+            known.counted = counted;
+        }
+        let signer = Arc::clone(&self.identity.authorizer);
+        let setup = PayeeSetup { terms, consumer, acceptance, signature, facts, memory, signer };
+        Payee::start(setup, (self.clock)()).map_err(|error| {
+            let code = error.refusal_code();
+            (error.into(), code)
+        })
+    }
+
+    /// Takes data streams until the connection ends.
+    async fn accept_streams(
+        self: &Arc<Self>,
+        connection: &Connection,
+        meter: &Arc<SessionMeter>,
+        streams: &Arc<Streams>,
+        commands: &mpsc::Sender<Command>,
+    ) -> SessionError {
+        loop {
+            let (send, receive) = match connection.accept_bi().await {
+                Ok(stream) => stream,
+                Err(error) => return error.into(),
+            };
+            let (provider, meter) = (Arc::clone(self), Arc::clone(meter));
+            let (streams, commands) = (Arc::clone(streams), commands.clone());
+            self.tracker.spawn(async move {
+                let id = send.id();
+                let cancel = streams.enter(id);
+                let tell = async move {
+                    let _ = commands.send(Command::Broken(id)).await;
+                };
+                match provider.serve_stream(send, receive, &meter, &streams, &cancel, tell).await {
+                    Ok(end) => tracing::trace!(?end, "stream ended"),
+                    Err(error) => tracing::trace!(%error, "stream failed"),
+                }
+                streams.leave(id);
+            });
+        }
+    }
+
+    async fn serve_stream(
+        &self,
+        mut send: SendStream,
+        mut receive: RecvStream,
+        meter: &Arc<SessionMeter>,
+        streams: &Streams,
+        cancel: &CancellationToken,
+        tell: impl Future<Output = ()> + Send,
+    ) -> Result<Option<CopyEnd>, SessionError> {
+        let request = timeout(HEAD_TIMEOUT, read_request(&mut receive)).await;
+        let OpenRequest::Tcp(target) = request.map_err(|_| SessionError::Stalled)??;
+        let dialed = match streams.room.try_acquire() {
+            Ok(permit) => tokio::select! {
+                dialed = self.exit.dial(&target) => dialed.map(|origin| (origin, permit)),
+                () = cancel.cancelled() => return Ok(None),
+            },
+            Err(_) => Err(Refusal::new(RefusalKind::Busy, "too many streams at once")),
+        };
+        match dialed {
+            Ok((origin, _permit)) => {
+                write_reply(&mut send, &OpenReply::Opened).await?;
+                let tunnel = Tunnel { tcp: origin, leftover: Bytes::new(), send, recv: receive };
+                let heard = cancel.cancelled();
+                let report =
+                    provider_copy(tunnel, meter, DrainLimit::default(), heard, tell).await;
+                Ok(Some(report.end))
+            }
+            Err(refusal) => {
+                write_reply(&mut send, &OpenReply::Refused(refusal)).await?;
+                send.finish();
+                Ok(None)
+            }
+        }
+    }
+
+    /// Looks at the chain every now and then, and when the consumer says that it topped up.
+    async fn watch_facts(
+        &self,
+        channel: ChannelId,
+        look: &Notify,
+        commands: &mpsc::Sender<Command>,
+    ) -> SessionError {
+        loop {
+            tokio::select! {
+                () = look.notified() => {}
+                () = tokio::time::sleep(self.config.facts_every) => {}
+            }
+            match self.chain.channel(channel).await {
+                Ok(Some(facts)) => {
+                    if commands.send(Command::Facts(facts)).await.is_err() {
+                        return TransportError::ClosedLocally.into();
+                    }
+                }
+                Ok(None) => tracing::warn!(%channel, "the chain has forgotten a channel in use"),
+                // Credit that was given stays within its bound; it is not extended by silence.
+                Err(error) => tracing::warn!(%error, "cannot check a channel in use"),
+            }
+        }
+    }
+}
+
+/// On shutdown the machine is asked to close; where the session is taken over by a new
+/// connection of the same device, this one just ends.
+async fn ask_to_close(
+    cancel: &CancellationToken,
+    shutdown: &CancellationToken,
+    commands: &mpsc::Sender<Command>,
+) {
+    cancel.cancelled().await;
+    if shutdown.is_cancelled() {
+        let _ = commands.send(Command::Close("the provider is shutting down")).await;
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn refuse(
+    mut control: ControlWriter,
+    code: RefusalCode,
+    reason: String,
+) -> Result<(), SessionError> {
+    let reason = sparewire_protocol::short_reason(&reason);
+    control.send(&Message::Refused(Refused { code, reason })).await?;
+    control.finish().await;
+    Ok(())
+}
+
+/// Gives the channel free again, whatever happens to the task.
+struct SlotGuard<'a> {
+    provider: &'a Provider,
+    channel: ChannelId,
+    live: LiveSession,
+    /// What to remember of the session.
+    leave: Option<Left>,
+}
+
+impl Drop for SlotGuard<'_> {
+    fn drop(&mut self) {
+        let mut slots = self.provider.slots();
+        match self.leave {
+            Some(left) => {
+                let session = self.live.session;
+                slots.insert(self.channel, Slot::Suspended { session, left });
+            }
+            None => {
+                slots.remove(&self.channel);
+            }
+        }
+        drop(slots);
+        self.live.gone.cancel();
+    }
+}

@@ -1,0 +1,84 @@
+//! Claims what is owed: on request, and at once when a payer starts to leave.
+
+use std::{sync::Arc, time::Duration};
+
+use sparewire_protocol::{
+    ChannelStatus, Claim, Role,
+    settlement::{Chain, Intent, Outcome},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::Provider;
+use crate::{
+    identity::Identity,
+    session::SessionError,
+    store::{Store, ask},
+};
+
+/// How often channels are looked at whose payer may have started to leave. The shortest withdraw
+/// delay of the contract is 15 minutes.
+const CLOSE_WATCH_EVERY: Duration = Duration::from_secs(60);
+
+/// Claims every voucher that is worth more than what was claimed, and pays out.
+pub(super) async fn settle(
+    store: &Arc<dyn Store>,
+    chain: &Arc<dyn Chain>,
+    identity: &Identity,
+) -> Result<Outcome, SessionError> {
+    let claims = claimable(store, chain, identity, false).await?;
+    if claims.is_empty() {
+        return Ok(Outcome::default());
+    }
+    Ok(chain.perform(&Intent::Claim { claims }).await?)
+}
+
+/// The vouchers worth claiming; with `leaving`, only those whose payer has started to close.
+async fn claimable(
+    store: &Arc<dyn Store>,
+    chain: &Arc<dyn Chain>,
+    identity: &Identity,
+    leaving: bool,
+) -> Result<Vec<Claim>, SessionError> {
+    let channels = ask(store, |store| store.channels(Role::Payee)).await?;
+    let mut claims = Vec::new();
+    for channel in channels {
+        let Some(claim) = channel.claim() else { continue };
+        if channel.domain != chain.domain() || channel.config.payee != identity.wallet() {
+            continue;
+        }
+        let Some(facts) = chain.channel(channel.id).await? else { continue };
+        let open = match facts.status {
+            ChannelStatus::Open => !leaving,
+            ChannelStatus::Closing { .. } => true,
+            ChannelStatus::Closed => false,
+        };
+        if open && claim.amount > facts.claimed {
+            claims.push(claim);
+        }
+    }
+    Ok(claims)
+}
+
+impl Provider {
+    /// Claims what is promised over channels that their payers are leaving.
+    pub(super) async fn watch_closes(self: Arc<Self>, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(CLOSE_WATCH_EVERY) => {}
+            }
+            let claims = claimable(&self.store, &self.chain, &self.identity, true).await;
+            let claimed = match claims {
+                Ok(claims) if claims.is_empty() => continue,
+                Ok(claims) => {
+                    tracing::warn!(channels = claims.len(), "payers are leaving; claiming");
+                    self.chain.perform(&Intent::Claim { claims }).await.map_err(SessionError::from)
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = claimed {
+                tracing::error!(%error, "could not claim from closing channels; trying again");
+            }
+        }
+    }
+}

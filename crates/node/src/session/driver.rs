@@ -1,0 +1,250 @@
+//! One loop for both machines: inputs in, outputs carried out in order.
+
+use std::{sync::Arc, time::Duration};
+
+use sparewire_core::{Amount, ByteCount, DecodeError, Timestamp};
+use sparewire_protocol::{
+    ChannelFacts, Event, Message, Output, Payee, Payer, ProtocolError, Reading, Record, Statement,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
+
+use super::{ControlWriter, SessionMeter};
+use crate::{
+    store::{Store, StoreError},
+    transport::TransportError,
+};
+
+/// Where the time comes from; tests and simulations bring their own.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Why a session broke off.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The connection is gone; the session can be resumed.
+    #[error("the connection broke: {0}")]
+    Transport(#[from] TransportError),
+    /// The peer does not read what we send.
+    #[error("the peer has stopped reading")]
+    Stalled,
+    /// The peer broke the protocol, or turned us down.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    /// Nothing could be recorded, so nothing more is signed or served.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The chain did not tell what we need to know.
+    #[error(transparent)]
+    Chain(#[from] sparewire_protocol::settlement::ChainError),
+    /// We are told to do it another way: a limit of our own configuration.
+    #[error("{0}")]
+    Policy(String),
+    /// The process is shutting down.
+    #[error("shutting down")]
+    Shutdown,
+}
+
+impl From<DecodeError> for SessionError {
+    fn from(error: DecodeError) -> Self {
+        Self::Protocol(error.into())
+    }
+}
+
+/// What the shell asks of a running machine.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// End the session properly.
+    Close(&'static str),
+    /// Our application gave up on this stream (consumer).
+    Abort(u64),
+    /// Our origin broke this stream off (provider).
+    Broken(u64),
+    /// The channel holds this much now (consumer).
+    ToppedUp(Amount),
+    /// The chain says this of the channel (provider).
+    Facts(ChannelFacts),
+}
+
+/// What payer and payee have in common for their driver.
+pub(crate) trait Machine: Send {
+    fn handle_message(&mut self, message: Message, now: Timestamp) -> Result<(), ProtocolError>;
+    fn handle_reading(&mut self, reading: Reading, now: Timestamp) -> Result<(), ProtocolError>;
+    fn handle_timeout(&mut self, now: Timestamp) -> Result<(), ProtocolError>;
+    fn handle_command(&mut self, command: Command, now: Timestamp) -> Result<(), ProtocolError>;
+    fn poll_timeout(&self) -> Option<Timestamp>;
+    fn poll_mark(&self) -> ByteCount;
+    fn poll_output(&mut self) -> Option<Output>;
+    fn statement(&self, now: Timestamp) -> Statement;
+}
+
+impl Machine for Payer {
+    fn handle_message(&mut self, message: Message, now: Timestamp) -> Result<(), ProtocolError> {
+        self.handle_message(message, now)
+    }
+    fn handle_reading(&mut self, reading: Reading, now: Timestamp) -> Result<(), ProtocolError> {
+        self.handle_reading(reading, now)
+    }
+    fn handle_timeout(&mut self, now: Timestamp) -> Result<(), ProtocolError> {
+        self.handle_timeout(now)
+    }
+    fn handle_command(&mut self, command: Command, now: Timestamp) -> Result<(), ProtocolError> {
+        match command {
+            Command::Close(reason) => self.handle_close(reason, now),
+            Command::Abort(stream) => self.handle_abort(stream),
+            Command::ToppedUp(reserved) => self.handle_top_up(reserved, now)?,
+            Command::Broken(_) | Command::Facts(_) => {}
+        }
+        Ok(())
+    }
+    fn poll_timeout(&self) -> Option<Timestamp> {
+        self.poll_timeout()
+    }
+    fn poll_mark(&self) -> ByteCount {
+        self.poll_mark()
+    }
+    fn poll_output(&mut self) -> Option<Output> {
+        self.poll_output()
+    }
+    fn statement(&self, now: Timestamp) -> Statement {
+        self.statement(now)
+    }
+}
+
+impl Machine for Payee {
+    fn handle_message(&mut self, message: Message, now: Timestamp) -> Result<(), ProtocolError> {
+        self.handle_message(message, now)
+    }
+    fn handle_reading(&mut self, reading: Reading, now: Timestamp) -> Result<(), ProtocolError> {
+        self.handle_reading(reading, now);
+        Ok(())
+    }
+    fn handle_timeout(&mut self, now: Timestamp) -> Result<(), ProtocolError> {
+        self.handle_timeout(now)
+    }
+    fn handle_command(&mut self, command: Command, now: Timestamp) -> Result<(), ProtocolError> {
+        match command {
+            Command::Close(reason) => self.handle_close(reason, now),
+            Command::Facts(facts) => self.handle_chain_event(facts),
+            Command::Abort(_) | Command::Broken(_) | Command::ToppedUp(_) => {}
+        }
+        Ok(())
+    }
+    fn poll_timeout(&self) -> Option<Timestamp> {
+        self.poll_timeout()
+    }
+    fn poll_mark(&self) -> ByteCount {
+        self.poll_mark()
+    }
+    fn poll_output(&mut self) -> Option<Output> {
+        self.poll_output()
+    }
+    fn statement(&self, now: Timestamp) -> Statement {
+        self.statement(now)
+    }
+}
+
+/// Makes records durable on a blocking thread.
+pub(crate) async fn persist(
+    store: &Arc<dyn Store>,
+    records: Vec<Record>,
+) -> Result<(), SessionError> {
+    let store = Arc::clone(store);
+    match tokio::task::spawn_blocking(move || store.record(&records)).await {
+        Ok(result) => Ok(result?),
+        Err(error) => Err(StoreError::Damaged {
+            path: "store".into(),
+            reason: format!("recording stopped: {error}"),
+        }
+        .into()),
+    }
+}
+
+/// Everything that a machine is connected to.
+pub(crate) struct Driver {
+    pub(crate) control: ControlWriter,
+    pub(crate) messages: mpsc::Receiver<Result<Message, SessionError>>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) meter: Arc<SessionMeter>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) figures: watch::Sender<Option<Statement>>,
+    pub(crate) clock: Clock,
+}
+
+impl Driver {
+    /// Runs until the session has ended on both sides. Returns the statement and the control
+    /// stream, which the caller finishes.
+    ///
+    /// # Errors
+    /// [`SessionError`] where it broke off; what is durable by then is what counts.
+    pub(crate) async fn run(
+        &mut self,
+        machine: &mut dyn Machine,
+        mut on_event: impl FnMut(Event) + Send,
+    ) -> Result<Statement, SessionError> {
+        let mut commands_open = true;
+        loop {
+            if let Some(statement) = self.drain(machine, &mut on_event).await? {
+                return Ok(statement);
+            }
+            let now = (self.clock)();
+            self.figures.send_replace(Some(machine.statement(now)));
+            self.meter.set_mark(machine.poll_mark());
+            let wake = machine.poll_timeout().map(|at| Duration::from_millis(at.ms_since(now)));
+            enum Input {
+                Message(Message),
+                Command(Command),
+                Reading,
+                Timeout,
+            }
+            let input = tokio::select! {
+                message = self.messages.recv() => match message {
+                    Some(message) => Input::Message(message?),
+                    None => return Err(SessionError::Transport(TransportError::FinishedEarly)),
+                },
+                command = self.commands.recv(), if commands_open => match command {
+                    Some(command) => Input::Command(command),
+                    None => { commands_open = false; continue }
+                },
+                () = self.meter.marked() => Input::Reading,
+                () = sleep(wake.unwrap_or(Duration::from_secs(3600))), if wake.is_some() => Input::Timeout,
+            };
+            let now = (self.clock)();
+            // The newest reading first: a payment must not look as if it ran ahead of it.
+            machine.handle_reading(self.meter.reading(), now)?;
+            match input {
+                Input::Message(message) => machine.handle_message(message, now)?,
+                Input::Command(Command::Broken(stream)) => {
+                    self.control.send(&Message::Broken { stream }).await?;
+                }
+                Input::Command(command) => machine.handle_command(command, now)?,
+                Input::Timeout => machine.handle_timeout(now)?,
+                Input::Reading => {}
+            }
+        }
+    }
+
+    /// Carries out outputs until there are none: persist, then transmit.
+    async fn drain(
+        &mut self,
+        machine: &mut dyn Machine,
+        on_event: &mut (impl FnMut(Event) + Send),
+    ) -> Result<Option<Statement>, SessionError> {
+        let mut ended = None;
+        while let Some(output) = machine.poll_output() {
+            match output {
+                Output::Persist(records) => persist(&self.store, records).await?,
+                Output::Transmit(message) => self.control.send(&message).await?,
+                Output::Grant(limit) => self.meter.set_limit(limit),
+                Output::Event(Event::Ended(statement)) => {
+                    on_event(Event::Ended(statement.clone()));
+                    self.figures.send_replace(Some(statement.clone()));
+                    ended = Some(statement);
+                }
+                Output::Event(event) => on_event(event),
+            }
+        }
+        Ok(ended)
+    }
+}

@@ -1,0 +1,14 @@
+//! Drives the session machines of `protocol` over a real connection: the tokio shell around them.
+
+mod control;
+mod driver;
+mod gate;
+mod stream;
+mod streams;
+
+pub(crate) use control::{ControlReader, ControlWriter};
+pub(crate) use driver::{Command, Driver, persist};
+pub use driver::{Clock, SessionError};
+pub use gate::SessionMeter;
+pub(crate) use streams::Streams;
+pub(crate) use stream::{OpenReply, OpenRequest, read_reply, read_request, write_reply, write_request};

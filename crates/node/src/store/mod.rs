@@ -1,0 +1,171 @@
+//! Durable facts, behind one trait of domain verbs.
+//!
+//! Facts are stored, progress is computed from them. What a verb says is durable when it returns.
+
+mod sqlite;
+
+use serde::Serialize;
+use sparewire_core::{Amount, ByteCount, ChannelId, Domain, NodeId, SessionId, Timestamp};
+use sparewire_protocol::{
+    Agreement, ChannelConfig, Claim, Countersigned, Memory, Payment, Record, Role, Statement,
+};
+
+pub use sqlite::SqliteStore;
+
+/// A channel that we pay or are paid by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownChannel {
+    /// Its id.
+    pub id: ChannelId,
+    /// Which side of it we are on.
+    pub role: Role,
+    /// The chain and contract that it lives on.
+    pub domain: Domain,
+    /// Its parties and keys.
+    pub config: ChannelConfig,
+    /// The highest payment over it.
+    pub payment: Option<Payment>,
+}
+
+impl KnownChannel {
+    /// What is promised over it in all.
+    pub fn promised(&self) -> Amount {
+        self.payment.map_or(Amount::ZERO, |payment| payment.voucher.body.amount)
+    }
+
+    /// The claim of its newest voucher, if there is one worth anything.
+    pub fn claim(&self) -> Option<Claim> {
+        let voucher = self.payment?.voucher;
+        (voucher.body.amount > Amount::ZERO).then_some(Claim {
+            config: self.config,
+            amount: voucher.body.amount,
+            signature: voucher.signature,
+        })
+    }
+}
+
+/// A session as it is remembered.
+#[derive(Clone, Debug)]
+pub struct KnownSession {
+    /// Which side of it we were on.
+    pub role: Role,
+    /// The device at the other end.
+    pub peer: NodeId,
+    /// What was agreed.
+    pub agreement: Agreement,
+    /// When it began.
+    pub started: Timestamp,
+    /// Its newest payment.
+    pub payment: Option<Payment>,
+    /// How many of its receipts both sides signed.
+    pub receipts: u64,
+    /// Bytes that were carried in it and lost unpaid.
+    pub lost: ByteCount,
+    /// How it ended; `None` while it lives, waits to be resumed, or was broken off.
+    pub statement: Option<Statement>,
+}
+
+/// Everything that a node remembers. Calls block; async code runs them on a blocking thread.
+pub trait Store: Send + Sync {
+    /// Makes records durable, all of them or none.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing is written then.
+    fn record(&self, records: &[Record]) -> Result<(), StoreError>;
+
+    /// Remembers a channel before it is opened on chain.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing is written then.
+    fn keep_channel(
+        &self,
+        role: Role,
+        domain: &Domain,
+        config: &ChannelConfig,
+    ) -> Result<(), StoreError>;
+
+    /// What is remembered of a channel, with `session` as the one to resume.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn memory(
+        &self,
+        channel: ChannelId,
+        session: Option<SessionId>,
+    ) -> Result<Memory, StoreError>;
+
+    /// All channels on our side `role`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn channels(&self, role: Role) -> Result<Vec<KnownChannel>, StoreError>;
+
+    /// All sessions, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn sessions(&self) -> Result<Vec<KnownSession>, StoreError>;
+
+    /// One session.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn session(&self, id: SessionId) -> Result<Option<KnownSession>, StoreError>;
+
+    /// The receipts of a session that both sides signed, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn receipts(&self, session: SessionId) -> Result<Vec<Countersigned>, StoreError>;
+}
+
+/// Why something was not remembered, or not found again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+pub enum StoreError {
+    /// No room.
+    #[error("the disk that holds {path} is full; free some space. Nothing was lost, and nothing more is served or paid until it can be recorded")]
+    Full {
+        /// The file.
+        path: String,
+    },
+    /// Another process holds the file.
+    #[error("{path} is in use by another sparewire process; stop it or choose another --data-dir")]
+    InUse {
+        /// The file.
+        path: String,
+    },
+    /// Written by a newer version, or not ours.
+    #[error("{path} has schema version {found}, this sparewire reads version {known}; use a matching release")]
+    Version {
+        /// The file.
+        path: String,
+        /// Its version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// Damaged, or not readable.
+    #[error("{path}: {reason}; restore it from a backup or move it away")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// Asks a store on a blocking thread.
+pub(crate) async fn ask<T: Send + 'static>(
+    store: &std::sync::Arc<dyn Store>,
+    question: impl FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, crate::session::SessionError> {
+    let store = std::sync::Arc::clone(store);
+    match tokio::task::spawn_blocking(move || question(&*store)).await {
+        Ok(answer) => Ok(answer?),
+        Err(error) => Err(StoreError::Damaged {
+            path: "store".into(),
+            reason: format!("the question was cut off: {error}"),
+        }
+        .into()),
+    }
+}

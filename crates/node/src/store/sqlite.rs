@@ -1,0 +1,474 @@
+//! The store in one SQLite file: write-ahead log, `synchronous=FULL` since it holds money.
+
+use std::{
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use borsh::{BorshDeserialize, BorshSerialize};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
+use sparewire_core::{B256, ByteCount, ChannelId, Domain, SessionId, Timestamp, decode, encode};
+use sparewire_protocol::{
+    Agreement, ChannelConfig, Countersigned, Memory, Payment, Reading, Record, Role, SessionMemory,
+};
+
+use super::{KnownChannel, KnownSession, Store, StoreError};
+
+const VERSION: i64 = 1;
+/// Longest value that we ever wrote: what a damaged file can make us read.
+const VALUE_LEN_MAX: usize = 1 << 16;
+
+const SCHEMA: &str = "
+create table channels (
+    id      blob primary key,
+    role    integer not null,            -- 1 payer, 2 payee
+    domain  blob not null,
+    config  blob not null
+) without rowid;
+create table sessions (
+    number    integer primary key,       -- the order in which they began
+    id        blob not null unique,
+    channel   blob not null references channels (id),
+    role      integer not null,
+    peer      blob not null,
+    agreement blob not null,
+    started   integer not null,          -- ms since the epoch
+    lost      integer not null default 0,-- bytes
+    statement text                       -- JSON, once it has ended
+);
+create index sessions_by_channel on sessions (channel);
+create table payments (                  -- the newest of each session
+    session blob primary key,
+    channel blob not null,
+    amount  blob not null,               -- 16 bytes big endian: sorts as the number
+    bytes   integer not null,            -- total of the reading
+    payment blob not null
+) without rowid;
+create index payments_by_channel on payments (channel, amount);
+create table receipts (
+    channel         blob not null,
+    sequence        integer not null,
+    session         blob not null,
+    receipt         blob not null,       -- signed by the payer
+    payee_signature blob,                -- null while only the payer has signed
+    primary key (channel, sequence)
+) without rowid;
+create index receipts_by_session on receipts (session);
+";
+
+/// The store in one SQLite file.
+pub struct SqliteStore {
+    connection: Mutex<Connection>,
+    path: PathBuf,
+    /// Held while this process may write; the lock is the operating system's and dies with it.
+    _lock: Option<File>,
+}
+
+impl SqliteStore {
+    /// Opens the file, or makes it, as the only process that writes to it.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it is damaged, of another version, or held by another process.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let in_use = || StoreError::InUse { path: path.display().to_string() };
+        let damaged = |error: std::io::Error| StoreError::Damaged {
+            path: path.display().to_string(),
+            reason: error.to_string(),
+        };
+        let lock = File::create(path.with_extension("lock")).map_err(damaged)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(in_use()),
+            Err(TryLockError::Error(error)) => return Err(damaged(error)),
+        }
+        let failed = |error| failure(path, error);
+        let mut connection = Connection::open(path).map_err(failed)?;
+        connection
+            .execute_batch("pragma journal_mode = wal; pragma synchronous = full;")
+            .map_err(failed)?;
+        let transaction = connection
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+            .map_err(failed)?;
+        if version(&transaction, path)? == 0 {
+            transaction.execute_batch(SCHEMA).map_err(failed)?;
+            transaction.pragma_update(None, "user_version", VERSION).map_err(failed)?;
+        }
+        transaction.commit().map_err(failed)?;
+        Ok(Self { connection: Mutex::new(connection), path: path.to_owned(), _lock: Some(lock) })
+    }
+
+    /// Opens the file to look at it, while another process may be writing; `None` where there is
+    /// no such file.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it is damaged or of another version.
+    pub fn open_to_read(path: &Path) -> Result<Option<Self>, StoreError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)
+            .map_err(|error| failure(path, error))?;
+        if version(&connection, path)? == 0 {
+            return Ok(None); // its writer has not got that far
+        }
+        Ok(Some(Self { connection: Mutex::new(connection), path: path.to_owned(), _lock: None }))
+    }
+
+    /// Caps the file's size, as a full disk would; for tests.
+    ///
+    /// # Errors
+    /// [`StoreError`] where SQLite refuses.
+    pub fn limit_pages(&self, pages: u32) -> Result<(), StoreError> {
+        self.lock()
+            .pragma_update(None, "max_page_count", pages)
+            .map_err(|error| failure(&self.path, error))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        // A panic while the lock was held left SQLite's own transaction to roll back.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Trouble>,
+    ) -> Result<T, StoreError> {
+        work(&self.lock()).map_err(|trouble| self.name(trouble))
+    }
+
+    fn name(&self, trouble: Trouble) -> StoreError {
+        match trouble {
+            Trouble::Sqlite(error) => failure(&self.path, error),
+            Trouble::Content(reason) => {
+                StoreError::Damaged { path: self.path.display().to_string(), reason }
+            }
+        }
+    }
+}
+
+impl Store for SqliteStore {
+    fn record(&self, records: &[Record]) -> Result<(), StoreError> {
+        let mut connection = self.lock();
+        let mut write = || -> Result<(), Trouble> {
+            let transaction = connection.transaction()?;
+            for record in records {
+                write_record(&transaction, record)?;
+            }
+            Ok(transaction.commit()?)
+        };
+        write().map_err(|trouble| self.name(trouble))
+    }
+
+    fn keep_channel(
+        &self,
+        role: Role,
+        domain: &Domain,
+        config: &ChannelConfig,
+    ) -> Result<(), StoreError> {
+        self.with(|connection| keep_channel(connection, role, domain, config))
+    }
+
+    fn memory(
+        &self,
+        channel: ChannelId,
+        session: Option<SessionId>,
+    ) -> Result<Memory, StoreError> {
+        self.with(|connection| {
+            let payment = newest_payment(connection, channel)?;
+            let receipt = connection
+                .prepare_cached(
+                    "select receipt, payee_signature from receipts
+                     where channel = ? and payee_signature is not null
+                     order by sequence desc limit 1",
+                )?
+                .query_row([blob(&channel.0)], read_countersigned)
+                .optional()?
+                .transpose()?;
+            let pending = connection
+                .prepare_cached(
+                    "select receipt from receipts
+                     where channel = ? and payee_signature is null order by sequence desc limit 1",
+                )?
+                .query_row([blob(&channel.0)], |row| row.get::<_, Vec<u8>>(0))
+                .optional()?
+                .map(|bytes| read(&bytes))
+                .transpose()?;
+            let excluded = session.unwrap_or_default();
+            let history: i64 = connection
+                .prepare_cached(
+                    "select coalesce(sum(bytes), 0) from payments where channel = ? and session <> ?",
+                )?
+                .query_row([blob(&channel.0), blob(&excluded.0)], |row| row.get(0))?;
+            let lost: i64 = connection
+                .prepare_cached("select coalesce(sum(lost), 0) from sessions where channel = ?")?
+                .query_row([blob(&channel.0)], |row| row.get(0))?;
+            let session = match session {
+                Some(id) => session_memory(connection, id)?,
+                None => None,
+            };
+            Ok(Memory {
+                payment,
+                receipt,
+                pending,
+                history: ByteCount::new(history.unsigned_abs()),
+                lost: ByteCount::new(lost.unsigned_abs()),
+                session,
+            })
+        })
+    }
+
+    fn channels(&self, role: Role) -> Result<Vec<KnownChannel>, StoreError> {
+        self.with(|connection| {
+            let mut statement = connection
+                .prepare_cached("select id, domain, config from channels where role = ?")?;
+            let rows = statement.query_map([role as i64], |row| {
+                Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?))
+            })?;
+            let mut channels = Vec::new();
+            for row in rows {
+                let (id, domain, config) = row?;
+                let id = ChannelId(read_id(&id)?);
+                channels.push(KnownChannel {
+                    id,
+                    role,
+                    domain: read(&domain)?,
+                    config: read(&config)?,
+                    payment: newest_payment(connection, id)?,
+                });
+            }
+            Ok(channels)
+        })
+    }
+
+    fn sessions(&self) -> Result<Vec<KnownSession>, StoreError> {
+        self.with(|connection| {
+            let mut statement = connection.prepare_cached(&format!("{SESSION} order by number"))?;
+            let rows = statement.query_map([], |row| Ok(read_session(row)))?;
+            rows.map(|row| row?).collect()
+        })
+    }
+
+    fn session(&self, id: SessionId) -> Result<Option<KnownSession>, StoreError> {
+        self.with(|connection| known_session(connection, id))
+    }
+
+    fn receipts(&self, session: SessionId) -> Result<Vec<Countersigned>, StoreError> {
+        self.with(|connection| {
+            let mut statement = connection.prepare_cached(
+                "select receipt, payee_signature from receipts
+                 where session = ? and payee_signature is not null order by sequence",
+            )?;
+            let rows = statement.query_map([blob(&session.0)], read_countersigned)?;
+            rows.map(|row| row?).collect()
+        })
+    }
+}
+
+const SESSION: &str = "
+select s.role, s.peer, s.agreement, s.started, s.lost, s.statement, p.payment,
+       (select count(*) from receipts r where r.session = s.id and r.payee_signature is not null)
+from sessions s left join payments p on p.session = s.id";
+
+fn write_record(connection: &Connection, record: &Record) -> Result<(), Trouble> {
+    match record {
+        Record::Session { role, peer, agreement, started } => {
+            keep_channel(connection, *role, agreement.domain(), &agreement.config)?;
+            connection
+                .prepare_cached(
+                    "insert into sessions (id, channel, role, peer, agreement, started)
+                     values (?, ?, ?, ?, ?, ?)",
+                )?
+                .execute(params![
+                    blob(&agreement.session.0),
+                    blob(&agreement.channel().0),
+                    *role as i64,
+                    blob(&peer.0),
+                    encode(agreement),
+                    started.as_ms() as i64,
+                ])?;
+        }
+        Record::Payment { channel, payment } => {
+            let bytes = payment.reading.checked_total().unwrap_or_default().get();
+            // The invariant of this table: what is promised over a channel never shrinks.
+            let changed = connection
+                .prepare_cached(
+                    "insert into payments (session, channel, amount, bytes, payment)
+                     values (?1, ?2, ?3, ?4, ?5)
+                     on conflict (session) do update
+                     set amount = ?3, bytes = ?4, payment = ?5 where amount <= ?3",
+                )?
+                .execute(params![
+                    blob(&payment.session.0),
+                    blob(&channel.0),
+                    payment.voucher.body.amount.get().to_be_bytes(),
+                    i64::try_from(bytes).unwrap_or(i64::MAX),
+                    encode(payment),
+                ])?;
+            assert_eq!(changed, 1, "a promise never shrinks");
+        }
+        Record::Receipt { receipt, payee_signature } => {
+            // A receipt may gain its countersignature; its body never changes.
+            let changed = connection
+                .prepare_cached(
+                    "insert into receipts (channel, sequence, session, receipt, payee_signature)
+                     values (?1, ?2, ?3, ?4, ?5)
+                     on conflict (channel, sequence) do update
+                     set payee_signature = coalesce(?5, payee_signature) where receipt = ?4",
+                )?
+                .execute(params![
+                    blob(&receipt.body.channel.0),
+                    receipt.body.sequence as i64,
+                    blob(&receipt.body.session.0),
+                    encode(receipt),
+                    payee_signature.map(|signature| signature.to_bytes()),
+                ])?;
+            assert_eq!(changed, 1, "one receipt for each sequence number");
+        }
+        Record::Loss { session, bytes } => {
+            connection
+                .prepare_cached("update sessions set lost = lost + ? where id = ?")?
+                .execute(params![
+                    i64::try_from(bytes.get()).unwrap_or(i64::MAX / 4),
+                    blob(&session.0)
+                ])?;
+        }
+        Record::Ended(statement) => {
+            let json = serde_json::to_string(statement)
+                .map_err(|error| Trouble::Content(error.to_string()))?;
+            connection
+                .prepare_cached("update sessions set statement = ? where id = ?")?
+                .execute(params![json, blob(&statement.session.0)])?;
+        }
+    }
+    Ok(())
+}
+
+fn keep_channel(
+    connection: &Connection,
+    role: Role,
+    domain: &Domain,
+    config: &ChannelConfig,
+) -> Result<(), Trouble> {
+    connection
+        .prepare_cached(
+            "insert into channels (id, role, domain, config) values (?, ?, ?, ?)
+             on conflict (id) do nothing",
+        )?
+        .execute(params![blob(&config.id(domain).0), role as i64, encode(domain), encode(config)])?;
+    Ok(())
+}
+
+fn newest_payment(connection: &Connection, channel: ChannelId) -> Result<Option<Payment>, Trouble> {
+    // Where two sessions stand at one amount, the later one goes on from it.
+    let bytes = connection
+        .prepare_cached(
+            "select p.payment from payments p left join sessions s on s.id = p.session
+             where p.channel = ? order by p.amount desc, s.number desc nulls last limit 1",
+        )?
+        .query_row([blob(&channel.0)], |row| row.get::<_, Vec<u8>>(0))
+        .optional()?;
+    bytes.map(|bytes| read(&bytes)).transpose()
+}
+
+fn known_session(
+    connection: &Connection,
+    id: SessionId,
+) -> Result<Option<KnownSession>, Trouble> {
+    connection
+        .prepare_cached(&format!("{SESSION} where s.id = ?"))?
+        .query_row([blob(&id.0)], |row| Ok(read_session(row)))
+        .optional()?
+        .transpose()
+}
+
+/// What can be resumed after a restart: what is paid for; nothing unpaid was remembered.
+fn session_memory(
+    connection: &Connection,
+    id: SessionId,
+) -> Result<Option<SessionMemory>, Trouble> {
+    let known = known_session(connection, id)?.filter(|known| known.statement.is_none());
+    Ok(known.map(|known| {
+        let paid = known.payment.map_or(Reading::ZERO, |payment| payment.reading);
+        SessionMemory {
+            agreement: known.agreement,
+            counted: paid,
+            reported_up: paid.up,
+            paid,
+        }
+    }))
+}
+
+fn read_session(row: &Row<'_>) -> Result<KnownSession, Trouble> {
+    let role = match row.get::<_, i64>(0)? {
+        1 => Role::Payer,
+        2 => Role::Payee,
+        other => return Err(Trouble::Content(format!("role {other} of a session"))),
+    };
+    let statement: Option<String> = row.get(5)?;
+    let payment: Option<Vec<u8>> = row.get(6)?;
+    Ok(KnownSession {
+        role,
+        peer: sparewire_core::NodeId(read_id(&row.get::<_, Vec<u8>>(1)?)?),
+        agreement: read::<Agreement>(&row.get::<_, Vec<u8>>(2)?)?,
+        started: Timestamp::from_ms(row.get::<_, i64>(3)?.unsigned_abs()),
+        lost: ByteCount::new(row.get::<_, i64>(4)?.unsigned_abs()),
+        statement: statement
+            .map(|json| serde_json::from_str(&json))
+            .transpose()
+            .map_err(|error| Trouble::Content(error.to_string()))?,
+        payment: payment.map(|bytes| read(&bytes)).transpose()?,
+        receipts: row.get::<_, i64>(7)?.unsigned_abs(),
+    })
+}
+
+fn read_countersigned(row: &Row<'_>) -> rusqlite::Result<Result<Countersigned, Trouble>> {
+    let (receipt, signature): (Vec<u8>, Vec<u8>) = (row.get(0)?, row.get(1)?);
+    Ok(read(&receipt).and_then(|receipt| {
+        Ok(Countersigned { receipt, payee_signature: read(&signature)? })
+    }))
+}
+
+fn blob(id: &B256) -> &[u8] {
+    id.as_slice()
+}
+
+fn read<T: BorshDeserialize + BorshSerialize>(bytes: &[u8]) -> Result<T, Trouble> {
+    decode(bytes, VALUE_LEN_MAX).map_err(|error| Trouble::Content(error.to_string()))
+}
+
+fn read_id(bytes: &[u8]) -> Result<B256, Trouble> {
+    B256::try_from(bytes).map_err(|_| Trouble::Content("an id that is not 32 bytes".into()))
+}
+
+enum Trouble {
+    Sqlite(rusqlite::Error),
+    Content(String),
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+/// The schema's version; 0 for an empty file.
+fn version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
+    let found: i64 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(|error| failure(path, error))?;
+    if found == 0 || found == VERSION {
+        return Ok(found);
+    }
+    Err(StoreError::Version { path: path.display().to_string(), found, known: VERSION })
+}
+
+fn failure(path: &Path, error: rusqlite::Error) -> StoreError {
+    let path = path.display().to_string();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => StoreError::Full { path },
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::InUse { path },
+        _ => StoreError::Damaged { path, reason: error.to_string() },
+    }
+}

@@ -1,0 +1,261 @@
+//! What travels on a session's control stream.
+//!
+//! A frame is `length: u32 LE || kind: u8 || body`, where `length` counts kind and body. Bodies
+//! are in the canonical encoding of [`sparewire_core::encode`]. Kinds that a reader does not know
+//! come from a newer minor version and are skipped; a known kind must fill its frame exactly.
+
+use borsh::{BorshDeserialize, BorshSerialize};
+use sparewire_core::{
+    Address, Amount, ByteCount, DecodeError, DeviceSignature, Domain, SessionId, Signature, Signed,
+    decode, encode,
+};
+
+use crate::{
+    channel::Voucher,
+    meter::Reading,
+    receipt::{Countersigned, Receipt},
+    terms::{Acceptance, Offer},
+};
+
+/// Longest frame, kind and body together: what a peer can make us allocate.
+pub const FRAME_LEN_MAX: usize = 16 << 10;
+
+/// Longest text in a message, in bytes.
+pub const REASON_LEN_MAX: usize = 256;
+
+/// A payment: a voucher, and the reading of the session that it pays for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Payment {
+    /// The session.
+    pub session: SessionId,
+    /// What is paid for, since the session began.
+    pub reading: Reading,
+    /// The voucher for everything promised over the channel.
+    pub voucher: Signed<Voucher>,
+}
+
+/// How the provider takes an acceptance: everything it remembers of the channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Accepted {
+    /// The session.
+    pub session: SessionId,
+    /// Where both counters go on from.
+    pub reading: Reading,
+    /// What had been promised over the channel before this session.
+    pub base: Amount,
+    /// Bytes paid for over the channel by earlier sessions (they count for the credit).
+    pub history: ByteCount,
+    /// The newest payment over this channel that it holds.
+    pub payment: Option<Payment>,
+    /// The newest receipt of this channel with both signatures.
+    pub receipt: Option<Countersigned>,
+}
+
+/// Why a request was turned down.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Refused {
+    /// What for.
+    pub code: RefusalCode,
+    /// In words, at most [`REASON_LEN_MAX`] bytes.
+    pub reason: String,
+}
+
+/// What a request was turned down for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+#[borsh(use_discriminant = true)]
+#[repr(u8)]
+pub enum RefusalCode {
+    /// Another chain, contract or token.
+    WrongNetwork = 1,
+    /// The terms are not valid any more; ask again.
+    TermsExpired = 2,
+    /// The provider does not remember the session; start a new one.
+    UnknownSession = 3,
+    /// The channel is unknown, not final yet, too small, closing or closed.
+    ChannelUnusable = 4,
+    /// A signature, delegation or field is wrong.
+    Invalid = 5,
+    /// Too many bytes were lost unpaid over this channel.
+    LossAllowanceUsed = 6,
+    /// No room for another session now.
+    Busy = 7,
+    /// The provider cannot reach its chain; nothing can be checked.
+    ChainUnavailable = 8,
+    /// The two clocks differ by too much.
+    ClockSkew = 9,
+    /// The provider is going away.
+    GoingAway = 10,
+}
+
+/// Everything that is said on a control stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Consumer: asks for terms.
+    Hello {
+        /// Highest minor version that the consumer speaks.
+        minor: u16,
+        /// Where it settles.
+        domain: Domain,
+        /// What it pays in.
+        token: Address,
+        /// The session that it wants to resume.
+        resume: Option<SessionId>,
+    },
+    /// Provider: its terms.
+    Offer(Box<Offer>),
+    /// Consumer: takes them.
+    Accept {
+        /// What it accepts.
+        acceptance: Box<Acceptance>,
+        /// Its device's signature.
+        signature: DeviceSignature,
+    },
+    /// Provider: the session is on.
+    Accepted(Box<Accepted>),
+    /// Either: no.
+    Refused(Refused),
+    /// Consumer: pays, at checkpoints with a receipt.
+    Payment {
+        /// The payment.
+        payment: Payment,
+        /// A checkpoint.
+        receipt: Option<Signed<Receipt>>,
+    },
+    /// Provider: its signature of a receipt.
+    Countersignature {
+        /// Which receipt.
+        sequence: u64,
+        /// The signature.
+        signature: Signature,
+    },
+    /// Provider: what it has counted, and the credit that it grants now.
+    Report {
+        /// Its reading.
+        reading: Reading,
+        /// Its credit in bytes.
+        credit: ByteCount,
+        /// Whether no byte will follow: the answer to [`Message::Close`].
+        last: bool,
+    },
+    /// Consumer: its application gave up on a stream; the provider should finish it.
+    Abort {
+        /// The transport's stream id.
+        stream: u64,
+    },
+    /// Provider: the origin broke a stream off; its end is not a proper end.
+    Broken {
+        /// The transport's stream id.
+        stream: u64,
+    },
+    /// Consumer: it has put more into the channel; look at the chain.
+    Funded,
+    /// Either: wants to end the session. The consumer answers with its own `Close`, the provider
+    /// with its last report.
+    Close {
+        /// Why, in words; at most [`REASON_LEN_MAX`] bytes.
+        reason: String,
+    },
+}
+
+impl Message {
+    /// The frame of this message.
+    ///
+    /// # Panics
+    /// Where it is longer than [`FRAME_LEN_MAX`]; nothing that we build is.
+    pub fn to_frame(&self) -> Vec<u8> {
+        let (kind, body) = match self {
+            Self::Hello { minor, domain, token, resume } => {
+                (1, encode(&(*minor, *domain, *token, *resume)))
+            }
+            Self::Offer(offer) => (2, encode(offer)),
+            Self::Accept { acceptance, signature } => (3, encode(&(acceptance, signature))),
+            Self::Accepted(accepted) => (4, encode(accepted)),
+            Self::Refused(refused) => (5, encode(refused)),
+            Self::Payment { payment, receipt } => (6, encode(&(payment, receipt))),
+            Self::Countersignature { sequence, signature } => (7, encode(&(sequence, signature))),
+            Self::Report { reading, credit, last } => (8, encode(&(reading, credit, last))),
+            Self::Abort { stream } => (9, encode(stream)),
+            Self::Broken { stream } => (10, encode(stream)),
+            Self::Funded => (11, Vec::new()),
+            Self::Close { reason } => (12, encode(reason)),
+        };
+        let length = body.len() + 1;
+        assert!(length <= FRAME_LEN_MAX, "our own messages fit a frame");
+        let mut frame = Vec::with_capacity(4 + length);
+        frame.extend_from_slice(&(length as u32).to_le_bytes());
+        frame.push(kind);
+        frame.extend_from_slice(&body);
+        frame
+    }
+
+    /// Reads kind and body of a frame, without its length. `None` for a kind that this version
+    /// does not know.
+    ///
+    /// # Errors
+    /// [`DecodeError`] where a known kind is malformed or the frame too long or empty.
+    pub fn from_frame(frame: &[u8]) -> Result<Option<Self>, DecodeError> {
+        let Some((kind, body)) = frame.split_first() else {
+            return Err(DecodeError::Malformed { reason: "empty frame".to_owned() });
+        };
+        fn read<T: BorshDeserialize>(body: &[u8]) -> Result<T, DecodeError> {
+            decode(body, FRAME_LEN_MAX - 1)
+        }
+        let bounded = |text: String| {
+            if text.len() > REASON_LEN_MAX {
+                return Err(DecodeError::TooLong {
+                    length: text.len(),
+                    length_max: REASON_LEN_MAX,
+                });
+            }
+            Ok(text)
+        };
+        Ok(Some(match kind {
+            1 => {
+                let (minor, domain, token, resume) = read(body)?;
+                Self::Hello { minor, domain, token, resume }
+            }
+            2 => Self::Offer(read(body)?),
+            3 => {
+                let (acceptance, signature) = read(body)?;
+                Self::Accept { acceptance, signature }
+            }
+            4 => Self::Accepted(read(body)?),
+            5 => {
+                let refused: Refused = read(body)?;
+                Self::Refused(Refused { reason: bounded(refused.reason)?, ..refused })
+            }
+            6 => {
+                let (payment, receipt) = read(body)?;
+                Self::Payment { payment, receipt }
+            }
+            7 => {
+                let (sequence, signature) = read(body)?;
+                Self::Countersignature { sequence, signature }
+            }
+            8 => {
+                let (reading, credit, last) = read(body)?;
+                Self::Report { reading, credit, last }
+            }
+            9 => Self::Abort { stream: read(body)? },
+            10 => Self::Broken { stream: read(body)? },
+            11 => {
+                read::<()>(body)?;
+                Self::Funded
+            }
+            12 => Self::Close { reason: bounded(read(body)?)? },
+            _ if frame.len() > FRAME_LEN_MAX => {
+                return Err(DecodeError::TooLong {
+                    length: frame.len(),
+                    length_max: FRAME_LEN_MAX,
+                });
+            }
+            _ => return Ok(None),
+        }))
+    }
+}
+
+/// Cuts a text to [`REASON_LEN_MAX`] bytes at a character's end.
+pub fn short_reason(text: &str) -> String {
+    let end = text.floor_char_boundary(REASON_LEN_MAX);
+    text[..end].to_owned()
+}

@@ -1,0 +1,664 @@
+//! The provider's side of a session: grants credit, takes payments, countersigns receipts.
+//!
+//! It keeps the exposure invariant: what was served and is not paid never exceeds the credit.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use sparewire_core::{
+    Amount, ByteCount, DeviceSignature, NodeId, Price, Signed, Signer, Timestamp, TypedData,
+};
+
+use crate::{
+    channel::{ChannelFacts, ChannelStatus, Claim, Delegation},
+    error::ProtocolError,
+    message::{Accepted, Message, Payment, RefusalCode, short_reason},
+    meter::Reading,
+    payer::{check_channel, conflict},
+    receipt::{Countersigned, Receipt, ReceiptChain},
+    session::{ANSWER_MS_MAX, Agreement, Event, Memory, Output, Record, Role, Statement, total},
+    terms::{Acceptance, Terms, check_delegation},
+};
+
+/// How long bytes up may stay unreported, in milliseconds: the consumer cannot pay for them before.
+const REPORT_MS: u64 = 1_000;
+
+/// What a payee starts from.
+pub struct PayeeSetup {
+    /// The terms that were offered on this connection.
+    pub terms: Terms,
+    /// The device at the other end of the connection.
+    pub consumer: NodeId,
+    /// What it accepts.
+    pub acceptance: Acceptance,
+    /// Its signature of that.
+    pub signature: DeviceSignature,
+    /// What final state says of the channel.
+    pub facts: ChannelFacts,
+    /// What our store remembers of the channel.
+    pub memory: Memory,
+    /// Our authorizer's key.
+    pub signer: Arc<dyn Signer>,
+}
+
+/// The machine. Drive it as [`crate`] describes.
+pub struct Payee {
+    agreement: Agreement,
+    signer: Arc<dyn Signer>,
+    reserved: Amount,
+    status: ChannelStatus,
+    phase: Phase,
+    counted: Reading,
+    paid: Reading,
+    payment: Option<Payment>,
+    promised: Amount,
+    receipts: ReceiptChain,
+    receipted: Reading,
+    last_countersigned: Option<Countersigned>,
+    reported: Reading,
+    last_report: Timestamp,
+    granted: ByteCount,
+    granted_max: ByteCount,
+    exhausted: bool,
+    payments_count: u64,
+    receipts_count: u64,
+    exposure_peak: ByteCount,
+    exposure_bound: ByteCount,
+    outputs: VecDeque<Output>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Live,
+    /// We asked the consumer to close.
+    Asked {
+        since: Timestamp,
+    },
+    /// The consumer closes; our last report is out.
+    Closing {
+        since: Timestamp,
+    },
+    Ended,
+}
+
+impl Payee {
+    /// Takes an acceptance of our terms; the first outputs persist and answer it.
+    ///
+    /// # Errors
+    /// [`ProtocolError`], to be told to the consumer by its [`ProtocolError::refusal_code`].
+    /// Nothing has changed then.
+    pub fn start(setup: PayeeSetup, now: Timestamp) -> Result<Self, ProtocolError> {
+        let PayeeSetup { terms, consumer, acceptance, signature, facts, memory, signer } = setup;
+        let config = acceptance.channel;
+        signature.verify(consumer, &acceptance)?;
+        if acceptance.terms_hash != terms.hash() {
+            return Err(ProtocolError::Inconsistent("other terms than the ones offered"));
+        }
+        if now > terms.expires {
+            return Err(ProtocolError::TermsExpired);
+        }
+        check_channel(&config, &terms)?;
+        let delegation = Delegation {
+            wallet: config.payer,
+            device: consumer,
+            authorizer: config.payer_authorizer,
+            expiry_secs: acceptance.delegation.body.expiry_secs,
+        };
+        check_delegation(acceptance.delegation, &terms.domain, &delegation, now)?;
+        if facts.status != ChannelStatus::Open {
+            return Err(ProtocolError::ChannelUnusable("it is closing or closed"));
+        }
+        if facts.reserved < terms.channel_min {
+            return Err(ProtocolError::ChannelUnusable("it holds less than the terms ask"));
+        }
+
+        // Both sides tell what they remember; the higher voucher and the longer chain win.
+        let known = memory.session.filter(|known| known.agreement.session == acceptance.session);
+        let resumed = known.is_some();
+        let mut agreement = match &known {
+            Some(known) if known.agreement.config != config || known.agreement.terms != terms => {
+                return Err(ProtocolError::Inconsistent("resuming a session under other terms"));
+            }
+            Some(known) => known.agreement.clone(),
+            None => Agreement {
+                session: acceptance.session,
+                config,
+                terms,
+                base: Amount::ZERO,
+                history: memory.history,
+            },
+        };
+        let mut records = Vec::new();
+        let (mut paid, own) = known.map_or((Reading::ZERO, Reading::ZERO), |s| (s.paid, s.counted));
+        let mut payment = memory.payment;
+        let mut promised = match &memory.payment {
+            Some(ours) => agreement.verify_voucher(ours)?.amount,
+            None => Amount::ZERO,
+        };
+        let superseded = memory.payment.is_some_and(|newest| {
+            newest.session != acceptance.session && newest.voucher.body.amount > agreement.base
+        });
+        if resumed && superseded {
+            return Err(unknown_session());
+        }
+        if let Some(mut theirs) = acceptance.payment {
+            let voucher = agreement.verify_voucher(&theirs)?;
+            if voucher.amount > facts.reserved {
+                return Err(ProtocolError::OverDeposit {
+                    amount: voucher.amount,
+                    reserved: facts.reserved,
+                });
+            }
+            let newer = voucher.amount > promised
+                || (voucher.amount == promised
+                    && resumed
+                    && theirs.session == acceptance.session
+                    && theirs.reading.covers(paid));
+            if newer {
+                if resumed {
+                    if theirs.session != acceptance.session {
+                        return Err(unknown_session()); // another one has paid in between
+                    }
+                    // Credit is granted only on durable payments, so nothing beyond it was carried
+                    // (unless our store was set back: then a new session takes the voucher).
+                    let ahead = theirs.reading.checked_total().unwrap_or(ByteCount::new(u64::MAX));
+                    let credit = terms.credit.credit(agreement.paid(total(paid)));
+                    if ahead.saturating_sub(total(paid)) > credit {
+                        return Err(unknown_session());
+                    }
+                    agreement.verify_payment(&theirs)?;
+                    if !theirs.reading.covers(paid) {
+                        return Err(ProtocolError::Inconsistent("payment for less than is paid already"));
+                    }
+                    paid = theirs.reading;
+                } else {
+                    let added = voucher.amount.saturating_sub(promised);
+                    theirs.reading = believable(&theirs, payment.as_ref(), &terms, added);
+                }
+                promised = voucher.amount;
+                if payment != Some(theirs) {
+                    payment = Some(theirs);
+                    records.push(Record::Payment { channel: agreement.channel(), payment: theirs });
+                }
+            }
+        }
+        if !resumed {
+            let paid_before =
+                acceptance.payment.is_some_and(|theirs| theirs.session == acceptance.session);
+            if paid_before || acceptance.reading != Reading::ZERO {
+                return Err(unknown_session());
+            }
+            agreement.base = promised;
+            records.insert(
+                0,
+                Record::Session {
+                    role: Role::Payee,
+                    peer: consumer,
+                    agreement: agreement.clone(),
+                    started: now,
+                },
+            );
+        }
+
+        // Where the counters go on from: what the consumer says it received, and what we carried
+        // up as far as it can have sent it. The rest is lost, within the allowance.
+        let up_max = acceptance.up_max.max(acceptance.reading.up);
+        let reading = Reading {
+            up: own.up.clamp(acceptance.reading.up, up_max).max(paid.up),
+            down: acceptance.reading.down.max(paid.down),
+        };
+        let served = own.checked_total().ok_or(ProtocolError::Inconsistent("reading too large"))?;
+        let start =
+            reading.checked_total().ok_or(ProtocolError::Inconsistent("reading too large"))?;
+        let lost = served.saturating_sub(start);
+        // Credit is granted only on durable payments, so nobody can have received more than this.
+        let credit = terms.credit.credit(agreement.paid(total(paid)));
+        if start.saturating_sub(total(paid)) > credit {
+            return Err(ProtocolError::Inconsistent("more received than was ever granted"));
+        }
+        let paid_all = agreement.paid(total(paid));
+        let lost_all = memory.lost.checked_add(lost).unwrap_or(ByteCount::new(u64::MAX));
+        let allowed = terms.credit.loss_allowance(paid_all);
+        if lost_all > allowed {
+            return Err(ProtocolError::LossAllowanceUsed {
+                lost: lost_all.get(),
+                allowed: allowed.get(),
+            });
+        }
+        if lost > ByteCount::ZERO {
+            records.push(Record::Loss { session: agreement.session, bytes: lost });
+        }
+
+        let (mut receipts, mut receipted) = agreement.recall_receipts(memory.receipt.as_ref())?;
+        let mut last = memory.receipt;
+        if let Some(theirs) = acceptance.receipt {
+            let (chain, theirs_receipted) = agreement.recall_receipts(Some(&theirs))?;
+            if chain.sequence == receipts.sequence && chain.hash != receipts.hash {
+                return Err(conflict(chain.sequence, receipts.hash, chain.hash));
+            }
+            if chain.sequence > receipts.sequence {
+                (receipts, receipted, last) = (chain, theirs_receipted, Some(theirs));
+                records.push(Record::Receipt {
+                    receipt: theirs.receipt,
+                    payee_signature: Some(theirs.payee_signature),
+                });
+            }
+        }
+        if let Some(pending) = acceptance.pending {
+            if pending.body.channel != agreement.channel() {
+                return Err(ProtocolError::Inconsistent("receipt of another channel"));
+            }
+            let receipt = pending.verify(agreement.domain(), config.payer_authorizer)?;
+            let chain = ReceiptChain::after(&receipt, agreement.domain());
+            if chain.sequence == receipts.sequence && chain.hash != receipts.hash {
+                return Err(conflict(chain.sequence, receipts.hash, chain.hash));
+            }
+            // Countersigned only where the money that it speaks of is promised already.
+            if chain.sequence == receipts.sequence + 1
+                && receipt.previous == receipts.hash
+                && receipt.amount <= promised
+            {
+                let payee_signature = signer.sign_digest(chain.hash)?;
+                receipts = chain;
+                if receipt.session == agreement.session {
+                    receipted = receipt.reading;
+                }
+                last = Some(Countersigned { receipt: pending, payee_signature });
+                records.push(Record::Receipt {
+                    receipt: pending,
+                    payee_signature: Some(payee_signature),
+                });
+            }
+        }
+
+        let mut payee = Self {
+            signer,
+            reserved: facts.reserved,
+            status: facts.status,
+            phase: Phase::Live,
+            counted: reading,
+            paid,
+            payment,
+            promised,
+            receipts,
+            receipted,
+            last_countersigned: last,
+            reported: reading,
+            last_report: now,
+            granted: ByteCount::ZERO,
+            // A resumed session may start above its limit (what the consumer received and has
+            // not paid for yet); nothing more passes until it has.
+            granted_max: start,
+            exhausted: false,
+            payments_count: 0,
+            receipts_count: 0,
+            exposure_peak: ByteCount::ZERO,
+            exposure_bound: credit,
+            outputs: VecDeque::new(),
+            agreement,
+        };
+        if !records.is_empty() {
+            payee.outputs.push_back(Output::Persist(records));
+        }
+        payee.outputs.push_back(Output::Event(Event::Started { reading }));
+        payee.outputs.push_back(Output::Transmit(Message::Accepted(Box::new(Accepted {
+            session: payee.agreement.session,
+            reading,
+            base: payee.agreement.base,
+            history: payee.agreement.history,
+            payment: payee.payment,
+            receipt: payee.last_countersigned,
+        }))));
+        payee.watch_exposure();
+        payee.grant();
+        Ok(payee)
+    }
+
+    /// Takes a message of the consumer.
+    ///
+    /// # Errors
+    /// [`ProtocolError`], whose [`ProtocolError::action`] says what to do; the machine is then no
+    /// longer driven, and nothing that was promised before is lost.
+    pub fn handle_message(
+        &mut self,
+        message: Message,
+        now: Timestamp,
+    ) -> Result<(), ProtocolError> {
+        if self.phase == Phase::Ended {
+            return Ok(());
+        }
+        match message {
+            Message::Payment { payment, receipt } => {
+                self.take_payment(&payment)?;
+                if let Some(receipt) = receipt {
+                    self.take_receipt(receipt, now)?;
+                }
+                Ok(())
+            }
+            Message::Abort { stream } => {
+                self.outputs.push_back(Output::Event(Event::Abort { stream }));
+                Ok(())
+            }
+            Message::Funded => {
+                self.outputs.push_back(Output::Event(Event::Funded));
+                Ok(())
+            }
+            Message::Close { reason } => {
+                match self.phase {
+                    Phase::Live | Phase::Asked { .. } => {
+                        self.phase = Phase::Closing { since: now };
+                        self.outputs.push_back(Output::Event(Event::PeerClosing { reason }));
+                        self.report(true, now);
+                        self.grant();
+                    }
+                    // The second one says that the consumer has paid all that it received.
+                    Phase::Closing { .. } => self.end(now),
+                    Phase::Ended => {}
+                }
+                Ok(())
+            }
+            _ => Err(ProtocolError::Unexpected("message from the consumer")),
+        }
+    }
+
+    /// Takes the meter's reading.
+    ///
+    /// # Panics
+    /// Where a counter went back, or the data plane let more pass than was granted.
+    pub fn handle_reading(&mut self, reading: Reading, now: Timestamp) {
+        assert!(reading.covers(self.counted), "counters only grow");
+        // A3, the exposure invariant: granted is paid plus credit, so what is served and unpaid is
+        // within the credit as long as nothing passed that was not granted.
+        assert!(total(reading) <= self.granted_max, "no byte passes without credit");
+        self.counted = reading;
+        self.watch_exposure();
+        self.report_if_due(now);
+    }
+
+    /// Takes a new final state of the channel.
+    pub fn handle_chain_event(&mut self, facts: ChannelFacts) {
+        self.reserved = facts.reserved;
+        self.status = facts.status;
+        self.exhausted = false;
+        self.grant();
+    }
+
+    /// Asks the consumer to end the session; it pays what it owes and closes.
+    pub fn handle_close(&mut self, reason: &str, now: Timestamp) {
+        if self.phase == Phase::Live {
+            self.phase = Phase::Asked { since: now };
+            self.outputs
+                .push_back(Output::Transmit(Message::Close { reason: short_reason(reason) }));
+            self.grant();
+        }
+    }
+
+    /// Takes the time.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Silent`] where the consumer does not settle a session that is being closed.
+    pub fn handle_timeout(&mut self, now: Timestamp) -> Result<(), ProtocolError> {
+        let (Phase::Asked { since } | Phase::Closing { since }) = self.phase else {
+            self.report_if_due(now);
+            return Ok(());
+        };
+        if now.ms_since(since) >= ANSWER_MS_MAX {
+            return Err(ProtocolError::Silent("settle the session"));
+        }
+        Ok(())
+    }
+
+    /// When [`Payee::handle_timeout`] wants to be called next.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        match self.phase {
+            Phase::Asked { since } | Phase::Closing { since } => Some(since.plus_ms(ANSWER_MS_MAX)),
+            Phase::Live => {
+                (self.counted.up > self.reported.up).then(|| self.last_report.plus_ms(REPORT_MS))
+            }
+            Phase::Ended => None,
+        }
+    }
+
+    /// At which total of the meter [`Payee::handle_reading`] wants to be called next, at the
+    /// earliest; also whenever the meter's valve has closed.
+    pub fn poll_mark(&self) -> ByteCount {
+        let unreported = self.counted.up.saturating_sub(self.reported.up);
+        let missing = self.report_step().saturating_sub(unreported).max(ByteCount::new(1));
+        total(self.counted).checked_add(missing).unwrap_or(ByteCount::new(u64::MAX))
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Where the session stands; final once [`Event::Ended`] is out.
+    pub fn statement(&self, now: Timestamp) -> Statement {
+        Statement {
+            role: Role::Payee,
+            session: self.agreement.session,
+            channel: self.agreement.channel(),
+            counted: self.counted,
+            receipted: self.receipted,
+            price: self.agreement.terms.price,
+            paid: self.promised.saturating_sub(self.agreement.base),
+            cumulative: self.promised,
+            payments: self.payments_count,
+            receipts: self.receipts_count,
+            exposure_peak: self.exposure_peak,
+            exposure_bound: self.exposure_bound,
+            ended: now,
+        }
+    }
+
+    /// What was agreed.
+    pub fn agreement(&self) -> &Agreement {
+        &self.agreement
+    }
+
+    /// What can be claimed on chain now: the newest voucher, if there is one.
+    pub fn claim(&self) -> Option<Claim> {
+        let voucher = self.payment?.voucher;
+        Some(Claim {
+            config: self.agreement.config,
+            amount: voucher.body.amount,
+            signature: voucher.signature,
+        })
+    }
+
+    /// What was served and is not paid, in bytes.
+    pub fn exposure(&self) -> ByteCount {
+        total(self.counted).saturating_sub(total(self.paid))
+    }
+
+    /// The credit now, in bytes.
+    pub fn credit(&self) -> ByteCount {
+        self.agreement.terms.credit.credit(self.agreement.paid(total(self.paid)))
+    }
+
+    fn take_payment(&mut self, payment: &Payment) -> Result<(), ProtocolError> {
+        if payment.session == self.agreement.session
+            && self.paid.covers(payment.reading)
+            && payment.voucher.body.amount <= self.promised
+        {
+            return Ok(()); // a duplicate, or one that a later payment has superseded
+        }
+        let voucher = self.agreement.verify_payment(payment)?;
+        if voucher.amount > self.reserved {
+            return Err(ProtocolError::OverDeposit {
+                amount: voucher.amount,
+                reserved: self.reserved,
+            });
+        }
+        if !self.counted.covers(payment.reading) {
+            return Err(ProtocolError::PaidAhead);
+        }
+        if !payment.reading.covers(self.paid) {
+            return Err(ProtocolError::Inconsistent("payment for less than is paid already"));
+        }
+        // A1: what is promised over the channel only grows. (Amounts follow readings, and this
+        // reading covers the one before.)
+        assert!(voucher.amount >= self.promised, "a promise never shrinks");
+        self.watch_exposure();
+        self.paid = payment.reading;
+        self.promised = voucher.amount;
+        self.payment = Some(*payment);
+        self.payments_count += 1;
+        self.outputs.push_back(Output::Persist(vec![Record::Payment {
+            channel: self.agreement.channel(),
+            payment: *payment,
+        }]));
+        self.outputs.push_back(Output::Event(Event::Paid {
+            reading: payment.reading,
+            amount: voucher.amount,
+        }));
+        self.grant();
+        Ok(())
+    }
+
+    fn take_receipt(
+        &mut self,
+        signed: Signed<Receipt>,
+        now: Timestamp,
+    ) -> Result<(), ProtocolError> {
+        let domain = *self.agreement.domain();
+        if signed.body.channel != self.agreement.channel() {
+            return Err(ProtocolError::Inconsistent("receipt of another channel"));
+        }
+        let chain = ReceiptChain::after(&signed.body, &domain);
+        let receipt = signed.verify(&domain, self.agreement.config.payer_authorizer)?;
+        if let Some(last) = &self.last_countersigned
+            && chain.sequence == self.receipts.sequence
+        {
+            if chain.hash != self.receipts.hash {
+                return Err(conflict(chain.sequence, self.receipts.hash, chain.hash));
+            }
+            let (sequence, signature) = (chain.sequence, last.payee_signature);
+            self.outputs
+                .push_back(Output::Transmit(Message::Countersignature { sequence, signature }));
+            return Ok(());
+        }
+        if chain.sequence <= self.receipts.sequence {
+            return Ok(()); // an old one, late
+        }
+        let fits = receipt.session == self.agreement.session
+            && receipt.sequence == self.receipts.sequence + 1
+            && receipt.previous == self.receipts.hash
+            && receipt.reading.covers(self.receipted)
+            && self.paid.covers(receipt.reading)
+            && self.agreement.owed(receipt.reading) == Some(receipt.amount);
+        if !fits {
+            return Err(ProtocolError::Inconsistent("receipt that does not follow the one before"));
+        }
+        let payee_signature = self.signer.sign_digest(receipt.digest(&domain))?;
+        self.receipts = chain;
+        self.receipted = receipt.reading;
+        self.last_countersigned = Some(Countersigned { receipt: signed, payee_signature });
+        self.receipts_count += 1;
+        self.outputs.push_back(Output::Persist(vec![Record::Receipt {
+            receipt: signed,
+            payee_signature: Some(payee_signature),
+        }]));
+        self.outputs.push_back(Output::Transmit(Message::Countersignature {
+            sequence: chain.sequence,
+            signature: payee_signature,
+        }));
+        self.outputs.push_back(Output::Event(Event::Receipted { sequence: chain.sequence }));
+        if matches!(self.phase, Phase::Closing { .. })
+            && self.paid == self.counted
+            && self.receipted == self.paid
+        {
+            self.end(now);
+        }
+        Ok(())
+    }
+
+    /// Ends the session; what was served and stays unpaid is a loss.
+    fn end(&mut self, now: Timestamp) {
+        self.phase = Phase::Ended;
+        let statement = self.statement(now);
+        let mut records = vec![Record::Ended(statement.clone())];
+        if self.exposure() > ByteCount::ZERO {
+            let (session, bytes) = (self.agreement.session, self.exposure());
+            records.push(Record::Loss { session, bytes });
+        }
+        self.outputs.push_back(Output::Persist(records));
+        self.outputs.push_back(Output::Event(Event::Ended(statement)));
+    }
+
+    /// Raises (or, when the channel closes, ends) what may pass: paid plus credit, and never more
+    /// than the channel can pay for.
+    fn grant(&mut self) {
+        let paid = total(self.paid);
+        let serving = self.status == ChannelStatus::Open && self.phase == Phase::Live;
+        let affordable = self.agreement.affordable(self.reserved);
+        let limit = if serving {
+            let credit = self.credit();
+            self.exposure_bound = self.exposure_bound.max(credit);
+            paid.checked_add(credit).unwrap_or(ByteCount::new(u64::MAX)).min(affordable)
+        } else {
+            paid
+        };
+        if serving && limit == affordable && !self.exhausted {
+            self.exhausted = true;
+            self.outputs.push_back(Output::Event(Event::Exhausted));
+        }
+        if limit != self.granted {
+            self.granted = limit;
+            self.granted_max = self.granted_max.max(limit);
+            self.outputs.push_back(Output::Grant(limit));
+        }
+    }
+
+    fn watch_exposure(&mut self) {
+        self.exposure_peak = self.exposure_peak.max(self.exposure());
+    }
+
+    fn report_step(&self) -> ByteCount {
+        let step = self.agreement.terms.credit.step(self.agreement.paid(total(self.paid)));
+        ByteCount::new((step.get() / 2).max(1))
+    }
+
+    fn report_if_due(&mut self, now: Timestamp) {
+        let unreported = self.counted.up.saturating_sub(self.reported.up);
+        let blocked = total(self.counted) >= self.granted;
+        let overdue = now.ms_since(self.last_report) >= REPORT_MS;
+        if unreported > ByteCount::ZERO
+            && (unreported >= self.report_step() || blocked || overdue)
+            && matches!(self.phase, Phase::Live | Phase::Asked { .. })
+        {
+            self.report(false, now);
+        }
+    }
+
+    fn report(&mut self, last: bool, now: Timestamp) {
+        self.reported = self.counted;
+        self.last_report = now;
+        let (reading, credit) = (self.counted, self.credit());
+        self.outputs.push_back(Output::Transmit(Message::Report { reading, credit, last }));
+    }
+
+}
+
+/// What we remember of the bytes that a payment of another session paid for. Its voucher is signed,
+/// its reading is not, and paid bytes earn credit: they count only as far as the money that came
+/// with them could have paid for them.
+fn believable(theirs: &Payment, ours: Option<&Payment>, terms: &Terms, added: Amount) -> Reading {
+    let known = ours
+        .filter(|ours| ours.session == theirs.session)
+        .map_or(Reading::ZERO, |ours| ours.reading);
+    let worth = match terms.price {
+        Price::FREE => ByteCount::ZERO,
+        price => price.affordable(added),
+    };
+    let most = total(known).checked_add(worth).unwrap_or(ByteCount::new(u64::MAX));
+    let covered = theirs.reading.covers(known)
+        && theirs.reading.checked_total().is_some_and(|bytes| bytes <= most);
+    if covered { theirs.reading } else { known }
+}
+
+fn unknown_session() -> ProtocolError {
+    ProtocolError::Refused {
+        code: RefusalCode::UnknownSession,
+        reason: "this session cannot be resumed; start a new one".into(),
+    }
+}

@@ -1,0 +1,633 @@
+//! The consumer's side of a session: counts what it receives, signs for it, and pays.
+//!
+//! It never pays ahead: it signs for what arrived, and upwards for what the provider says it has
+//! carried of what was sent.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use sparewire_core::{
+    Amount, B256, ByteCount, DeviceSigner, DeviceStatement, NodeId, SessionId, Signed, Signer,
+    Timestamp, Verified,
+};
+
+use crate::{
+    channel::{ChannelConfig, Delegation, Voucher},
+    error::ProtocolError,
+    message::{Accepted, Message, Payment, short_reason},
+    meter::Reading,
+    receipt::{Countersigned, Receipt, ReceiptChain},
+    session::{
+        ANSWER_MS_MAX, Agreement, CHECKPOINT_BYTES, CHECKPOINT_MS, Event, Memory, Output, Record,
+        Role, Statement, total,
+    },
+    terms::{Acceptance, Terms},
+};
+
+/// What a payer starts from.
+pub struct PayerSetup<'a> {
+    /// The provider's verified terms.
+    pub terms: Terms,
+    /// The session to start, or the one that `memory.session` is of.
+    pub session: SessionId,
+    /// The channel that pays.
+    pub config: ChannelConfig,
+    /// What it holds, by the chain's final state.
+    pub reserved: Amount,
+    /// Our wallet's word for our device and authorizer.
+    pub delegation: Signed<Delegation>,
+    /// What our store remembers of the channel.
+    pub memory: Memory,
+    /// Our authorizer's key.
+    pub signer: Arc<dyn Signer>,
+    /// Our device key.
+    pub device: &'a dyn DeviceSigner,
+}
+
+/// The machine. Drive it as [`crate`] describes.
+pub struct Payer {
+    agreement: Agreement,
+    provider: NodeId,
+    signer: Arc<dyn Signer>,
+    reserved: Amount,
+    phase: Phase,
+    /// What we sent up and received down.
+    counted: Reading,
+    up_max: ByteCount,
+    reported_up: ByteCount,
+    /// What our newest payment pays for, and the newest promise over the channel.
+    paid: Reading,
+    payment: Option<Payment>,
+    promised: Amount,
+    last_payment: Timestamp,
+    receipts: ReceiptChain,
+    receipted: Reading,
+    last_receipt: Timestamp,
+    pending: Option<(Verified<Receipt>, Timestamp)>,
+    exhausted: bool,
+    payments_count: u64,
+    receipts_count: u64,
+    prepaid_peak: ByteCount,
+    resumed: bool,
+    outputs: VecDeque<Output>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// `Accept` is sent.
+    Accepting { since: Timestamp },
+    /// Bytes flow.
+    Live,
+    /// `Close` is sent; the provider owes its last report.
+    Closing { since: Timestamp },
+    /// Everything is reported; the last receipt waits for its countersignature.
+    Settling { since: Timestamp },
+    /// Nothing more is said.
+    Ended,
+}
+
+impl Payer {
+    /// Accepts the terms: the first output is the `Accept` message.
+    ///
+    /// # Errors
+    /// [`ProtocolError`] where the setup contradicts itself, for example a channel of other
+    /// parties than the terms name.
+    pub fn accept(setup: PayerSetup<'_>, now: Timestamp) -> Result<Self, ProtocolError> {
+        let PayerSetup { terms, session, config, reserved, delegation, memory, signer, device } =
+            setup;
+        if config.payer_authorizer != signer.address() {
+            return Err(ProtocolError::Inconsistent(
+                "the channel names another authorizer than our key",
+            ));
+        }
+        check_channel(&config, &terms)?;
+        let resumed = memory.session.as_ref().filter(|known| known.agreement.session == session);
+        let promised = memory.payment.map_or(Amount::ZERO, |payment| payment.voucher.body.amount);
+        let agreement = match resumed {
+            Some(known) if known.agreement.config != config || known.agreement.terms != terms => {
+                return Err(ProtocolError::Inconsistent("resuming a session under other terms"));
+            }
+            // Going on below what another session promised since would promise less than before.
+            Some(known)
+                if memory.payment.is_some_and(|newest| newest.session != session)
+                    && promised > known.agreement.base =>
+            {
+                return Err(ProtocolError::Inconsistent("another session paid in between"));
+            }
+            Some(known) => known.agreement.clone(),
+            None => Agreement { session, config, terms, base: promised, history: memory.history },
+        };
+        let (counted, reported_up, paid) = match resumed {
+            Some(known) => (known.counted, known.reported_up, known.paid),
+            None => (Reading::ZERO, ByteCount::ZERO, Reading::ZERO),
+        };
+        let reading = Reading {
+            up: counted.up.min(reported_up).max(paid.up),
+            down: counted.down.max(paid.down),
+        };
+        let up_max = counted.up.max(reading.up);
+        let (receipts, receipted) = agreement.recall_receipts(memory.receipt.as_ref())?;
+        let pending = match memory.pending {
+            Some(signed) => {
+                let receipt = signed.verify(agreement.domain(), config.payer_authorizer)?;
+                Some((receipt, now))
+            }
+            None => None,
+        };
+        let acceptance = Acceptance {
+            session,
+            terms_hash: terms.hash(),
+            channel: config,
+            delegation,
+            reading,
+            up_max,
+            payment: memory.payment,
+            receipt: memory.receipt,
+            pending: memory.pending,
+        };
+        let signature = device.sign_bytes(&acceptance.signing_bytes());
+        Ok(Self {
+            provider: terms.provider,
+            agreement,
+            signer,
+            reserved,
+            phase: Phase::Accepting { since: now },
+            counted: reading,
+            up_max,
+            reported_up: reading.up,
+            paid,
+            payment: memory.payment,
+            promised,
+            last_payment: now,
+            receipts,
+            receipted,
+            last_receipt: now,
+            pending,
+            exhausted: false,
+            payments_count: 0,
+            receipts_count: 0,
+            prepaid_peak: ByteCount::ZERO,
+            resumed: resumed.is_some(),
+            outputs: VecDeque::from([Output::Transmit(Message::Accept {
+                acceptance: Box::new(acceptance),
+                signature,
+            })]),
+        })
+    }
+
+    /// Takes a message of the provider.
+    ///
+    /// # Errors
+    /// [`ProtocolError`], whose [`ProtocolError::action`] says what to do; the machine is then no
+    /// longer driven. Nothing that was signed before is lost.
+    pub fn handle_message(
+        &mut self,
+        message: Message,
+        now: Timestamp,
+    ) -> Result<(), ProtocolError> {
+        match (self.phase, message) {
+            (Phase::Ended, _) => Ok(()),
+            (Phase::Accepting { .. }, Message::Accepted(accepted)) => {
+                self.handle_accepted(*accepted, now)
+            }
+            (Phase::Accepting { .. }, Message::Refused(refused)) => {
+                self.phase = Phase::Ended;
+                self.outputs.push_back(Output::Event(Event::Refused(refused)));
+                Ok(())
+            }
+            (Phase::Accepting { .. }, Message::Close { reason }) => {
+                self.outputs.push_back(Output::Event(Event::PeerClosing { reason }));
+                self.phase = Phase::Ended;
+                Ok(())
+            }
+            (Phase::Accepting { .. }, _) => {
+                Err(ProtocolError::Unexpected("message before the session is accepted"))
+            }
+            (_, Message::Report { reading, last, .. }) => {
+                // Reports only grow; an older one that comes late changes nothing.
+                self.reported_up = self.reported_up.max(reading.up);
+                if last && matches!(self.phase, Phase::Closing { .. }) {
+                    self.phase = Phase::Settling { since: now };
+                }
+                self.pay(now)
+            }
+            (_, Message::Countersignature { sequence, signature }) => {
+                let Some((pending, _)) = self.pending else { return Ok(()) };
+                if sequence != pending.sequence {
+                    return Ok(()); // of one that we hold already
+                }
+                let countersigned =
+                    Countersigned { receipt: *pending.signed(), payee_signature: signature };
+                self.agreement.verify_countersigned(&countersigned)?;
+                self.complete_receipt(&countersigned);
+                self.pay(now)
+            }
+            (_, Message::Broken { stream }) => {
+                self.outputs.push_back(Output::Event(Event::Broken { stream }));
+                Ok(())
+            }
+            (Phase::Live, Message::Close { reason }) => {
+                self.outputs.push_back(Output::Event(Event::PeerClosing { reason }));
+                Ok(())
+            }
+            (_, Message::Close { .. }) => Ok(()), // both wanted to end it
+            (_, Message::Refused(refused)) => {
+                Err(ProtocolError::Refused { code: refused.code, reason: refused.reason })
+            }
+            _ => Err(ProtocolError::Unexpected("message from the provider")),
+        }
+    }
+
+    /// Takes the meter's reading: `up` as accepted by the connection, `down` as received.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Signer`] where our own key does not sign.
+    ///
+    /// # Panics
+    /// Where a counter went back.
+    pub fn handle_reading(
+        &mut self,
+        reading: Reading,
+        now: Timestamp,
+    ) -> Result<(), ProtocolError> {
+        assert!(reading.covers(self.counted), "counters only grow");
+        self.counted = reading;
+        self.pay(now)
+    }
+
+    /// Takes a new final state of the channel: it was topped up.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Signer`] where our own key does not sign.
+    pub fn handle_top_up(&mut self, reserved: Amount, now: Timestamp) -> Result<(), ProtocolError> {
+        if reserved > self.reserved {
+            self.reserved = reserved;
+            self.exhausted = false;
+            if self.phase != Phase::Ended {
+                self.outputs.push_back(Output::Transmit(Message::Funded));
+            }
+        }
+        self.pay(now)
+    }
+
+    /// Our application gave up on a stream.
+    pub fn handle_abort(&mut self, stream: u64) {
+        if matches!(self.phase, Phase::Live | Phase::Closing { .. }) {
+            self.outputs.push_back(Output::Transmit(Message::Abort { stream }));
+        }
+    }
+
+    /// Ends the session: what is owed is paid, and the last receipt signed by both. All streams
+    /// must have ended.
+    pub fn handle_close(&mut self, reason: &str, now: Timestamp) {
+        match self.phase {
+            Phase::Live => {
+                self.phase = Phase::Closing { since: now };
+                let reason = short_reason(reason);
+                self.outputs.push_back(Output::Transmit(Message::Close { reason }));
+            }
+            Phase::Accepting { .. } => self.phase = Phase::Ended,
+            Phase::Closing { .. } | Phase::Settling { .. } | Phase::Ended => {}
+        }
+    }
+
+    /// Takes the time.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Silent`] where the provider owes an answer.
+    pub fn handle_timeout(&mut self, now: Timestamp) -> Result<(), ProtocolError> {
+        let (since, what) = match self.phase {
+            Phase::Accepting { since } => (Some(since), "answer the acceptance"),
+            Phase::Closing { since } => (Some(since), "send its last report"),
+            Phase::Settling { since } => (Some(since), "countersign the last receipt"),
+            Phase::Live => (self.pending.map(|(_, since)| since), "countersign a receipt"),
+            Phase::Ended => (None, ""),
+        };
+        if since.is_some_and(|since| now.ms_since(since) >= ANSWER_MS_MAX) {
+            return Err(ProtocolError::Silent(what));
+        }
+        self.pay(now)
+    }
+
+    /// When [`Payer::handle_timeout`] wants to be called next.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        let answer = match self.phase {
+            Phase::Accepting { since } | Phase::Closing { since } | Phase::Settling { since } => {
+                Some(since)
+            }
+            Phase::Live => self.pending.map(|(_, since)| since),
+            Phase::Ended => return None,
+        }
+        .map(|since| since.plus_ms(ANSWER_MS_MAX));
+        let payable = self.within_channel(self.payable());
+        let payment = (self.phase == Phase::Live && total(payable) > total(self.paid))
+            .then(|| self.last_payment.plus_ms(CHECKPOINT_MS));
+        let receipt = (self.phase == Phase::Live
+            && self.pending.is_none()
+            && total(self.paid) > total(self.receipted))
+        .then(|| self.last_receipt.plus_ms(CHECKPOINT_MS));
+        [answer, payment, receipt].into_iter().flatten().min()
+    }
+
+    /// At which total of the meter [`Payer::handle_reading`] wants to be called next, at the
+    /// earliest.
+    pub fn poll_mark(&self) -> ByteCount {
+        let unpaid = total(self.payable()).saturating_sub(total(self.paid));
+        let missing = self.step().saturating_sub(unpaid).max(ByteCount::new(1));
+        total(self.counted).checked_add(missing).unwrap_or(ByteCount::new(u64::MAX))
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Where the session stands; final once [`Event::Ended`] is out.
+    pub fn statement(&self, now: Timestamp) -> Statement {
+        Statement {
+            role: Role::Payer,
+            session: self.agreement.session,
+            channel: self.agreement.channel(),
+            counted: self.counted,
+            receipted: self.receipted,
+            price: self.agreement.terms.price,
+            paid: self.promised.saturating_sub(self.agreement.base),
+            cumulative: self.promised,
+            payments: self.payments_count,
+            receipts: self.receipts_count,
+            exposure_peak: self.prepaid_peak,
+            exposure_bound: self.step(),
+            ended: now,
+        }
+    }
+
+    /// What was agreed.
+    pub fn agreement(&self) -> &Agreement {
+        &self.agreement
+    }
+
+    /// What the provider has told of `up`: to be remembered when the connection breaks.
+    pub fn reported_up(&self) -> ByteCount {
+        self.reported_up
+    }
+
+    /// What we would pay for now.
+    fn payable(&self) -> Reading {
+        Reading { up: self.counted.up.min(self.reported_up), down: self.counted.down }
+    }
+
+    fn step(&self) -> ByteCount {
+        self.agreement.terms.credit.step(self.agreement.paid(total(self.paid)))
+    }
+
+    fn handle_accepted(&mut self, accepted: Accepted, now: Timestamp) -> Result<(), ProtocolError> {
+        if accepted.session != self.agreement.session {
+            return Err(ProtocolError::Inconsistent("acceptance of another session"));
+        }
+        let mut records = Vec::new();
+        let (mut down_max, mut up_max) = (self.counted.down, self.up_max);
+        if let Some(theirs) = accepted.payment {
+            // Our own signature: if it is above what we remember, our store was set back, and
+            // going on below it would sign a second amount for what is promised already.
+            let voucher = self.agreement.verify_voucher(&theirs)?;
+            if self.resumed && theirs.session == self.agreement.session {
+                down_max = down_max.max(theirs.reading.down);
+                up_max = up_max.max(theirs.reading.up);
+            }
+            if voucher.amount > self.promised {
+                self.promised = voucher.amount;
+                self.payment = Some(theirs);
+                if !self.resumed {
+                    self.agreement.base = voucher.amount;
+                } else if theirs.session == self.agreement.session {
+                    self.agreement.verify_payment(&theirs)?;
+                    self.paid = theirs.reading;
+                } else {
+                    return Err(ProtocolError::Inconsistent("another session paid in between"));
+                }
+                records
+                    .push(Record::Payment { channel: self.agreement.channel(), payment: theirs });
+            }
+        }
+        if accepted.base != self.agreement.base {
+            return Err(ProtocolError::Inconsistent("base is not what was promised before"));
+        }
+        let reading = accepted.reading;
+        if !reading.covers(self.counted)
+            || reading.up > up_max
+            || reading.down > down_max
+            || !reading.covers(self.paid)
+            || reading.checked_total().is_none()
+        {
+            return Err(ProtocolError::Inconsistent(
+                "reading to resume from is not what was carried",
+            ));
+        }
+        if let Some(theirs) = &accepted.receipt {
+            let receipt = self.agreement.verify_countersigned(theirs)?;
+            let chain = ReceiptChain::after(&receipt, self.agreement.domain());
+            self.adopt_receipts(theirs, chain)?;
+        }
+        self.agreement.history = accepted.history;
+        self.counted = reading;
+        self.reported_up = reading.up;
+        if !self.resumed {
+            records.insert(
+                0,
+                Record::Session {
+                    role: Role::Payer,
+                    peer: self.provider,
+                    agreement: self.agreement.clone(),
+                    started: now,
+                },
+            );
+        }
+        if !records.is_empty() {
+            self.outputs.push_back(Output::Persist(records));
+        }
+        self.phase = Phase::Live;
+        (self.last_payment, self.last_receipt) = (now, now);
+        self.outputs.push_back(Output::Event(Event::Started { reading }));
+        self.pay(now)
+    }
+
+    fn adopt_receipts(
+        &mut self,
+        theirs: &Countersigned,
+        chain: ReceiptChain,
+    ) -> Result<(), ProtocolError> {
+        if let Some((pending, _)) = self.pending {
+            let ours = ReceiptChain::after(&pending, self.agreement.domain());
+            if chain == ours {
+                self.complete_receipt(theirs);
+                return Ok(());
+            }
+            if chain.sequence == ours.sequence {
+                return Err(conflict(chain.sequence, ours.hash, chain.hash));
+            }
+            // Ours is behind a receipt that we signed too: our store was set back.
+            if chain.sequence > ours.sequence {
+                self.pending = None;
+            }
+        }
+        if chain.sequence == self.receipts.sequence && chain.hash != self.receipts.hash {
+            return Err(conflict(chain.sequence, self.receipts.hash, chain.hash));
+        }
+        if chain.sequence > self.receipts.sequence {
+            self.receipts = chain;
+            let receipt = &theirs.receipt.body;
+            if receipt.session == self.agreement.session && self.paid.covers(receipt.reading) {
+                self.receipted = receipt.reading;
+            }
+            self.outputs.push_back(Output::Persist(vec![Record::Receipt {
+                receipt: theirs.receipt,
+                payee_signature: Some(theirs.payee_signature),
+            }]));
+        }
+        Ok(())
+    }
+
+    fn complete_receipt(&mut self, countersigned: &Countersigned) {
+        let receipt = &countersigned.receipt.body;
+        self.receipts = ReceiptChain::after(receipt, self.agreement.domain());
+        if receipt.session == self.agreement.session {
+            self.receipted = receipt.reading;
+        }
+        self.pending = None;
+        self.receipts_count += 1;
+        self.outputs.push_back(Output::Persist(vec![Record::Receipt {
+            receipt: countersigned.receipt,
+            payee_signature: Some(countersigned.payee_signature),
+        }]));
+        self.outputs.push_back(Output::Event(Event::Receipted { sequence: receipt.sequence }));
+    }
+
+    /// Pays and signs receipts as far as they are due; called after every input.
+    fn pay(&mut self, now: Timestamp) -> Result<(), ProtocolError> {
+        let settling = match self.phase {
+            Phase::Live | Phase::Closing { .. } => false,
+            Phase::Settling { .. } => true,
+            Phase::Accepting { .. } | Phase::Ended => return Ok(()),
+        };
+        if total(self.payable()) >= self.agreement.affordable(self.reserved) && !self.exhausted {
+            self.exhausted = true;
+            self.outputs.push_back(Output::Event(Event::Exhausted));
+        }
+        let payable = self.within_channel(self.payable());
+        let unpaid = total(payable).saturating_sub(total(self.paid));
+        let overdue = now.ms_since(self.last_payment) >= CHECKPOINT_MS;
+        let pays = payable.covers(self.paid)
+            && unpaid > ByteCount::ZERO
+            && (unpaid >= self.step() || overdue || settling);
+        let reading = if pays { payable } else { self.paid };
+        let unreceipted = total(reading).saturating_sub(total(self.receipted));
+        let checkpoint = self.pending.is_none()
+            && unreceipted > ByteCount::ZERO
+            && (unreceipted >= CHECKPOINT_BYTES
+                || now.ms_since(self.last_receipt) >= CHECKPOINT_MS
+                || settling);
+        if pays || checkpoint {
+            self.send_payment(reading, checkpoint, now)?;
+        }
+        // The end: everything payable is paid and receipted, and nothing waits for a signature.
+        if settling && self.pending.is_none() && total(self.receipted) == total(self.paid) {
+            self.phase = Phase::Ended;
+            let statement = self.statement(now);
+            self.outputs.push_back(Output::Persist(vec![Record::Ended(statement.clone())]));
+            self.outputs.push_back(Output::Transmit(Message::Close { reason: "settled".into() }));
+            self.outputs.push_back(Output::Event(Event::Ended(statement)));
+        }
+        Ok(())
+    }
+
+    fn send_payment(
+        &mut self,
+        reading: Reading,
+        checkpoint: bool,
+        now: Timestamp,
+    ) -> Result<(), ProtocolError> {
+        let channel = self.agreement.channel();
+        let amount = self
+            .agreement
+            .owed(reading)
+            .ok_or(ProtocolError::Inconsistent("more is owed than a channel can hold"))?;
+        // The money invariants of this side: promises only grow, never exceed the channel (A1,
+        // A2), and are made only for what was received or reported carried.
+        assert!(amount >= self.promised, "a promise never shrinks");
+        assert!(
+            amount <= self.reserved.max(self.promised),
+            "a new promise never exceeds the channel"
+        );
+        assert!(self.payable().covers(reading), "nothing is paid ahead");
+        let ahead = total(reading).saturating_sub(total(self.payable()));
+        self.prepaid_peak = self.prepaid_peak.max(ahead);
+        let domain = *self.agreement.domain();
+        let voucher = match self.payment {
+            // A step that is worth less than one unit of the token promises nothing new.
+            Some(newest) if newest.voucher.body.amount == amount => newest.voucher,
+            _ => *Verified::sign(Voucher { channel, amount }, &domain, &*self.signer)?.signed(),
+        };
+        let payment = Payment { session: self.agreement.session, reading, voucher };
+        let mut records = vec![Record::Payment { channel, payment }];
+        let receipt = if checkpoint {
+            let receipt = Receipt {
+                channel,
+                session: self.agreement.session,
+                sequence: self.receipts.sequence + 1,
+                reading,
+                amount,
+                previous: self.receipts.hash,
+                time: now,
+            };
+            let receipt = Verified::sign(receipt, &domain, &*self.signer)?;
+            records.push(Record::Receipt { receipt: *receipt.signed(), payee_signature: None });
+            self.pending = Some((receipt, now));
+            self.last_receipt = now;
+            Some(*receipt.signed())
+        } else {
+            None
+        };
+        self.paid = reading;
+        self.promised = amount;
+        self.payment = Some(payment);
+        self.last_payment = now;
+        self.payments_count += 1;
+        self.outputs.push_back(Output::Persist(records));
+        self.outputs.push_back(Output::Transmit(Message::Payment { payment, receipt }));
+        self.outputs.push_back(Output::Event(Event::Paid { reading, amount }));
+        Ok(())
+    }
+
+    /// What of `payable` the channel can pay for. The provider stops by itself before that.
+    fn within_channel(&self, payable: Reading) -> Reading {
+        let affordable = self.agreement.affordable(self.reserved);
+        let over = total(payable).saturating_sub(affordable);
+        let cut_down = over.min(payable.down.saturating_sub(self.paid.down));
+        let cut_up = over.saturating_sub(cut_down);
+        Reading {
+            up: payable.up.saturating_sub(cut_up),
+            down: payable.down.saturating_sub(cut_down),
+        }
+    }
+}
+
+/// Whether a channel is one that the terms accept.
+pub(crate) fn check_channel(config: &ChannelConfig, terms: &Terms) -> Result<(), ProtocolError> {
+    let unusable = |what| Err(ProtocolError::ChannelUnusable(what));
+    if config.payee != terms.payee || config.payee_authorizer != terms.payee_authorizer {
+        return unusable("it pays somebody else");
+    }
+    if config.token != terms.token {
+        return unusable("it pays in another token");
+    }
+    if config.withdraw_delay_secs < terms.withdraw_delay_secs_min {
+        return unusable("its withdraw delay is shorter than the terms ask");
+    }
+    if config.payer.is_zero() || config.payer_authorizer.is_zero() {
+        return unusable("sessions need a payer and an authorizer key");
+    }
+    Ok(())
+}
+
+pub(crate) fn conflict(sequence: u64, first: B256, second: B256) -> ProtocolError {
+    ProtocolError::ConflictingReceipts { sequence, first, second }
+}

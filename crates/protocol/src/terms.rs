@@ -1,0 +1,191 @@
+//! What a provider offers and a consumer accepts, signed by both before the first byte.
+
+use borsh::{BorshDeserialize, BorshSerialize};
+use serde::{Deserialize, Serialize};
+use sparewire_core::{
+    Address, Amount, B256, DeviceSignature, DeviceStatement, Domain, NodeId, Price, SessionId,
+    Signed, Timestamp, keccak256,
+};
+
+use crate::{
+    channel::{ChannelConfig, Delegation},
+    credit::CreditRule,
+    error::ProtocolError,
+    message::Payment,
+    meter::Reading,
+    receipt::{Countersigned, Receipt},
+};
+
+/// How far two clocks may differ before terms are refused: 10 minutes, in milliseconds.
+pub const CLOCK_SKEW_MS_MAX: u64 = 10 * 60 * 1000;
+
+/// What is sold.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, BorshSerialize, BorshDeserialize,
+)]
+#[borsh(use_discriminant = true)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum Service {
+    /// TCP connections from the provider's line to where the consumer asks.
+    ExitTcp = 1,
+}
+
+/// How bytes are counted.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, BorshSerialize, BorshDeserialize,
+)]
+#[borsh(use_discriminant = true)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum CountingRule {
+    /// Payload bytes of ordered streams, both directions alike, without stream headers.
+    StreamPayload = 1,
+}
+
+/// What a provider serves by. Signed by its device key.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, BorshSerialize, BorshDeserialize,
+)]
+pub struct Terms {
+    /// Who offers.
+    pub provider: NodeId,
+    /// What is sold.
+    pub service: Service,
+    /// How it is counted.
+    pub counting: CountingRule,
+    /// What a GiB costs.
+    pub price: Price,
+    /// How far service runs ahead of payment.
+    pub credit: CreditRule,
+    /// The chain and contract that settle.
+    pub domain: Domain,
+    /// The token that is paid in.
+    pub token: Address,
+    /// Who is paid.
+    pub payee: Address,
+    /// The key that signs for the payee.
+    pub payee_authorizer: Address,
+    /// The shortest withdraw delay of a channel that is accepted, in seconds.
+    pub withdraw_delay_secs_min: u32,
+    /// The least that a channel must hold.
+    pub channel_min: Amount,
+    /// When the offer was made, by the provider's clock.
+    pub issued: Timestamp,
+    /// Until when it can be accepted, or a session under it resumed.
+    pub expires: Timestamp,
+}
+
+impl DeviceStatement for Terms {
+    const TAG: &'static str = "sparewire terms v1";
+}
+
+impl Terms {
+    /// Names these very terms.
+    pub fn hash(&self) -> B256 {
+        keccak256(self.signing_bytes())
+    }
+}
+
+/// Terms on the wire: with the device's signature and the wallet's delegation to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Offer {
+    /// The terms.
+    pub terms: Terms,
+    /// The payee's word that this device and authorizer act for it.
+    pub delegation: Signed<Delegation>,
+    /// The device's signature of the terms.
+    pub signature: DeviceSignature,
+}
+
+impl Offer {
+    /// Checks an offer that `provider` (the key at the other end of the connection) made to a
+    /// consumer on `domain`, and returns its terms. A `fresh` one must have been made just now; one
+    /// that a session is resumed under may be older.
+    ///
+    /// # Errors
+    /// [`ProtocolError`] where it is forged, for another chain, out of date, unsound, or where the
+    /// two clocks differ too much to tell.
+    pub fn verify(
+        &self,
+        provider: NodeId,
+        domain: &Domain,
+        fresh: bool,
+        now: Timestamp,
+    ) -> Result<Terms, ProtocolError> {
+        let terms = &self.terms;
+        if terms.provider != provider {
+            return Err(ProtocolError::Inconsistent("terms of another device"));
+        }
+        self.signature.verify(provider, terms)?;
+        if terms.domain != *domain {
+            return Err(ProtocolError::WrongNetwork { ours: *domain, theirs: terms.domain });
+        }
+        let stale_ms = if fresh { now.ms_since(terms.issued) } else { 0 };
+        if stale_ms.max(terms.issued.ms_since(now)) > CLOCK_SKEW_MS_MAX {
+            return Err(ProtocolError::ClockSkew { ours: now, theirs: terms.issued });
+        }
+        if now > terms.expires {
+            return Err(ProtocolError::TermsExpired);
+        }
+        if !terms.credit.is_sound() {
+            return Err(ProtocolError::Inconsistent("credit rule below two bytes"));
+        }
+        check_delegation(
+            self.delegation,
+            domain,
+            &Delegation {
+                wallet: terms.payee,
+                device: provider,
+                authorizer: terms.payee_authorizer,
+                expiry_secs: self.delegation.body.expiry_secs,
+            },
+            now,
+        )?;
+        Ok(*terms)
+    }
+}
+
+/// What a consumer says to an offer. Signed by its device key, so that both ends have signed the
+/// terms; and everything that it remembers of the channel, so that both ends go on from one state.
+#[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
+pub struct Acceptance {
+    /// The session to start or to resume.
+    pub session: SessionId,
+    /// Hash of the accepted terms.
+    pub terms_hash: B256,
+    /// The channel that pays; it is final on chain.
+    pub channel: ChannelConfig,
+    /// The payer's word that this device and authorizer act for it.
+    pub delegation: Signed<Delegation>,
+    /// What the consumer has counted in this session and will pay for (zero for a new one).
+    pub reading: Reading,
+    /// How many bytes up it has sent at most, whether or not the provider reported them.
+    pub up_max: sparewire_core::ByteCount,
+    /// The newest payment over this channel that it remembers.
+    pub payment: Option<Payment>,
+    /// The newest receipt of this channel with both signatures.
+    pub receipt: Option<Countersigned>,
+    /// A receipt that it signed after that one and that has not been countersigned.
+    pub pending: Option<Signed<Receipt>>,
+}
+
+impl DeviceStatement for Acceptance {
+    const TAG: &'static str = "sparewire acceptance v1";
+}
+
+pub(crate) fn check_delegation(
+    delegation: Signed<Delegation>,
+    domain: &Domain,
+    expected: &Delegation,
+    now: Timestamp,
+) -> Result<(), ProtocolError> {
+    if delegation.body != *expected {
+        return Err(ProtocolError::Inconsistent("delegation of another wallet, device or key"));
+    }
+    delegation.verify(domain, expected.wallet)?;
+    if now.as_secs() > expected.expiry_secs {
+        return Err(ProtocolError::DelegationExpired { expired_secs: expected.expiry_secs });
+    }
+    Ok(())
+}
