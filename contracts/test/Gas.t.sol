@@ -90,6 +90,14 @@ contract GasTest is ChannelsTest {
         _record("claimPacked of 1", 1, 50_000);
     }
 
+    /// As a payee that only ever claims this way: nothing is claimable before, so no refund for clearing it.
+    function test_claimPackedAndSweepOf100_fromNothingClaimable() public {
+        bytes memory data = _steady(CHANNELS);
+        channels.sweep(payee.account, address(token));
+        channels.claimPackedAndSweep(data);
+        _record("claimPackedAndSweep of 100 with nothing claimable before, each", CHANNELS, 11_500);
+    }
+
     function test_claimPackedAndSweepOf1() public {
         channels.claimPackedAndSweep(_steady(1));
         _record("claimPackedAndSweep of 1", 1, 70_000);

@@ -19,7 +19,8 @@ library PackedClaims {
     uint256 private constant S_MAX = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0;
     uint256 private constant S_MASK = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF;
     uint256 private constant AMOUNT_MASK = 0xffffffffffffffffffffffffff;
-    uint256 private constant CLOSED = 3 << 248; // Status.Closed in its place: the slots of closed channels, and only they, reach it
+    // Only the slots of closed channels are above this: Status.Closed is the highest, and in the highest place.
+    uint256 private constant BELOW_CLOSED = (3 << 248) - 1;
 
     // Scratch memory, at fixed places because adding an offset to a pointer costs three times as much. What all entries
     // share is written once. `claim` makes sure that nobody else uses this memory.
@@ -38,8 +39,8 @@ library PackedClaims {
     uint256 private constant SEPARATOR = 0x220;
     uint256 private constant STRUCT_HASH = 0x240;
     uint256 private constant RECOVER = 0x260; // digest, v, r, s
+    uint256 private constant ENTRY = 0x263; // an entry as it comes; its end, r and vs, is where ecrecover wants r and s
     uint256 private constant RECOVER_V = 0x280;
-    uint256 private constant RECOVER_R = 0x2a0;
     uint256 private constant RECOVER_S = 0x2c0;
     // The event's data: an offset, a length and the entries.
     uint256 private constant LOG = 0x2e0;
@@ -60,12 +61,18 @@ library PackedClaims {
         }
     }
 
-    function token(bytes calldata data) internal pure returns (address) {
-        return address(bytes20(data[0:20]));
+    /// `data` must have passed `count`.
+    function token(bytes calldata data) internal pure returns (address value) {
+        assembly ("memory-safe") {
+            value := shr(96, calldataload(data.offset))
+        }
     }
 
-    function payee(bytes calldata data) internal pure returns (address) {
-        return address(bytes20(data[20:40]));
+    /// `data` must have passed `count`.
+    function payee(bytes calldata data) internal pure returns (address value) {
+        assembly ("memory-safe") {
+            value := shr(96, calldataload(add(data.offset, 20)))
+        }
     }
 
     /// Marks every channel as claimed up to its voucher, and tells of it in one `ClaimedBatch`.
@@ -93,32 +100,33 @@ library PackedClaims {
             mstore(WITHDRAW_DELAY, shr(216, calldataload(add(data.offset, 60))))
             mstore(SALT, 0)
             mstore(VOUCHER, voucherTypehash)
-            mstore(0x200, 0x1901)
+            mstore(sub(SEPARATOR, 0x20), 0x1901) // its last two bytes are at DIGEST
             mstore(SEPARATOR, separator)
 
             let logEnd := LOG_ENTRIES
             let end := add(data.offset, data.length)
             for { let entry := add(data.offset, HEADER_LENGTH) } lt(entry, end) { entry := add(entry, ENTRY_LENGTH) } {
-                // The channel. What the first and the last store write too far, the next overwrites or nobody reads.
-                let word := calldataload(add(entry, 40)) // salt 8, amount 13
-                mstore(add(PAYER, 12), calldataload(entry))
-                mstore(PAYER_AUTHORIZER, shr(96, calldataload(add(entry, 20))))
-                mstore(add(SALT, 24), word)
+                // The channel. Members are moved in whole words: what the payer's and the salt's write too far is
+                // overwritten next, or spare.
+                calldatacopy(ENTRY, entry, ENTRY_LENGTH)
+                mstore(add(PAYER, 12), mload(ENTRY))
+                mstore(PAYER_AUTHORIZER, shr(96, mload(add(ENTRY, 20))))
+                mstore(add(SALT, 24), mload(add(ENTRY, 40)))
                 mstore(STRUCT_HASH, keccak256(CONFIG, 0x100))
                 let id := keccak256(DIGEST, 0x42)
                 let slot := sload(id)
 
-                // What there is to claim in it: not (claimed < amount <= reserved), or Status.Closed, is the rare case.
-                mstore(VOUCHER_ID, id)
-                mstore(VOUCHER_AMOUNT, and(shr(88, word), AMOUNT_MASK))
+                // What there is to claim in it.
+                let amount := and(mload(add(ENTRY, 29)), AMOUNT_MASK) // the word that ends with it
                 let claimed := and(shr(104, slot), AMOUNT_MASK)
-                let more := sub(mload(VOUCHER_AMOUNT), claimed)
-                if iszero(and(lt(sub(more, 1), sub(and(slot, AMOUNT_MASK), claimed)), lt(slot, CLOSED))) {
+                mstore(VOUCHER_ID, id)
+                mstore(VOUCHER_AMOUNT, amount)
+                if or(or(iszero(gt(amount, claimed)), gt(amount, and(slot, AMOUNT_MASK))), gt(slot, BELOW_CLOSED)) {
                     if iszero(slot) {
                         failure := CHANNEL_UNKNOWN
                         break
                     }
-                    if or(iszero(lt(slot, CLOSED)), iszero(gt(mload(VOUCHER_AMOUNT), claimed))) { continue }
+                    if or(gt(slot, BELOW_CLOSED), iszero(gt(amount, claimed))) { continue }
                     failure := AMOUNT_ABOVE_RESERVED
                     break
                 }
@@ -127,7 +135,6 @@ library PackedClaims {
                 // digest is no address.
                 mstore(STRUCT_HASH, keccak256(VOUCHER, 0x60))
                 mstore(RECOVER, keccak256(DIGEST, 0x42))
-                calldatacopy(RECOVER_R, add(entry, 61), 0x40)
                 let vs := mload(RECOVER_S)
                 mstore(RECOVER_V, add(27, shr(255, vs)))
                 mstore(RECOVER_S, and(vs, S_MASK))
@@ -138,6 +145,7 @@ library PackedClaims {
                 }
 
                 // The credit. `claimed` grows in place, as the amount is no more than its 104 bits.
+                let more := sub(mload(VOUCHER_AMOUNT), claimed)
                 sstore(id, add(slot, shl(104, more)))
                 credited := add(credited, more)
                 mstore(logEnd, id)

@@ -332,7 +332,7 @@ contract World {
     }
 
     /// C6: everybody goes, and nobody has to agree.
-    function leave() external {
+    function everybodyLeaves() external {
         vm.warp(_now);
         for (uint256 i = 0; i < _entries.length; ++i) {
             if (_entries[i].status == Status.Open) _startClose(i);

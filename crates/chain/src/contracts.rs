@@ -49,7 +49,10 @@ fn channels_words(error: Channels::ChannelsErrors) -> String {
     use Channels::ChannelsErrors as E;
     match error {
         E::AmountAboveReserved(e) => {
-            format!("{} is more than the {} that channel {} holds", e.amount, e.reserved, e.channelId)
+            format!(
+                "{} is more than the {} that channel {} holds",
+                e.amount, e.reserved, e.channelId
+            )
         }
         E::AmountTooLarge(e) => format!("amount {} is above 2^104 - 1", e.amount),
         E::AmountZero(_) => "the amount is zero".to_owned(),

@@ -20,6 +20,10 @@ use sparewire_protocol::settlement::{ChainError, TransactionSummary};
 
 const SCHEMA_VERSION: i64 = 1;
 
+/// Intents that are remembered after they are over, so that the file stays below some 20 MB; what
+/// is older goes at the next start.
+const HISTORY_MAX: i64 = 10_000;
+
 const SCHEMA: &str = "
     CREATE TABLE owner (chain_id INTEGER NOT NULL, wallet BLOB NOT NULL);
     CREATE TABLE intents (
@@ -186,6 +190,14 @@ impl Journal {
             _ => return Err(JournalError::Damaged("written by a newer version")),
         }
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        transaction.execute(
+            "DELETE FROM intents WHERE state <> 'open' AND id <= (SELECT max(id) FROM intents) - ?1",
+            [HISTORY_MAX],
+        )?;
+        transaction.execute_batch(
+            "DELETE FROM steps WHERE intent NOT IN (SELECT id FROM intents);
+             DELETE FROM attempts WHERE step NOT IN (SELECT id FROM steps);",
+        )?;
         transaction.commit()?;
         Ok(Self { db: Arc::new(Mutex::new(db)) })
     }
@@ -280,9 +292,8 @@ impl Journal {
         self.with(|db| {
             let mut statement =
                 db.prepare("SELECT id, kind FROM intents WHERE state = 'open' ORDER BY id")?;
-            let rows = statement.query_map([], |row| {
-                Ok(OpenIntent { id: row.get(0)?, kind: row.get(1)? })
-            })?;
+            let rows = statement
+                .query_map([], |row| Ok(OpenIntent { id: row.get(0)?, kind: row.get(1)? }))?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
     }
@@ -368,7 +379,11 @@ impl Journal {
 
     pub(crate) fn set_state(&self, step: i64, state: StepState) -> Result<(), JournalError> {
         self.with(|db| {
-            db.execute("UPDATE steps SET state = ?2 WHERE id = ?1", params![step, state.name()])?;
+            // Most looks find nothing new, and nothing is written (and synced) then.
+            db.execute(
+                "UPDATE steps SET state = ?2 WHERE id = ?1 AND state <> ?2",
+                params![step, state.name()],
+            )?;
             Ok(())
         })
     }
@@ -405,6 +420,19 @@ impl Journal {
                 ],
             )?;
             Ok(())
+        })
+    }
+
+    /// Why an intent failed; `None` where it did not.
+    pub(crate) fn failure(&self, intent: i64) -> Result<Option<String>, JournalError> {
+        self.with(|db| {
+            Ok(db
+                .query_row(
+                    "SELECT coalesce(reason, '') FROM intents WHERE id = ?1 AND state = 'failed'",
+                    [intent],
+                    |row| row.get(0),
+                )
+                .optional()?)
         })
     }
 

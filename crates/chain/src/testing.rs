@@ -9,7 +9,9 @@ use std::{
 use alloy_consensus::{SignableTransaction, TxEip1559, TxEnvelope};
 use alloy_eips::eip2718::Encodable2718;
 use alloy_json_rpc::{RequestPacket, ResponsePacket};
-use alloy_primitives::{Address, B256, Bytes, Signature as AlloySignature, TxKind, U256, keccak256};
+use alloy_primitives::{
+    Address, B256, Bytes, Signature as AlloySignature, TxKind, U256, keccak256,
+};
 use alloy_transport::{TransportError, TransportErrorKind, TransportFut};
 use secp256k1::{Message, PublicKey, SECP256K1, SecretKey};
 use serde_json::{Value, json};
@@ -31,6 +33,10 @@ impl TestSigner {
         let key = SecretKey::from_byte_array([seed; 32]).unwrap();
         let public = PublicKey::from_secret_key(SECP256K1, &key).serialize_uncompressed();
         Self { key, address: Address::from_slice(&keccak256(&public[1..])[12..]) }
+    }
+
+    pub(crate) fn address_of(&self) -> Address {
+        self.address
     }
 }
 
@@ -83,6 +89,8 @@ pub(crate) enum Verdict {
     Result(Value),
     /// Answers with this error.
     Error(i64, &'static str),
+    /// Asks the chain, and takes this field out of its answer.
+    Without(&'static str),
     /// Does not answer.
     Silence,
     /// Hands the request to the chain, but loses the answer.
@@ -132,7 +140,14 @@ impl Service<RequestPacket> for Misbehaving {
                 Verdict::Error(code, message) => {
                     json!({ "jsonrpc": "2.0", "id": request["id"], "error": { "code": code, "message": message } })
                 }
-                Verdict::Silence => return Err(TransportErrorKind::custom_str("connection refused")),
+                Verdict::Without(field) => {
+                    let mut answer = this.chain.handle(request);
+                    answer["result"].as_object_mut().unwrap().remove(field);
+                    answer
+                }
+                Verdict::Silence => {
+                    return Err(TransportErrorKind::custom_str("connection refused"));
+                }
                 Verdict::LoseAnswer => {
                     this.chain.handle(request);
                     return Err(TransportErrorKind::custom_str("connection reset"));

@@ -74,14 +74,23 @@ fn is_deployed(embedded: &EmbeddedChain) -> bool {
 
 /// Gives `to` something to pay gas with, and test tokens.
 pub(crate) async fn faucet(endpoint: Endpoint, to: Address) -> Result<()> {
+    fund(endpoint, to, Amount::new(FAUCET_TOKENS).expect("in range")).await
+}
+
+/// Gives `to` 1 ether and `tokens`.
+pub(crate) async fn fund(endpoint: Endpoint, to: Address, tokens: Amount) -> Result<()> {
     let journal = Journal::in_memory()?;
     let contracts = contracts();
-    let chain =
-        EvmChain::connect(endpoint, contracts.domain, development_key(), journal, embedded_policy())
-            .await
-            .context("the faucet works on the embedded chain only")?;
+    let chain = EvmChain::connect(
+        endpoint,
+        contracts.domain,
+        development_key(),
+        journal,
+        embedded_policy(),
+    )
+    .await
+    .context("the faucet works on the embedded chain only")?;
     chain.transfer(to, FAUCET_WEI).await?;
-    let tokens = Amount::new(FAUCET_TOKENS).expect("in range");
     chain.mint(contracts.token, to, tokens).await?;
     Ok(())
 }

@@ -34,7 +34,10 @@ pub fn encode<T: BorshSerialize + ?Sized>(value: &T) -> Vec<u8> {
 ///
 /// # Errors
 /// [`DecodeError`] where `bytes` is longer than `length_max`, truncated, has trailing bytes, or
-/// holds a value that is out of range. Allocation is bounded by the input's length.
+/// holds a value that is out of range.
+///
+/// For a text or list, borsh allocates on the word of its length prefix, up to a MiB; types that
+/// a peer sends bound theirs themselves.
 pub fn decode<T: BorshDeserialize>(bytes: &[u8], length_max: usize) -> Result<T, DecodeError> {
     if bytes.len() > length_max {
         return Err(DecodeError::TooLong { length: bytes.len(), length_max });

@@ -4,19 +4,19 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use sparewire_protocol::Direction;
-use tokio::net::TcpStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    copy::{CopyReport, DrainLimit, Gate, Tally, Tunnel, consumer_copy, provider_copy},
+    copy::{DrainLimit, Gate, Tally, Tunnel, consumer_copy, provider_copy},
     exit::Exit,
-    refusal::Refusal,
+    proxy::{Accepted, ProxyHandler, ProxyRequest},
+    refusal::{Refusal, RefusalKind},
     session::{
         OpenReply, OpenRequest, SessionError, read_reply, read_request, write_reply, write_request,
     },
-    target::Target,
     transport::{Connection, Endpoint},
 };
 
@@ -73,27 +73,33 @@ pub async fn serve(endpoint: Endpoint, exit: Exit, shutdown: CancellationToken) 
     tracker.close();
 }
 
-/// Carries one application connection to `target` over `connection`, unmetered.
-///
-/// # Errors
-/// [`SessionError`] where the connection is gone; the inner [`Refusal`] is the exit's.
-pub async fn carry(
-    connection: &Connection,
-    target: Target,
-    tcp: TcpStream,
-    leftover: Bytes,
-    opened: impl AsyncFnOnce(&mut TcpStream),
-) -> Result<Result<CopyReport, Refusal>, SessionError> {
-    let (mut send, mut recv) = connection.open_bi().await?;
-    write_request(&mut send, &OpenRequest::Tcp(target)).await?;
-    match read_reply(&mut recv).await? {
-        OpenReply::Opened => {
-            let mut tcp = tcp;
-            opened(&mut tcp).await;
+/// The consumer's side: a proxy handler over one connection to such an exit.
+#[derive(Debug)]
+pub struct PlainConsumer {
+    /// The connection.
+    pub connection: Connection,
+}
+
+#[async_trait]
+impl ProxyHandler for PlainConsumer {
+    async fn handle(&self, request: ProxyRequest) {
+        let unreachable =
+            |error: SessionError| Refusal::new(RefusalKind::Unreachable, error.to_string());
+        let open = async {
+            let (mut send, mut recv) = self.connection.open_bi().await?;
+            write_request(&mut send, &OpenRequest::Tcp(request.target().clone())).await?;
+            let reply = read_reply(&mut recv).await?;
+            Ok::<_, SessionError>((send, recv, reply))
+        };
+        let (send, recv) = match open.await {
+            Ok((send, recv, OpenReply::Opened)) => (send, recv),
+            Ok((_, _, OpenReply::Refused(refusal))) => return request.refuse(refusal).await,
+            Err(error) => return request.refuse(unreachable(error)).await,
+        };
+        if let Ok(Accepted { tcp, leftover }) = request.accept().await {
             let tunnel = Tunnel { tcp, leftover, send, recv };
             let (limit, never) = (DrainLimit::default(), std::future::pending());
-            Ok(Ok(consumer_copy(tunnel, &Unmetered, limit, never, async {}).await))
+            consumer_copy(tunnel, &Unmetered, limit, never, async {}).await;
         }
-        OpenReply::Refused(refusal) => Ok(Err(refusal)),
     }
 }

@@ -4,6 +4,8 @@
 mod connection;
 mod settling;
 
+pub use settling::settle;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
@@ -67,7 +69,10 @@ pub struct Provider {
 enum Slot {
     Live(LiveSession),
     /// The connection broke; the consumer may come back.
-    Suspended { session: SessionId, left: Left },
+    Suspended {
+        session: SessionId,
+        left: Left,
+    },
 }
 
 /// What a broken connection had counted, and what of it was paid for.
@@ -254,11 +259,7 @@ impl Provider {
         }
     }
 
-    async fn write_off(
-        &self,
-        session: SessionId,
-        left: Left,
-    ) -> Result<(), SessionError> {
+    async fn write_off(&self, session: SessionId, left: Left) -> Result<(), SessionError> {
         let total = |reading: Reading| reading.checked_total().unwrap_or_default();
         let bytes = total(left.counted).saturating_sub(total(left.paid));
         if bytes > ByteCount::ZERO {

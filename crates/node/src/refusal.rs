@@ -47,7 +47,10 @@ impl BorshDeserialize for Refusal {
         let reason = String::deserialize_reader(reader)?;
         let refusal = Self::new(kind, &reason);
         if refusal.reason != reason {
-            return Err(Error::new(ErrorKind::InvalidData, "refusal's reason is too long or unsafe"));
+            return Err(Error::new(
+                ErrorKind::InvalidData,
+                "refusal's reason is too long or unsafe",
+            ));
         }
         Ok(refusal)
     }

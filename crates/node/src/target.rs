@@ -185,8 +185,10 @@ fn loose_ipv4(text: &str) -> Option<Result<Ipv4Addr, TargetError>> {
         u32::from_str_radix(digits, radix).ok()
     };
     let address = || {
-        let parts: Vec<u32> =
-            text.splitn(5, '.').map(|label| is_number(label).then(|| number(label))?).collect::<Option<_>>()?;
+        let parts: Vec<u32> = text
+            .splitn(5, '.')
+            .map(|label| is_number(label).then(|| number(label))?)
+            .collect::<Option<_>>()?;
         let (&last, first) = parts.split_last()?;
         if parts.len() > 4 || first.iter().any(|&part| part > 255) {
             return None;
@@ -251,10 +253,29 @@ mod tests {
         let long = format!("{}.example", "a".repeat(64));
         let longer = "a.".repeat(127) + "a";
         for text in [
-            "", ".", "..", "a..b", "[::1", "[127.0.0.1]", "256.1.1.1", "1.2.3.4.5", "127.0.0.08",
-            "1.16777216", "4294967296", "0x1ffffffff", "example.1", "exa mple", "exa\0mple",
-            "user@host", "fe80::1%eth0", "host/path", "\u{fe0f}", "ex\u{e4}mple.de", "+1",
-            &long, &longer,
+            "",
+            ".",
+            "..",
+            "a..b",
+            "[::1",
+            "[127.0.0.1]",
+            "256.1.1.1",
+            "1.2.3.4.5",
+            "127.0.0.08",
+            "1.16777216",
+            "4294967296",
+            "0x1ffffffff",
+            "example.1",
+            "exa mple",
+            "exa\0mple",
+            "user@host",
+            "fe80::1%eth0",
+            "host/path",
+            "\u{fe0f}",
+            "ex\u{e4}mple.de",
+            "+1",
+            &long,
+            &longer,
         ] {
             assert!(text.parse::<Host>().is_err(), "{text:?}");
         }

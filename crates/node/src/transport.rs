@@ -152,8 +152,7 @@ impl Endpoint {
     /// # Errors
     /// [`TransportError::Unreachable`] where nobody answers at its addresses within 10 s.
     pub async fn connect(&self, peer: &PeerAddress) -> Result<Connection, TransportError> {
-        let unreachable =
-            |reason: String| TransportError::Unreachable { node: peer.node, reason };
+        let unreachable = |reason: String| TransportError::Unreachable { node: peer.node, reason };
         let key = PublicKey::from_bytes(&peer.node.0.0)
             .map_err(|_| unreachable("its node id is not an Ed25519 key".into()))?;
         if peer.addrs.is_empty() {
@@ -503,7 +502,9 @@ pub enum PeerAddressError {
     #[error("the node id is not an Ed25519 public key; a digit may be wrong")]
     NotAKey,
     /// Not `ip:port`.
-    #[error("'{text}' is not <ip>:<port>; a name must be resolved first, IPv6 is written [ip]:port")]
+    #[error(
+        "'{text}' is not <ip>:<port>; a name must be resolved first, IPv6 is written [ip]:port"
+    )]
     Addr {
         /// The address as given.
         text: String,

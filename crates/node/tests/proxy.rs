@@ -39,12 +39,14 @@ impl ProxyHandler for Echo {
         }
         let Accepted { mut tcp, leftover } = request.accept().await.unwrap();
         let head = format!("HTTP/1.0 200 OK\r\n\r\n{target}\n");
-        if tcp.write_all(head.as_bytes()).await.is_ok() && tcp.write_all(&leftover).await.is_ok() {
-            let (mut reader, mut writer) = tcp.split();
-            if target.ends_with(":81") {
-                let _ = tokio::io::copy(&mut reader, &mut writer).await;
-            }
+        tcp.write_all(head.as_bytes()).await.unwrap();
+        tcp.write_all(&leftover).await.unwrap();
+        let (mut reader, mut writer) = tcp.split();
+        if target.ends_with(":81") {
+            let _ = tokio::io::copy(&mut reader, &mut writer).await;
         }
+        let _ = writer.shutdown().await;
+        let _ = reader.read_to_end(&mut Vec::new()).await;
     }
 }
 

@@ -57,6 +57,7 @@ pub struct Refused {
     /// What for.
     pub code: RefusalCode,
     /// In words, at most [`REASON_LEN_MAX`] bytes.
+    #[borsh(deserialize_with = "read_reason")]
     pub reason: String,
 }
 
@@ -200,15 +201,6 @@ impl Message {
         fn read<T: BorshDeserialize>(body: &[u8]) -> Result<T, DecodeError> {
             decode(body, FRAME_LEN_MAX - 1)
         }
-        let bounded = |text: String| {
-            if text.len() > REASON_LEN_MAX {
-                return Err(DecodeError::TooLong {
-                    length: text.len(),
-                    length_max: REASON_LEN_MAX,
-                });
-            }
-            Ok(text)
-        };
         Ok(Some(match kind {
             1 => {
                 let (minor, domain, token, resume) = read(body)?;
@@ -220,10 +212,7 @@ impl Message {
                 Self::Accept { acceptance, signature }
             }
             4 => Self::Accepted(read(body)?),
-            5 => {
-                let refused: Refused = read(body)?;
-                Self::Refused(Refused { reason: bounded(refused.reason)?, ..refused })
-            }
+            5 => Self::Refused(read(body)?),
             6 => {
                 let (payment, receipt) = read(body)?;
                 Self::Payment { payment, receipt }
@@ -242,7 +231,10 @@ impl Message {
                 read::<()>(body)?;
                 Self::Funded
             }
-            12 => Self::Close { reason: bounded(read(body)?)? },
+            12 => {
+                let Reason(reason) = read(body)?;
+                Self::Close { reason }
+            }
             _ if frame.len() > FRAME_LEN_MAX => {
                 return Err(DecodeError::TooLong {
                     length: frame.len(),
@@ -252,6 +244,22 @@ impl Message {
             _ => return Ok(None),
         }))
     }
+}
+
+#[derive(BorshDeserialize)]
+struct Reason(#[borsh(deserialize_with = "read_reason")] String);
+
+/// Reads a text of at most [`REASON_LEN_MAX`] bytes. Its length is looked at before anything is
+/// allocated: the encoding's own reader takes a MiB on the word of four bytes.
+fn read_reason<R: std::io::Read>(reader: &mut R) -> std::io::Result<String> {
+    let malformed = |what| std::io::Error::new(std::io::ErrorKind::InvalidData, what);
+    let length = u32::deserialize_reader(reader)? as usize;
+    if length > REASON_LEN_MAX {
+        return Err(malformed("text too long"));
+    }
+    let mut text = vec![0; length];
+    reader.read_exact(&mut text)?;
+    String::from_utf8(text).map_err(|_| malformed("text is not UTF-8"))
 }
 
 /// Cuts a text to [`REASON_LEN_MAX`] bytes at a character's end.

@@ -2,25 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use alloy_consensus::{SignableTransaction, TxEip1559, TxEnvelope, TxLegacy};
-use alloy_eips::eip2718::Encodable2718;
-use alloy_primitives::{Address, B256, Signature as AlloySignature, TxKind, U256};
-use serde_json::{Value, json};
-use sparewire_core::{Signer, SignerError};
+use alloy_primitives::{Address, B256, U256};
+use sparewire_core::Signer;
 use sparewire_protocol::settlement::{ChainError, Outcome, TransactionSummary};
 use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     Policy,
-    node::{Fees, Node, NodeError},
+    node::{Node, NodeError},
+    send::Sent,
 };
 use crate::{
     contracts::reason_in_words,
-    journal::{Attempt, Call, Journal, JournalError, Step, StepState},
+    journal::{Call, Journal, JournalError, Step, StepState},
 };
-
-/// Most gas that one transaction may use (EIP-7825); chains without that rule are fine with it.
-pub(crate) const GAS_MAX: u64 = 1 << 24;
 
 /// How often a nonce must be seen taken, with none of our hashes mined, before we believe it: the
 /// nodes behind one URL may be a few blocks apart.
@@ -28,10 +23,6 @@ const DISPLACED_POLLS: u32 = 3;
 
 /// A transaction that is in no block is sent again after so many looks for it.
 const RESEND_POLLS: u32 = 5;
-
-/// Most signed versions of one transaction. Each costs 12.5 % more than the one before: 24 of them
-/// raise the fee 15 times, and [`Policy::fee_max_wei`] ends it before.
-const ATTEMPTS_MAX: usize = 24;
 
 /// After so long a node may have forgotten receipts, and a nonce that is taken proves nothing.
 const DISPLACED_AGE_SECS_MAX: u64 = 14 * 86_400;
@@ -50,20 +41,13 @@ pub(crate) struct Follower {
 /// What a look at the chain showed of a step.
 enum Seen {
     Pending,
-    Mined { succeeded: bool },
+    Mined {
+        succeeded: bool,
+    },
     Final,
     Failed(String),
     /// Something else took its nonce, and that is final.
     Displaced,
-}
-
-/// What a node said to a transaction.
-enum Sent {
-    /// It has it, now or from before, or did not say: follow.
-    Following,
-    NonceTaken,
-    Poor,
-    Refused(String),
 }
 
 impl Follower {
@@ -93,19 +77,29 @@ impl Follower {
         if calls.is_empty() {
             return Ok(Outcome::default());
         }
-        let intent = {
-            let _performer = self.performer.lock().await;
-            // What an earlier process left un-mined holds lower nonces: it goes first.
-            for earlier in self.journal.open_intents()? {
-                self.mine_signed(kind_of(&earlier.kind), earlier.id).await?;
-            }
-            let intent = match self.journal.open_intent(digest)? {
-                Some(intent) => intent,
-                None => self.journal.plan(kind, digest, &calls, now_secs())?,
-            };
-            self.mine_all(kind, intent).await?;
-            intent
+        let performer = self.performer.lock().await;
+        // What an earlier process left un-mined holds lower nonces: it goes first.
+        for earlier in self.journal.open_intents()? {
+            self.mine_signed(kind_of(&earlier.kind), earlier.id).await?;
+        }
+        let intent = match self.journal.open_intent(digest)? {
+            Some(intent) => intent,
+            None => self.journal.plan(kind, digest, &calls, now_secs())?,
         };
+        drop(performer);
+        self.go_on(kind, intent).await
+    }
+
+    /// Goes on with an intent that is in the journal, to its end.
+    pub(crate) async fn go_on(
+        &self,
+        kind: &'static str,
+        intent: i64,
+    ) -> Result<Outcome, ChainError> {
+        {
+            let _performer = self.performer.lock().await;
+            self.mine_all(kind, intent).await?;
+        }
         self.wait_until_final(kind, intent).await
     }
 
@@ -116,18 +110,12 @@ impl Follower {
             let kind = kind_of(&open.kind);
             let unfinished = |step: &&Step| !matches!(step.state, StepState::Final);
             transactions += self.journal.steps(open.id)?.iter().filter(unfinished).count();
-            let mined = {
-                let _performer = self.performer.lock().await;
-                self.mine_all(kind, open.id).await
-            };
-            let outcome = match mined {
-                Ok(()) => self.wait_until_final(kind, open.id).await.map(drop),
-                Err(error) => Err(error),
-            };
-            match outcome {
-                Ok(()) => {}
+            match self.go_on(kind, open.id).await {
+                Ok(_) => {}
                 // The intent is over; the others go on.
-                Err(error @ (ChainError::Reverted { .. } | ChainError::InsufficientFunds { .. })) => {
+                Err(
+                    error @ (ChainError::Reverted { .. } | ChainError::InsufficientFunds { .. }),
+                ) => {
                     tracing::warn!(kind, %error, "an unfinished intent failed");
                 }
                 Err(error) => return Err(error),
@@ -151,6 +139,7 @@ impl Follower {
 
     /// Signs, sends and sees mined every step of an intent, in order.
     async fn mine_all(&self, kind: &'static str, intent: i64) -> Result<(), ChainError> {
+        self.still_wanted(kind, intent)?;
         for step in self.journal.steps(intent)? {
             match step.state {
                 StepState::Planned | StepState::Signed => {
@@ -235,6 +224,7 @@ impl Follower {
     ) -> Result<Outcome, ChainError> {
         let started = Instant::now();
         loop {
+            self.still_wanted(kind, intent)?;
             let mut open = 0;
             for step in self.journal.steps(intent)? {
                 let _performer = match step.state {
@@ -274,6 +264,14 @@ impl Follower {
         let outcome = Outcome { transactions: summaries.collect() };
         self.journal.finish(intent)?;
         Ok(outcome)
+    }
+
+    /// Somebody else who follows the same intent may have seen it fail.
+    fn still_wanted(&self, kind: &'static str, intent: i64) -> Result<(), ChainError> {
+        match self.journal.failure(intent)? {
+            Some(reason) => Err(ChainError::Reverted { what: kind, reason }),
+            None => Ok(()),
+        }
     }
 
     /// Looks for a step's transactions on chain and writes down what it finds.
@@ -318,218 +316,6 @@ impl Follower {
         Ok(Seen::Displaced)
     }
 
-    /// Simulates a step, signs it with a nonce of its own, writes it down and sends it.
-    async fn sign_and_send(
-        &self,
-        kind: &'static str,
-        intent: i64,
-        step: &Step,
-    ) -> Result<Sent, ChainError> {
-        let (gas, fees) = match self.prepare(kind, &step.call).await {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                // With nothing signed, nothing can happen behind the caller's back any more; what
-                // would revert now is over in any case.
-                let signed = self.journal.steps(intent)?.iter().any(|other| {
-                    other.id != step.id && other.state != StepState::Planned
-                });
-                if !signed || matches!(error, ChainError::Reverted { .. }) {
-                    self.journal.fail(intent, None, &error.to_string())?;
-                }
-                return Err(error);
-            }
-        };
-        let nonce = self.free_nonce().await?;
-        let attempt = self.sign(&step.call, nonce, gas, fees).await?;
-        self.journal.sign(step.id, &attempt)?;
-        let sent = self.send(&attempt).await;
-        match &sent {
-            // Nobody but this node has seen it, and it did not take it.
-            Sent::NonceTaken => self.journal.displace(step.id)?,
-            _ => tracing::info!(kind, hash = %attempt.hash, nonce, "transaction sent"),
-        }
-        Ok(sent)
-    }
-
-    /// The gas limit and fees of a call that would succeed now.
-    async fn prepare(&self, kind: &'static str, call: &Call) -> Result<(u64, Fees), ChainError> {
-        let request = self.request_of(call);
-        let estimate = match self.node.estimate_gas(&request).await {
-            Ok(estimate) => estimate,
-            Err(NodeError::Refused { revert: Some(data), .. }) => {
-                return Err(ChainError::Reverted { what: kind, reason: reason_in_words(&data) });
-            }
-            Err(NodeError::Refused { message, .. }) if message.contains("insufficient funds") => {
-                return Err(self.poor(call.value).await);
-            }
-            Err(NodeError::Refused { message, .. }) => {
-                // Some nodes give the data only to eth_call.
-                return Err(match self.node.ask::<_, alloy_primitives::Bytes>("eth_call", (request, "latest")).await {
-                    Err(NodeError::Refused { revert: Some(data), .. }) => {
-                        ChainError::Reverted { what: kind, reason: reason_in_words(&data) }
-                    }
-                    _ => ChainError::Reverted { what: kind, reason: message },
-                });
-            }
-            Err(error) => return Err(self.node.blame(error)),
-        };
-        if estimate > GAS_MAX {
-            let reason = format!("it takes {estimate} gas, more than a transaction may use");
-            return Err(ChainError::Reverted { what: kind, reason });
-        }
-        // A quarter on top: between estimate and block, others' claims may turn a warm slot cold.
-        let gas = (estimate + estimate / 4).min(GAS_MAX);
-        let fees = self.node.fees().await?;
-        let needed = U256::from(fees.max_fee) * U256::from(gas) + call.value;
-        let available = self.node.balance(self.wallet(), None).await?;
-        if U256::from(available) < needed {
-            return Err(self.poor(needed).await);
-        }
-        Ok((gas, fees))
-    }
-
-    /// The least nonce that neither the chain nor an unfinished transaction of ours has used.
-    async fn free_nonce(&self) -> Result<u64, ChainError> {
-        let mut nonce = self.node.nonce(self.wallet(), None).await?;
-        let in_flight = self.journal.nonces_in_flight()?;
-        while in_flight.contains(&nonce) {
-            nonce += 1;
-        }
-        Ok(nonce)
-    }
-
-    async fn sign(
-        &self,
-        call: &Call,
-        nonce: u64,
-        gas: u64,
-        fees: Fees,
-    ) -> Result<Attempt, ChainError> {
-        let to = call.target.map_or(TxKind::Create, TxKind::Call);
-        let (value, input, chain_id) = (call.value, call.data.clone(), self.chain_id);
-        let envelope = match fees.tip {
-            Some(tip) => {
-                let transaction = TxEip1559 {
-                    chain_id,
-                    nonce,
-                    gas_limit: gas,
-                    max_fee_per_gas: fees.max_fee,
-                    max_priority_fee_per_gas: tip,
-                    to,
-                    value,
-                    access_list: Default::default(),
-                    input,
-                };
-                let signature = self.signature(transaction.signature_hash()).await?;
-                TxEnvelope::Eip1559(transaction.into_signed(signature))
-            }
-            None => {
-                let transaction = TxLegacy {
-                    chain_id: Some(chain_id),
-                    nonce,
-                    gas_price: fees.max_fee,
-                    gas_limit: gas,
-                    to,
-                    value,
-                    input,
-                };
-                let signature = self.signature(transaction.signature_hash()).await?;
-                TxEnvelope::Legacy(transaction.into_signed(signature))
-            }
-        };
-        Ok(Attempt {
-            hash: *envelope.tx_hash(),
-            nonce,
-            raw: envelope.encoded_2718().into(),
-            gas,
-            max_fee: fees.max_fee,
-            tip: fees.tip,
-            signed_secs: now_secs(),
-        })
-    }
-
-    async fn signature(&self, digest: B256) -> Result<AlloySignature, ChainError> {
-        let refused = |reason: String| ChainError::Signer(SignerError::Refused { reason });
-        let signer = self.signer.clone();
-        // A keeper may be a device that takes its time.
-        let signature = tokio::task::spawn_blocking(move || signer.sign_digest(digest))
-            .await
-            .map_err(|_| refused("it ended unexpectedly".to_owned()))??;
-        if signature.recover(digest) != Ok(self.wallet()) {
-            return Err(refused("it signed with another key than the wallet's".to_owned()));
-        }
-        let bytes = signature.to_bytes();
-        let (r, s) = (U256::from_be_slice(&bytes[..32]), U256::from_be_slice(&bytes[32..64]));
-        Ok(AlloySignature::new(r, s, bytes[64] == 28))
-    }
-
-    async fn send(&self, attempt: &Attempt) -> Sent {
-        let (message, code) = match self.node.send_raw(&attempt.raw).await {
-            Ok(_) => return Sent::Following,
-            Err(NodeError::Refused { message, code, .. }) => (message.to_ascii_lowercase(), code),
-            // It may have arrived all the same.
-            Err(error) => {
-                tracing::debug!(?error, "no answer to a transaction");
-                return Sent::Following;
-            }
-        };
-        let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
-        if says(&["already known", "known transaction", "already imported", "already exists"]) {
-            Sent::Following
-        } else if says(&["nonce too low", "nonce has already been used", "oldnonce"]) {
-            Sent::NonceTaken
-        } else if says(&["insufficient funds", "insufficient balance"]) {
-            Sent::Poor
-        } else if says(&[
-            "intrinsic gas",
-            "floor data gas",
-            "exceeds block gas limit",
-            "gas limit too high",
-            "invalid sender",
-            "chain id",
-            "oversized data",
-            "initcode",
-            "not supported",
-            "higher than max fee",
-        ]) {
-            Sent::Refused(format!("the node refused the transaction: {message}"))
-        } else {
-            // Full pools, fees too low for now, trouble of the node's own: it is sent again.
-            tracing::warn!(code, message, "the node did not take a transaction; trying on");
-            Sent::Following
-        }
-    }
-
-    /// Sends the newest attempt again: nodes forget, and reorganisations do not always give back.
-    async fn resend(&self, step: &Step) -> Result<(), ChainError> {
-        if let Some(attempt) = self.journal.attempts(step.id)?.first() {
-            self.send(attempt).await;
-        }
-        Ok(())
-    }
-
-    /// Replaces a transaction that nobody mines by one with the same nonce and a higher fee.
-    async fn bump(&self, step: &Step) -> Result<(), ChainError> {
-        let attempts = self.journal.attempts(step.id)?;
-        let Some(newest) = attempts.first() else { return Ok(()) };
-        let now = self.node.fees().await?;
-        // Nodes replace for at least 10 % more (geth) or 12.5 % (others) of both parts.
-        let more = |old: u128| old.saturating_add(old.div_ceil(8)).saturating_add(1);
-        let max_fee = now.max_fee.max(more(newest.max_fee));
-        if attempts.len() >= ATTEMPTS_MAX || max_fee > self.policy.fee_max_wei {
-            tracing::warn!(hash = %newest.hash, "a transaction is stuck, and its fee is at our limit");
-            self.send(newest).await;
-            return Ok(());
-        }
-        let tip = newest.tip.map(|tip| more(tip).max(now.tip.unwrap_or(0)).min(max_fee));
-        let fees = Fees { max_fee, tip };
-        let attempt = self.sign(&step.call, newest.nonce, newest.gas, fees).await?;
-        self.journal.sign(step.id, &attempt)?;
-        tracing::info!(old = %newest.hash, new = %attempt.hash, max_fee, "fee raised");
-        self.send(&attempt).await;
-        Ok(())
-    }
-
     /// What a transaction that reverted in its block would revert with now.
     async fn why_it_failed(&self, step: &Step) -> String {
         match self.node.estimate_gas(&self.request_of(&step.call)).await {
@@ -537,24 +323,6 @@ impl Follower {
             Err(NodeError::Refused { message, .. }) => message,
             _ => "it reverted in its block, but would succeed now".to_owned(),
         }
-    }
-
-    async fn poor(&self, needed: U256) -> ChainError {
-        let available = self.node.balance(self.wallet(), None).await.unwrap_or_default();
-        ChainError::InsufficientFunds {
-            of: "native currency for gas",
-            wallet: self.wallet(),
-            available,
-            needed: needed.saturating_to(),
-        }
-    }
-
-    fn request_of(&self, call: &Call) -> Value {
-        let mut request = json!({ "from": self.wallet(), "data": call.data, "value": call.value });
-        if let Some(target) = call.target {
-            request["to"] = json!(target);
-        }
-        request
     }
 
     async fn pause(&self, started: Instant) -> Result<(), ChainError> {
@@ -590,7 +358,7 @@ fn kind_of(kind: &str) -> &'static str {
     KINDS.into_iter().find(|known| *known == kind).unwrap_or("transaction")
 }
 
-fn now_secs() -> u64 {
+pub(super) fn now_secs() -> u64 {
     use std::time::{SystemTime, UNIX_EPOCH};
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

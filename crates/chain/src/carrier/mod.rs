@@ -4,6 +4,7 @@ mod deploy;
 mod follow;
 mod node;
 mod plan;
+mod send;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -206,12 +207,16 @@ impl Chain for EvmChain {
 
     async fn channel(&self, id: ChannelId) -> Result<Option<ChannelFacts>, ChainError> {
         let block = self.head().await?.final_number;
-        let state = match self.read(self.domain.contract, Channels::channelCall::new((id.0,)), block).await {
-            Ok(state) => state,
-            // The final block may be older than the contract.
-            Err(ChainError::Nonsense { .. }) if self.deployed_after(block).await? => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let state =
+            match self.read(self.domain.contract, Channels::channelCall::new((id.0,)), block).await
+            {
+                Ok(state) => state,
+                // The final block may be older than the contract.
+                Err(ChainError::Nonsense { .. }) if self.deployed_after(block).await? => {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            };
         let status = match state.status {
             0 => return Ok(None),
             1 => ChannelStatus::Open,
@@ -250,7 +255,8 @@ impl Chain for EvmChain {
     async fn token(&self, token: Address) -> Result<TokenInfo, ChainError> {
         let newest = self.follower.node.newest().await?.number.to();
         let decimals = self.read(token, TestToken::decimalsCall {}, newest).await?;
-        let raw = self.read_raw(token, TestToken::symbolCall {}.abi_encode().into(), newest).await?;
+        let raw =
+            self.read_raw(token, TestToken::symbolCall {}.abi_encode().into(), newest).await?;
         let symbol = match TestToken::symbolCall::abi_decode_returns(&raw) {
             Ok(symbol) => symbol,
             // Tokens from before the standard settled give a bytes32.
@@ -266,11 +272,10 @@ impl Chain for EvmChain {
     async fn perform(&self, intent: &Intent) -> Result<Outcome, ChainError> {
         let digest = self.digest_of(intent);
         // What is half done is gone on with; what is left of it then is in the journal.
-        let unfinished = self.follower.journal.open_intent(digest)?;
-        let calls = match unfinished {
-            Some(id) => self.follower.journal.steps(id)?.into_iter().map(|step| step.call).collect(),
-            None => self.calls_for(intent).await?,
-        };
+        if let Some(unfinished) = self.follower.journal.open_intent(digest)? {
+            return self.follower.go_on(intent.kind(), unfinished).await;
+        }
+        let calls = self.calls_for(intent).await?;
         self.follower.perform(intent.kind(), digest, calls).await
     }
 

@@ -128,10 +128,8 @@ impl Node {
             Endpoint::Embedded(chain) => RpcClient::new(InProcess::new(chain), true),
             Endpoint::Client { client, .. } => client,
             Endpoint::Http(url) => {
-                let unreachable = |reason: String| ChainError::Unreachable {
-                    endpoint: name.clone(),
-                    reason,
-                };
+                let unreachable =
+                    |reason: String| ChainError::Unreachable { endpoint: name.clone(), reason };
                 let url = reqwest::Url::parse(&url)
                     .map_err(|error| unreachable(format!("malformed URL: {error}")))?;
                 let transport = HttpTransport::new(url, policy.request_timeout)
@@ -255,7 +253,11 @@ impl Node {
                 block.map_or(0, |block| block.number.to())
             }
         };
-        Ok(Head { number: number.max(final_number), time_secs: newest.timestamp.to(), final_number })
+        Ok(Head {
+            number: number.max(final_number),
+            time_secs: newest.timestamp.to(),
+            final_number,
+        })
     }
 
     /// Calls a contract at a block.
@@ -270,12 +272,20 @@ impl Node {
     }
 
     /// The wallet's nonce at a block, or at the newest.
-    pub(crate) async fn nonce(&self, wallet: Address, block: Option<u64>) -> Result<u64, ChainError> {
+    pub(crate) async fn nonce(
+        &self,
+        wallet: Address,
+        block: Option<u64>,
+    ) -> Result<u64, ChainError> {
         let block = block.map_or(json!("latest"), |number| json!(U64::from(number)));
         Ok(self.facts::<_, U64>("eth_getTransactionCount", (wallet, block)).await?.to())
     }
 
-    pub(crate) async fn balance(&self, owner: Address, block: Option<u64>) -> Result<u128, ChainError> {
+    pub(crate) async fn balance(
+        &self,
+        owner: Address,
+        block: Option<u64>,
+    ) -> Result<u128, ChainError> {
         let block = block.map_or(json!("latest"), |number| json!(U64::from(number)));
         let balance: U256 = self.facts("eth_getBalance", (owner, block)).await?;
         Ok(balance.saturating_to())
@@ -287,7 +297,8 @@ impl Node {
 
     /// The receipt of a transaction that is in a block.
     pub(crate) async fn receipt(&self, hash: B256) -> Result<Option<ReceiptFacts>, ChainError> {
-        let receipt: Option<ReceiptFacts> = self.facts("eth_getTransactionReceipt", (hash,)).await?;
+        let receipt: Option<ReceiptFacts> =
+            self.facts("eth_getTransactionReceipt", (hash,)).await?;
         Ok(receipt.filter(|receipt| receipt.block_number.is_some()))
     }
 

@@ -5,7 +5,9 @@ use alloy_sol_types::SolCall;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use sparewire_core::Amount;
 use sparewire_protocol::{
-    channel::{ChannelConfig, ChannelStatus, Claim, PACKED_ENTRY_LEN, PACKED_HEAD_LEN, pack_claims},
+    channel::{
+        ChannelConfig, ChannelStatus, Claim, PACKED_ENTRY_LEN, PACKED_HEAD_LEN, pack_claims,
+    },
     settlement::{Chain, ChainError, Intent},
 };
 
@@ -77,9 +79,9 @@ impl EvmChain {
             Intent::Deposit { token, amount } => {
                 one(Channels::depositCall::new((*token, amount.get())).abi_encode())
             }
-            Intent::Withdraw { token, amount } => one(
-                Channels::withdrawCall::new((*token, amount.get(), self.wallet())).abi_encode(),
-            ),
+            Intent::Withdraw { token, amount } => {
+                one(Channels::withdrawCall::new((*token, amount.get(), self.wallet())).abi_encode())
+            }
             Intent::Open { channels } => channels
                 .chunks(OPENS_MAX)
                 .map(|chunk| {
@@ -133,11 +135,7 @@ impl EvmChain {
         Call { target: Some(self.domain().contract), data: data.into(), value: U256::ZERO }
     }
 
-    async fn deposit_calls(
-        &self,
-        token: Address,
-        amount: Amount,
-    ) -> Result<Vec<Call>, ChainError> {
+    async fn deposit_calls(&self, token: Address, amount: Amount) -> Result<Vec<Call>, ChainError> {
         let (wallet, spender) = (self.wallet(), self.domain().contract);
         let funds = self.funds(wallet, token).await?;
         if funds.wallet < amount.get() {

@@ -229,8 +229,7 @@ async fn poverty_is_told_in_figures_before_anything_is_signed() {
         .await
         .unwrap_err();
     let wallet = payer.wallet();
-    let expected =
-        ChainError::InsufficientFunds { of: "tokens", wallet, available: 0, needed: 7 };
+    let expected = ChainError::InsufficientFunds { of: "tokens", wallet, available: 0, needed: 7 };
     assert_eq!(error, expected);
     let payee = connect(endpoint, &deployed, PAYEE, quick()).await;
     let error = payee.mint(deployed.token, payee.wallet(), amount(7)).await.unwrap_err();
@@ -252,8 +251,7 @@ async fn misbehaving(
     judge: impl FnMut(&str, &serde_json::Value) -> Verdict + Send + 'static,
 ) -> (EmbeddedChain, Deployment, EvmChain) {
     let chain = embedded();
-    let deployed =
-        deploy(Endpoint::Embedded(chain.clone()), signer(PAYER), quick()).await.unwrap();
+    let deployed = deploy(Endpoint::Embedded(chain.clone()), signer(PAYER), quick()).await.unwrap();
     let endpoint = Misbehaving::endpoint(&chain, judge);
     let carrier =
         EvmChain::connect(endpoint, deployed.domain, signer(PAYER), journal, policy).await.unwrap();
@@ -361,8 +359,9 @@ async fn a_silent_node_is_unreachable_and_nothing_is_lost() {
     let journal = Journal::open(&path).unwrap();
     assert_eq!(journal.unfinished().unwrap(), 1);
     let endpoint = Endpoint::Embedded(chain.clone());
-    let carrier =
-        EvmChain::connect(endpoint, deployed.domain, signer(PAYER), journal, quick()).await.unwrap();
+    let carrier = EvmChain::connect(endpoint, deployed.domain, signer(PAYER), journal, quick())
+        .await
+        .unwrap();
     assert_eq!(carrier.resume().await.unwrap(), 1);
     assert_eq!(balance(&chain, to), 1_000);
     assert_eq!(carrier.resume().await.unwrap(), 0);
@@ -375,21 +374,25 @@ async fn a_silent_node_is_unreachable_and_nothing_is_lost() {
 #[tokio::test]
 async fn asking_again_while_unfinished_goes_on_instead_of_paying_twice() {
     let dead = Arc::new(AtomicBool::new(false));
-    let switch = dead.clone();
+    let (switch, mut sends) = (dead.clone(), 0);
     let judge = move |method: &str, _: &serde_json::Value| {
-        match (method == "eth_sendRawTransaction", switch.load(Ordering::SeqCst)) {
-            (true, false) => {
+        if method == "eth_sendRawTransaction" {
+            sends += 1;
+            if sends == 1 {
+                // Dies right after it took the transaction.
                 switch.store(true, Ordering::SeqCst);
-                Verdict::LoseAnswer
+                return Verdict::LoseAnswer;
             }
-            (_, true) => Verdict::Silence,
-            _ => Verdict::Pass,
+        }
+        match switch.load(Ordering::SeqCst) {
+            true => Verdict::Silence,
+            false => Verdict::Pass,
         }
     };
     let (chain, _, carrier) = misbehaving(quick(), Journal::in_memory().unwrap(), judge).await;
     let to = Address::repeat_byte(5);
     assert!(carrier.transfer(to, 1_000).await.is_err());
-    // The judge falls silent only until the switch is turned; give the node back.
+    // The node is back.
     dead.store(false, Ordering::SeqCst);
     let sent = balance(&chain, to);
     assert_eq!(sent, 1_000, "it had arrived");
@@ -440,7 +443,8 @@ async fn two_journals_on_one_wallet_both_get_through() {
     let two = connect(endpoint, &deployed, PAYER, quick()).await;
     let to = Address::repeat_byte(5);
     for round in 0..5 {
-        let (first, second) = tokio::join!(one.transfer(to, 1 + round), two.transfer(to, 100 + round));
+        let (first, second) =
+            tokio::join!(one.transfer(to, 1 + round), two.transfer(to, 100 + round));
         first.unwrap();
         second.unwrap();
     }
@@ -476,6 +480,7 @@ async fn nodes_without_eip_1559_or_the_finalized_tag_are_served() {
         "eth_getBlockByNumber" if params[0] == "finalized" => {
             Verdict::Error(-32602, "invalid block tag")
         }
+        "eth_getBlockByNumber" => Verdict::Without("baseFeePerGas"),
         _ => Verdict::Pass,
     };
     let policy = Policy { finality: Finality::Finalized { else_blocks: 1 }, ..quick() };
@@ -489,4 +494,58 @@ async fn nodes_without_eip_1559_or_the_finalized_tag_are_served() {
     };
     let (outcome, ()) = tokio::join!(transfer, mining);
     outcome.unwrap();
+}
+
+#[tokio::test]
+async fn a_revert_in_a_block_is_told_with_its_reason() {
+    let mut estimates = 0;
+    let judge = move |method: &str, _: &serde_json::Value| {
+        estimates += u32::from(method == "eth_estimateGas");
+        match (method, estimates) {
+            // The simulation succeeds; the state changes before the block.
+            ("eth_estimateGas", 1) => Verdict::Result(json!("0x30d40")),
+            _ => Verdict::Pass,
+        }
+    };
+    let (chain, deployed, carrier) =
+        misbehaving(quick(), Journal::in_memory().unwrap(), judge).await;
+    let before = chain.block_number();
+    let start = Intent::StartClose { config: config(deployed.token, 9) };
+    let error = carrier.perform(&start).await.unwrap_err();
+    let ChainError::Reverted { what: "start_close", reason } = &error else { panic!("{error:?}") };
+    assert!(reason.contains("channel 0x"), "{reason}");
+    assert_eq!(chain.block_number(), before + 1, "it was mined, and cost gas");
+    assert_eq!(carrier.follower.journal.unfinished().unwrap(), 0);
+    carrier.transfer(Address::repeat_byte(5), 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn more_claims_than_fit_are_split_and_many_callers_share_one_wallet() {
+    const CHANNELS: u64 = 201;
+    let chain = embedded();
+    let endpoint = Endpoint::Embedded(chain.clone());
+    let deployed = deploy(endpoint.clone(), signer(PAYER), quick()).await.unwrap();
+    let (token, domain) = (deployed.token, deployed.domain);
+    let payer = connect(endpoint.clone(), &deployed, PAYER, quick()).await;
+    let payee = connect(endpoint, &deployed, PAYEE, quick()).await;
+    payer.mint(token, payer.wallet(), amount(1_000_000)).await.unwrap();
+    // The same deposit, asked for twice at a time, is one deposit or two, but whole ones.
+    let deposit = Intent::Deposit { token, amount: amount(300_000) };
+    let (one, two) = tokio::join!(payer.perform(&deposit), payer.perform(&deposit));
+    assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
+    let funds = payer.funds(payer.wallet(), token).await.unwrap();
+    assert_eq!(funds.wallet + funds.deposit.get(), 1_000_000);
+
+    let configs = (0..CHANNELS).map(|salt| config(token, salt)).collect::<Vec<_>>();
+    let channels = configs.iter().map(|config| (*config, amount(100))).collect();
+    let opened = payer.perform(&Intent::Open { channels }).await.unwrap();
+    assert_eq!(opened.transactions.len(), 3);
+    let claims = configs.iter().map(|config| claim(*config, &domain, 60)).collect();
+    let claimed = payee.perform(&Intent::Claim { claims }).await.unwrap();
+    assert_eq!(claimed.transactions.len(), 2);
+    let funds = payee.funds(payee.wallet(), token).await.unwrap();
+    assert_eq!(funds.wallet, 60 * u128::from(CHANNELS));
+    println!("gas: {} an opening", opened.gas_used() / CHANNELS);
+    println!("gas: {} a claim of {CHANNELS}", claimed.gas_used() / CHANNELS);
+    assert_conserved(&payer, token, 40 * u128::from(CHANNELS)).await;
 }

@@ -26,6 +26,9 @@ use super::{
     world::{Changes, View},
 };
 
+/// What a plain transfer takes, exactly.
+const TRANSFER_GAS: u64 = 21_000;
+
 impl Ledger {
     /// Executes a signed transaction in a block of its own.
     pub(crate) fn submit(&mut self, raw: &[u8]) -> Result<B256, EvmError> {
@@ -49,13 +52,9 @@ impl Ledger {
             }
         }
         let signature = envelope.signature();
-        let sender = recover(
-            envelope.signature_hash(),
-            signature.r(),
-            signature.s(),
-            signature.v(),
-        )
-        .ok_or_else(|| rejected("invalid sender: invalid transaction v, r, s values"))?;
+        let sender =
+            recover(envelope.signature_hash(), signature.r(), signature.s(), signature.v())
+                .ok_or_else(|| rejected("invalid sender: invalid transaction v, r, s values"))?;
 
         let executed = run(
             self.view(None),
@@ -68,11 +67,8 @@ impl Ledger {
             ExecutionResult::Success { logs, .. } => (true, logs),
             ExecutionResult::Revert { .. } | ExecutionResult::Halt { .. } => (false, Vec::new()),
         };
-        let receipt = Receipt {
-            status: Eip658Value::Eip658(success),
-            cumulative_gas_used: gas_used,
-            logs,
-        };
+        let receipt =
+            Receipt { status: Eip658Value::Eip658(success), cumulative_gas_used: gas_used, logs };
         let receipt =
             ReceiptEnvelope::from_typed(envelope.tx_type(), ReceiptWithBloom::from(receipt));
         let hash = *envelope.tx_hash();
@@ -138,7 +134,13 @@ impl Ledger {
     ) -> Result<u64, EvmError> {
         let cap = TX_GAS_LIMIT_CAP.min(self.head.header.gas_limit);
         let mut high = request.gas.unwrap_or(cap).min(cap);
-        let attempt = |gas| self.call(&TransactionRequest { gas: Some(gas), ..request.clone() }, view, cap);
+        let attempt =
+            |gas| self.call(&TransactionRequest { gas: Some(gas), ..request.clone() }, view, cap);
+        if request.input.input().is_none_or(|data| data.is_empty())
+            && matches!(attempt(TRANSFER_GAS), Ok(ExecutionResult::Success { .. }))
+        {
+            return Ok(TRANSFER_GAS);
+        }
         let first = attempt(high)?;
         match &first {
             ExecutionResult::Success { .. } => {}
@@ -148,7 +150,9 @@ impl Ledger {
             ExecutionResult::Halt { reason: HaltReason::OutOfGas(_), .. } => {
                 return Err(rejected(format!("gas required exceeds allowance ({high})")));
             }
-            ExecutionResult::Halt { reason, .. } => return Err(EvmError::Halted(reason.to_string())),
+            ExecutionResult::Halt { reason, .. } => {
+                return Err(EvmError::Halted(reason.to_string()));
+            }
         }
         let mut low = first.tx_gas_used().saturating_sub(1);
         // What is left to a call is 63/64 of what there is, and refunds come only at the end.

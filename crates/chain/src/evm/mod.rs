@@ -17,11 +17,11 @@ use alloy_consensus::{EMPTY_OMMER_ROOT_HASH, EMPTY_ROOT_HASH, Header};
 use alloy_eips::eip7685::EMPTY_REQUESTS_HASH;
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 
+use store::Store;
 pub use store::StoreError;
 pub(crate) use store::{BlockRecord, LogRecord, TransactionRecord, UNDO_DEPTH};
-use store::Store;
-pub(crate) use world::{Changes, View};
 use world::{AccountState, World};
+pub(crate) use world::{Changes, View};
 
 /// Most snapshots that are remembered at a time; tests nest a handful.
 const SNAPSHOTS_MAX: usize = 64;
@@ -87,7 +87,8 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let clock =
+            || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Self { clock: Arc::new(clock), dev_methods: false, idle_block_secs: 12 }
     }
 }
@@ -128,7 +129,9 @@ pub enum EvmError {
     #[error("{0}")]
     Halted(String),
     /// State of a block for which no undo records are kept.
-    #[error("historical state of block {number} is not available: only the last {UNDO_DEPTH} blocks are kept")]
+    #[error(
+        "historical state of block {number} is not available: only the last {UNDO_DEPTH} blocks are kept"
+    )]
     HistoryGone {
         /// Which block.
         number: u64,
@@ -286,7 +289,9 @@ impl EmbeddedChain {
 
 impl fmt::Debug for EmbeddedChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EmbeddedChain").field("chain_id", &self.inner.chain_id).finish_non_exhaustive()
+        f.debug_struct("EmbeddedChain")
+            .field("chain_id", &self.inner.chain_id)
+            .finish_non_exhaustive()
     }
 }
 

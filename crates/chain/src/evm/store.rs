@@ -165,7 +165,7 @@ impl Store {
         transaction
             .prepare_cached("INSERT INTO undo VALUES (?1, ?2)")?
             .execute(params![number, undo.encode()])?;
-        if block.header.number % 256 == 0 && block.header.number > UNDO_DEPTH {
+        if block.header.number.is_multiple_of(256) && block.header.number > UNDO_DEPTH {
             transaction
                 .prepare_cached("DELETE FROM undo WHERE number < ?1")?
                 .execute([number - UNDO_DEPTH as i64])?;
@@ -291,7 +291,9 @@ impl Store {
         let order = "ORDER BY number, position";
         let range = [from, to].map(|number| i64::try_from(number).unwrap_or(i64::MAX));
         let sql = match address {
-            Some(_) => format!("{columns} WHERE number >= ?1 AND number <= ?2 AND address = ?3 {order}"),
+            Some(_) => {
+                format!("{columns} WHERE number >= ?1 AND number <= ?2 AND address = ?3 {order}")
+            }
             None => format!("{columns} WHERE number >= ?1 AND number <= ?2 {order}"),
         };
         let mut statement = self.db.prepare_cached(&sql)?;

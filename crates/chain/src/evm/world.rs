@@ -139,11 +139,7 @@ impl World {
     pub(crate) fn undo_of(&self, changes: &Changes) -> Changes {
         let accounts = changes.accounts.keys().map(|key| (*key, self.accounts.get(key).copied()));
         let slots = changes.slots.keys().map(|key| (*key, self.slot(key.0, key.1)));
-        Changes {
-            accounts: accounts.collect(),
-            slots: slots.collect(),
-            code: BTreeMap::new(),
-        }
+        Changes { accounts: accounts.collect(), slots: slots.collect(), code: BTreeMap::new() }
     }
 
     pub(crate) fn apply(&mut self, changes: &Changes) {

@@ -52,7 +52,9 @@ impl EmbeddedChain {
             "eth_feeHistory" => self.fee_history(&params),
             "eth_getBalance" => {
                 let address: Address = params.required(0)?;
-                self.at(&params, 1, |view| Ok(json!(view.account(address).unwrap_or_default().balance)))
+                self.at(&params, 1, |view| {
+                    Ok(json!(view.account(address).unwrap_or_default().balance))
+                })
             }
             "eth_getTransactionCount" => {
                 let address: Address = params.required(0)?;
@@ -90,16 +92,30 @@ impl EmbeddedChain {
             }
             "eth_getTransactionByHash" => {
                 let hash: B256 = params.required(0)?;
-                let block = self.ledger().store.block_by_transaction(hash).map_err(EvmError::from)?;
+                let block =
+                    self.ledger().store.block_by_transaction(hash).map_err(EvmError::from)?;
                 block.as_ref().map_or(Ok(Value::Null), |block| {
-                    to_json(&block.transaction.as_ref().map(|record| transaction(block, record)).transpose()?)
+                    to_json(
+                        &block
+                            .transaction
+                            .as_ref()
+                            .map(|record| transaction(block, record))
+                            .transpose()?,
+                    )
                 })
             }
             "eth_getTransactionReceipt" => {
                 let hash: B256 = params.required(0)?;
-                let block = self.ledger().store.block_by_transaction(hash).map_err(EvmError::from)?;
+                let block =
+                    self.ledger().store.block_by_transaction(hash).map_err(EvmError::from)?;
                 block.as_ref().map_or(Ok(Value::Null), |block| {
-                    to_json(&block.transaction.as_ref().map(|record| receipt(block, record)).transpose()?)
+                    to_json(
+                        &block
+                            .transaction
+                            .as_ref()
+                            .map(|record| receipt(block, record))
+                            .transpose()?,
+                    )
                 })
             }
             "eth_getBlockReceipts" => {
@@ -158,7 +174,10 @@ impl EmbeddedChain {
                 let id: U64 = params.required(0)?;
                 Ok(json!(self.ledger().revert_to(id.to())?))
             }
-            _ => Err(RpcError::new(-32601, format!("the method {} does not exist", shortened(method)))),
+            _ => Err(RpcError::new(
+                -32601,
+                format!("the method {} does not exist", shortened(method)),
+            )),
         }
     }
 
@@ -207,10 +226,14 @@ impl EmbeddedChain {
             history.base_fee_per_gas.push(block.header.base_fee_per_gas.unwrap_or_default().into());
             history.base_fee_per_blob_gas.push(1);
             history.blob_gas_used_ratio.push(0.0);
-            history.gas_used_ratio.push(block.header.gas_used as f64 / block.header.gas_limit as f64);
+            history
+                .gas_used_ratio
+                .push(block.header.gas_used as f64 / block.header.gas_limit as f64);
             rewards.push(vec![0; percentiles.len().min(100)]);
         }
-        history.base_fee_per_gas.push(ledger.head.header.base_fee_per_gas.unwrap_or_default().into());
+        history
+            .base_fee_per_gas
+            .push(ledger.head.header.base_fee_per_gas.unwrap_or_default().into());
         history.base_fee_per_blob_gas.push(1);
         history.reward = (!percentiles.is_empty()).then_some(rewards);
         to_json(&history)
@@ -223,7 +246,8 @@ impl EmbeddedChain {
         let (from, to) = match filter.block_option {
             FilterBlockOption::AtBlockHash(hash) => {
                 let block = ledger.store.block_by_hash(hash).map_err(EvmError::from)?;
-                let number = block.ok_or_else(|| RpcError::new(-32000, "unknown block"))?.header.number;
+                let number =
+                    block.ok_or_else(|| RpcError::new(-32000, "unknown block"))?.header.number;
                 (number, number)
             }
             FilterBlockOption::Range { from_block, to_block } => (
@@ -283,8 +307,9 @@ struct Params(Vec<Value>);
 
 impl Params {
     fn required<T: DeserializeOwned>(&self, position: usize) -> Result<T, RpcError> {
-        self.optional(position)?
-            .ok_or_else(|| RpcError::invalid_params(format!("missing value for required argument {position}")))
+        self.optional(position)?.ok_or_else(|| {
+            RpcError::invalid_params(format!("missing value for required argument {position}"))
+        })
     }
 
     fn optional<T: DeserializeOwned>(&self, position: usize) -> Result<Option<T>, RpcError> {
@@ -359,10 +384,7 @@ fn envelope(record: &TransactionRecord) -> Result<TxEnvelope, RpcError> {
         .map_err(|_| EvmError::from(StoreError::Damaged("transaction")).into())
 }
 
-fn transaction(
-    block: &BlockRecord,
-    record: &TransactionRecord,
-) -> Result<Transaction, RpcError> {
+fn transaction(block: &BlockRecord, record: &TransactionRecord) -> Result<Transaction, RpcError> {
     let envelope = envelope(record)?;
     Ok(Transaction {
         effective_gas_price: Some(envelope.effective_gas_price(block.header.base_fee_per_gas)),
@@ -416,9 +438,15 @@ fn rpc_log(block: &BlockRecord, position: u64, log: alloy_primitives::Log) -> Lo
 fn rpc_block(block: &BlockRecord, full: bool) -> Result<Block, RpcError> {
     let transactions = match full {
         true => BlockTransactions::Full(
-            block.transaction.iter().map(|record| transaction(block, record)).collect::<Result<_, _>>()?,
+            block
+                .transaction
+                .iter()
+                .map(|record| transaction(block, record))
+                .collect::<Result<_, _>>()?,
         ),
-        false => BlockTransactions::Hashes(block.transaction.iter().map(|record| record.hash).collect()),
+        false => {
+            BlockTransactions::Hashes(block.transaction.iter().map(|record| record.hash).collect())
+        }
     };
     let size = alloy_rlp::Encodable::length(&block.header)
         + block.transaction.as_ref().map_or(0, |record| record.raw.len());

@@ -83,12 +83,11 @@ pub async fn serve(chain: EmbeddedChain, addr: SocketAddr) -> Result<Server, Ser
     if !addr.ip().is_loopback() {
         return Err(ServeError::NotLoopback { addr });
     }
-    let listener = tokio::net::TcpListener::bind(addr).await.map_err(|source| {
-        match source.kind() {
+    let listener =
+        tokio::net::TcpListener::bind(addr).await.map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => ServeError::PortTaken { addr },
             _ => ServeError::Io { addr, source },
-        }
-    })?;
+        })?;
     let addr = listener.local_addr().map_err(|source| ServeError::Io { addr, source })?;
     let state = Shared { chain, requests: Arc::new(Semaphore::new(REQUESTS_MAX)) };
     let app = Router::new()
@@ -127,7 +126,9 @@ async fn answer(
     }
     let body = match body {
         Ok(body) => body,
-        Err(rejection) => return (rejection.status(), "request too large or cut off\n").into_response(),
+        Err(rejection) => {
+            return (rejection.status(), "request too large or cut off\n").into_response();
+        }
     };
     let Ok(_permit) = shared.requests.acquire().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();

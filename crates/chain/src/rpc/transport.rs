@@ -86,8 +86,7 @@ impl HttpTransport {
 
     async fn ask(self, request: RequestPacket) -> Result<ResponsePacket, TransportError> {
         let plain = |error: reqwest::Error| TransportErrorKind::custom(error.without_url());
-        let mut response =
-            self.client.post(self.url).json(&request).send().await.map_err(plain)?;
+        let mut response = self.client.post(self.url).json(&request).send().await.map_err(plain)?;
         let status = response.status();
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(plain)? {

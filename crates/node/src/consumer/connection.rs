@@ -197,7 +197,8 @@ impl Consumer {
         if terms.price > self.config.price_max {
             return policy(format!(
                 "the provider asks {} units per GiB, more than the limit of {}; raise --max-price or choose another",
-                terms.price.get(), self.config.price_max.get()
+                terms.price.get(),
+                self.config.price_max.get()
             ));
         }
         if terms.token != self.config.token {
@@ -344,4 +345,3 @@ fn new_session() -> Result<SessionId, SessionError> {
     })?;
     Ok(SessionId(id.into()))
 }
-

@@ -162,7 +162,8 @@ impl Exit {
         // With the last dot the name is taken as it is: no search list of the host's turns it into
         // a neighbour of the host. A name that the operator allowed may be in the `hosts` file,
         // where names have no last dot.
-        let name = if self.policy.is_local_name(name) { name.to_owned() } else { format!("{name}.") };
+        let name =
+            if self.policy.is_local_name(name) { name.to_owned() } else { format!("{name}.") };
         match timeout(RESOLVE_TIMEOUT, self.resolver.resolve(&name)).await {
             Ok(Ok(mut addresses)) => {
                 addresses.truncate(CANDIDATES_MAX);

@@ -16,7 +16,15 @@ const MAIL_PORTS: [u16; 4] = [25, 465, 587, 2525];
 /// Names that mean something on the host's own network only, or must not be asked of DNS
 /// (RFC 6761, 6762, 7686, 8375, 9476 and ICANN's `internal`).
 const LOCAL_NAMES: [&str; 9] = [
-    "localhost", "localdomain", "local", "internal", "intranet", "lan", "home.arpa", "onion", "alt",
+    "localhost",
+    "localdomain",
+    "local",
+    "internal",
+    "intranet",
+    "lan",
+    "home.arpa",
+    "onion",
+    "alt",
 ];
 
 /// Where an exit goes. The default lets consumers reach the public internet and nothing of the
@@ -102,10 +110,11 @@ impl ExitPolicy {
 
     /// Whether the operator means this name as the host itself knows it, rather than as DNS does.
     pub(super) fn is_local_name(&self, name: &str) -> bool {
-        name == "localhost" || self.allow.iter().any(|rule| match &rule.host {
-            AllowHost::Domain(domain) => domain.as_str() == name,
-            AllowHost::Network(_) => false,
-        })
+        name == "localhost"
+            || self.allow.iter().any(|rule| match &rule.host {
+                AllowHost::Domain(domain) => domain.as_str() == name,
+                AllowHost::Network(_) => false,
+            })
     }
 }
 

@@ -1,14 +1,9 @@
 //! One connection: handshake, session, streams.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use sparewire_core::{
-    ByteCount, ChannelId, DeviceSignature, DeviceStatement, NodeId, SessionId,
-};
+use sparewire_core::{ByteCount, ChannelId, DeviceSignature, DeviceStatement, NodeId, SessionId};
 use sparewire_protocol::{
     Acceptance, Action, Event, Message, Offer, Payee, PayeeSetup, ProtocolError, Reading,
     RefusalCode, Refused, Role, Terms,
@@ -47,7 +42,8 @@ impl Provider {
         shutdown: CancellationToken,
     ) -> Result<(), SessionError> {
         let late = |_| SessionError::Stalled;
-        let (send, receive) = timeout(HELLO_TIMEOUT, connection.accept_bi()).await.map_err(late)??;
+        let (send, receive) =
+            timeout(HELLO_TIMEOUT, connection.accept_bi()).await.map_err(late)??;
         let mut control = ControlWriter::new(send);
         let mut reader = ControlReader::new(receive);
         let peer = connection.peer();
@@ -273,8 +269,7 @@ impl Provider {
                 write_reply(&mut send, &OpenReply::Opened).await?;
                 let tunnel = Tunnel { tcp: origin, leftover: Bytes::new(), send, recv: receive };
                 let heard = cancel.cancelled();
-                let report =
-                    provider_copy(tunnel, meter, DrainLimit::default(), heard, tell).await;
+                let report = provider_copy(tunnel, meter, DrainLimit::default(), heard, tell).await;
                 Ok(Some(report.end))
             }
             Err(refusal) => {

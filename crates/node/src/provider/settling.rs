@@ -19,8 +19,12 @@ use crate::{
 /// delay of the contract is 15 minutes.
 const CLOSE_WATCH_EVERY: Duration = Duration::from_secs(60);
 
-/// Claims every voucher that is worth more than what was claimed, and pays out.
-pub(super) async fn settle(
+/// Claims every voucher that is worth more than what was claimed, and pays out. It needs no running
+/// provider.
+///
+/// # Errors
+/// [`SessionError`] where the store or the chain fails; what is not claimed stays claimable.
+pub async fn settle(
     store: &Arc<dyn Store>,
     chain: &Arc<dyn Chain>,
     identity: &Identity,

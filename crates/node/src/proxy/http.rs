@@ -24,10 +24,7 @@ use crate::{
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Reads a request, has it handled, and stays until its tunnel ends.
-pub(super) async fn serve_connection(
-    tcp: TcpStream,
-    handler: &dyn ProxyHandler,
-) -> io::Result<()> {
+pub(super) async fn serve_connection(tcp: TcpStream, handler: &dyn ProxyHandler) -> io::Result<()> {
     let (found, request) = oneshot::channel();
     let found = Mutex::new(Some(found));
     let service = service_fn(|request| answer(request, &found));
@@ -132,9 +129,8 @@ fn plain(
     text: &str,
     with: impl FnOnce(hyper::http::response::Builder) -> hyper::http::response::Builder,
 ) -> Response<Full<Bytes>> {
-    let response = Response::builder()
-        .status(status)
-        .header(CONTENT_TYPE, "text/plain; charset=utf-8");
+    let response =
+        Response::builder().status(status).header(CONTENT_TYPE, "text/plain; charset=utf-8");
     // All headers are ours and valid; were one not, the application gets an empty answer.
     with(response).body(Full::from(text.to_owned())).unwrap_or_default()
 }

@@ -7,8 +7,10 @@ mod stream;
 mod streams;
 
 pub(crate) use control::{ControlReader, ControlWriter};
-pub(crate) use driver::{Command, Driver, persist};
 pub use driver::{Clock, SessionError};
+pub(crate) use driver::{Command, Driver, persist};
 pub use gate::SessionMeter;
+pub(crate) use stream::{
+    OpenReply, OpenRequest, read_reply, read_request, write_reply, write_request,
+};
 pub(crate) use streams::Streams;
-pub(crate) use stream::{OpenReply, OpenRequest, read_reply, read_request, write_reply, write_request};

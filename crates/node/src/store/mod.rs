@@ -88,11 +88,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`].
-    fn memory(
-        &self,
-        channel: ChannelId,
-        session: Option<SessionId>,
-    ) -> Result<Memory, StoreError>;
+    fn memory(&self, channel: ChannelId, session: Option<SessionId>) -> Result<Memory, StoreError>;
 
     /// All channels on our side `role`.
     ///
@@ -123,7 +119,9 @@ pub trait Store: Send + Sync {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 pub enum StoreError {
     /// No room.
-    #[error("the disk that holds {path} is full; free some space. Nothing was lost, and nothing more is served or paid until it can be recorded")]
+    #[error(
+        "the disk that holds {path} is full; free some space. Nothing was lost, and nothing more is served or paid until it can be recorded"
+    )]
     Full {
         /// The file.
         path: String,
@@ -135,7 +133,9 @@ pub enum StoreError {
         path: String,
     },
     /// Written by a newer version, or not ours.
-    #[error("{path} has schema version {found}, this sparewire reads version {known}; use a matching release")]
+    #[error(
+        "{path} has schema version {found}, this sparewire reads version {known}; use a matching release"
+    )]
     Version {
         /// The file.
         path: String,

@@ -108,8 +108,8 @@ impl SqliteStore {
             return Ok(None);
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)
-            .map_err(|error| failure(path, error))?;
+        let connection =
+            Connection::open_with_flags(path, flags).map_err(|error| failure(path, error))?;
         if version(&connection, path)? == 0 {
             return Ok(None); // its writer has not got that far
         }
@@ -170,11 +170,7 @@ impl Store for SqliteStore {
         self.with(|connection| keep_channel(connection, role, domain, config))
     }
 
-    fn memory(
-        &self,
-        channel: ChannelId,
-        session: Option<SessionId>,
-    ) -> Result<Memory, StoreError> {
+    fn memory(&self, channel: ChannelId, session: Option<SessionId>) -> Result<Memory, StoreError> {
         self.with(|connection| {
             let payment = newest_payment(connection, channel)?;
             let receipt = connection
@@ -224,7 +220,11 @@ impl Store for SqliteStore {
             let mut statement = connection
                 .prepare_cached("select id, domain, config from channels where role = ?")?;
             let rows = statement.query_map([role as i64], |row| {
-                Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?))
+                Ok((
+                    row.get::<_, Vec<u8>>(0)?,
+                    row.get::<_, Vec<u8>>(1)?,
+                    row.get::<_, Vec<u8>>(2)?,
+                ))
             })?;
             let mut channels = Vec::new();
             for row in rows {
@@ -356,7 +356,12 @@ fn keep_channel(
             "insert into channels (id, role, domain, config) values (?, ?, ?, ?)
              on conflict (id) do nothing",
         )?
-        .execute(params![blob(&config.id(domain).0), role as i64, encode(domain), encode(config)])?;
+        .execute(params![
+            blob(&config.id(domain).0),
+            role as i64,
+            encode(domain),
+            encode(config)
+        ])?;
     Ok(())
 }
 
@@ -372,10 +377,7 @@ fn newest_payment(connection: &Connection, channel: ChannelId) -> Result<Option<
     bytes.map(|bytes| read(&bytes)).transpose()
 }
 
-fn known_session(
-    connection: &Connection,
-    id: SessionId,
-) -> Result<Option<KnownSession>, Trouble> {
+fn known_session(connection: &Connection, id: SessionId) -> Result<Option<KnownSession>, Trouble> {
     connection
         .prepare_cached(&format!("{SESSION} where s.id = ?"))?
         .query_row([blob(&id.0)], |row| Ok(read_session(row)))
@@ -391,12 +393,7 @@ fn session_memory(
     let known = known_session(connection, id)?.filter(|known| known.statement.is_none());
     Ok(known.map(|known| {
         let paid = known.payment.map_or(Reading::ZERO, |payment| payment.reading);
-        SessionMemory {
-            agreement: known.agreement,
-            counted: paid,
-            reported_up: paid.up,
-            paid,
-        }
+        SessionMemory { agreement: known.agreement, counted: paid, reported_up: paid.up, paid }
     }))
 }
 
@@ -425,9 +422,8 @@ fn read_session(row: &Row<'_>) -> Result<KnownSession, Trouble> {
 
 fn read_countersigned(row: &Row<'_>) -> rusqlite::Result<Result<Countersigned, Trouble>> {
     let (receipt, signature): (Vec<u8>, Vec<u8>) = (row.get(0)?, row.get(1)?);
-    Ok(read(&receipt).and_then(|receipt| {
-        Ok(Countersigned { receipt, payee_signature: read(&signature)? })
-    }))
+    Ok(read(&receipt)
+        .and_then(|receipt| Ok(Countersigned { receipt, payee_signature: read(&signature)? })))
 }
 
 fn blob(id: &B256) -> &[u8] {

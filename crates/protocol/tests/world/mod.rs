@@ -266,6 +266,8 @@ pub(crate) enum Side {
 /// What happens in the world.
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
+    /// So much up and so much down, all the way, and what is said about it.
+    Flow(u16, u16),
     ServeDown(u16),
     SendUp(u16),
     ArriveDown(u16),
@@ -309,7 +311,6 @@ pub(crate) enum Forgery {
     WorthLess,
     BadReceipt,
     BadCountersignature,
-    LyingReport,
     AcceptedAgain,
 }
 
@@ -336,6 +337,9 @@ pub(crate) struct Ledger {
     /// The highest voucher that the provider's machine took.
     pub(crate) arrived: Amount,
     pub(crate) payee_crashes: u64,
+    pub(crate) payer_crashes: u64,
+    /// Sessions that went on over a new connection.
+    pub(crate) resumed: u64,
     /// Largest share of the exposure bound that was ever used, and of the loss bound.
     pub(crate) worst_exposure: u64,
     pub(crate) worst_loss: u64,
@@ -462,6 +466,11 @@ impl World {
 
     fn perform(&mut self, operation: &Operation) {
         match operation {
+            Operation::Flow(up, down) => {
+                self.serve_down(u64::from(*down));
+                self.send_up(u64::from(*up));
+                self.settle();
+            }
             Operation::ServeDown(want) => self.serve_down(u64::from(*want)),
             Operation::SendUp(want) => self.send_up(u64::from(*want)),
             Operation::ArriveDown(most) => self.arrive_down(u64::from(*most)),
@@ -481,7 +490,11 @@ impl World {
             Operation::Settle(rounds) => (0..*rounds).for_each(|_| self.settle()),
             Operation::Tick(ms) => self.tick(u64::from(*ms)),
             Operation::Break => self.break_connection(),
-            Operation::Connect => self.connect(false),
+            Operation::Connect => {
+                if !self.connected {
+                    self.connect(false);
+                }
+            }
             Operation::Crash(side, after) => self.crash_in[*side as usize] = Some(*after),
             Operation::DiskFull(side) => self.disk_full[*side as usize] = true,
             Operation::TopUp(more) => self.top_up(u128::from(*more)),
@@ -692,12 +705,14 @@ impl World {
             known.counted = counted;
         }
         let theirs = acceptance.payment.map(|payment| payment.voucher.body.amount);
+        let resumed = memory.session.is_some();
         let setup = PayeeSetup {
             signature,
             ..self.cast.payee_setup(acceptance, self.facts(), memory)
         };
         match Payee::start(setup, self.now) {
             Ok(machine) => {
+                self.ledger.resumed += u64::from(resumed);
                 let start = machine.statement(self.now).counted;
                 let meter = Meter::new(start, ByteCount::ZERO);
                 if let Some(theirs) = theirs {
@@ -747,6 +762,7 @@ impl World {
                 self.consumer = None;
                 self.break_connection();
                 self.payer_live = None;
+                self.ledger.payer_crashes += 1;
             }
             Side::Payee => {
                 self.provider = None;
@@ -1079,7 +1095,7 @@ impl World {
                 let message = Message::Payment { payment, receipt: Some(receipt) };
                 return self.to_payee.push_back(message);
             }
-            Forgery::LyingReport | Forgery::BadCountersignature | Forgery::AcceptedAgain => return,
+            Forgery::BadCountersignature | Forgery::AcceptedAgain => return,
         };
         let before = provider.machine.claim().map(|claim| claim.amount);
         let payment = Payment { session, reading, voucher };

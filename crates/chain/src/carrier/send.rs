@@ -1,0 +1,269 @@
+//! Simulates, signs, sends and re-sends one transaction; `follow` says when.
+
+use alloy_consensus::{SignableTransaction, TxEip1559, TxEnvelope, TxLegacy};
+use alloy_eips::eip2718::Encodable2718;
+use alloy_primitives::{B256, Bytes, Signature as AlloySignature, TxKind, U256};
+use serde_json::{Value, json};
+use sparewire_core::SignerError;
+use sparewire_protocol::settlement::ChainError;
+
+use super::{
+    follow::{Follower, now_secs},
+    node::{Fees, NodeError},
+};
+use crate::{
+    contracts::reason_in_words,
+    journal::{Attempt, Call, Step, StepState},
+};
+
+/// Most gas that one transaction may use (EIP-7825); chains without that rule are fine with it.
+const GAS_MAX: u64 = 1 << 24;
+
+/// Most signed versions of one transaction. Each costs 12.5 % more than the one before: 24 of them
+/// raise the fee 15 times, and [`super::Policy::fee_max_wei`] ends it before.
+const ATTEMPTS_MAX: usize = 24;
+
+/// What a node said to a transaction.
+pub(super) enum Sent {
+    /// It has it, now or from before, or did not say: follow.
+    Following,
+    NonceTaken,
+    Poor,
+    Refused(String),
+}
+
+impl Follower {
+    /// Simulates a step, signs it with a nonce of its own, writes it down and sends it.
+    pub(super) async fn sign_and_send(
+        &self,
+        kind: &'static str,
+        intent: i64,
+        step: &Step,
+    ) -> Result<Sent, ChainError> {
+        let (gas, fees) = match self.prepare(kind, &step.call).await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                // With nothing signed, nothing can happen behind the caller's back any more; what
+                // would revert now is over in any case.
+                let signed = self
+                    .journal
+                    .steps(intent)?
+                    .iter()
+                    .any(|other| other.id != step.id && other.state != StepState::Planned);
+                if !signed || matches!(error, ChainError::Reverted { .. }) {
+                    self.journal.fail(intent, None, &error.to_string())?;
+                }
+                return Err(error);
+            }
+        };
+        let nonce = self.free_nonce().await?;
+        let attempt = self.sign(&step.call, nonce, gas, fees).await?;
+        self.journal.sign(step.id, &attempt)?;
+        let sent = self.send(&attempt).await;
+        match &sent {
+            // Nobody but this node has seen it, and it did not take it.
+            Sent::NonceTaken => self.journal.displace(step.id)?,
+            _ => tracing::info!(kind, hash = %attempt.hash, nonce, "transaction sent"),
+        }
+        Ok(sent)
+    }
+
+    /// The gas limit and fees of a call that would succeed now.
+    async fn prepare(&self, kind: &'static str, call: &Call) -> Result<(u64, Fees), ChainError> {
+        let request = self.request_of(call);
+        let estimate = match self.node.estimate_gas(&request).await {
+            Ok(estimate) => estimate,
+            Err(NodeError::Refused { revert: Some(data), .. }) => {
+                return Err(ChainError::Reverted { what: kind, reason: reason_in_words(&data) });
+            }
+            Err(NodeError::Refused { message, .. }) if message.contains("insufficient funds") => {
+                return Err(self.poor(call.value).await);
+            }
+            Err(NodeError::Refused { message, .. }) => {
+                // Some nodes give the data only to eth_call.
+                return Err(
+                    match self.node.ask::<_, Bytes>("eth_call", (request, "latest")).await {
+                        Err(NodeError::Refused { revert: Some(data), .. }) => {
+                            ChainError::Reverted { what: kind, reason: reason_in_words(&data) }
+                        }
+                        _ => ChainError::Reverted { what: kind, reason: message },
+                    },
+                );
+            }
+            Err(error) => return Err(self.node.blame(error)),
+        };
+        if estimate > GAS_MAX {
+            let reason = format!("it takes {estimate} gas, more than a transaction may use");
+            return Err(ChainError::Reverted { what: kind, reason });
+        }
+        // A quarter on top: between estimate and block, others' claims may turn a warm slot cold.
+        let gas = (estimate + estimate / 4).min(GAS_MAX);
+        let fees = self.node.fees().await?;
+        let needed = U256::from(fees.max_fee) * U256::from(gas) + call.value;
+        let available = self.node.balance(self.wallet(), None).await?;
+        if U256::from(available) < needed {
+            return Err(self.poor(needed).await);
+        }
+        Ok((gas, fees))
+    }
+
+    /// The least nonce that neither the chain nor an unfinished transaction of ours has used.
+    async fn free_nonce(&self) -> Result<u64, ChainError> {
+        let mut nonce = self.node.nonce(self.wallet(), None).await?;
+        let in_flight = self.journal.nonces_in_flight()?;
+        while in_flight.contains(&nonce) {
+            nonce += 1;
+        }
+        Ok(nonce)
+    }
+
+    async fn sign(
+        &self,
+        call: &Call,
+        nonce: u64,
+        gas: u64,
+        fees: Fees,
+    ) -> Result<Attempt, ChainError> {
+        let to = call.target.map_or(TxKind::Create, TxKind::Call);
+        let (value, input, chain_id) = (call.value, call.data.clone(), self.chain_id);
+        let envelope = match fees.tip {
+            Some(tip) => {
+                let transaction = TxEip1559 {
+                    chain_id,
+                    nonce,
+                    gas_limit: gas,
+                    max_fee_per_gas: fees.max_fee,
+                    max_priority_fee_per_gas: tip,
+                    to,
+                    value,
+                    access_list: Default::default(),
+                    input,
+                };
+                let signature = self.signature(transaction.signature_hash()).await?;
+                TxEnvelope::Eip1559(transaction.into_signed(signature))
+            }
+            None => {
+                let transaction = TxLegacy {
+                    chain_id: Some(chain_id),
+                    nonce,
+                    gas_price: fees.max_fee,
+                    gas_limit: gas,
+                    to,
+                    value,
+                    input,
+                };
+                let signature = self.signature(transaction.signature_hash()).await?;
+                TxEnvelope::Legacy(transaction.into_signed(signature))
+            }
+        };
+        Ok(Attempt {
+            hash: *envelope.tx_hash(),
+            nonce,
+            raw: envelope.encoded_2718().into(),
+            gas,
+            max_fee: fees.max_fee,
+            tip: fees.tip,
+            signed_secs: now_secs(),
+        })
+    }
+
+    async fn signature(&self, digest: B256) -> Result<AlloySignature, ChainError> {
+        let refused = |reason: String| ChainError::Signer(SignerError::Refused { reason });
+        let signer = self.signer.clone();
+        // A keeper may be a device that takes its time.
+        let signature = tokio::task::spawn_blocking(move || signer.sign_digest(digest))
+            .await
+            .map_err(|_| refused("it ended unexpectedly".to_owned()))??;
+        if signature.recover(digest) != Ok(self.wallet()) {
+            return Err(refused("it signed with another key than the wallet's".to_owned()));
+        }
+        let bytes = signature.to_bytes();
+        let (r, s) = (U256::from_be_slice(&bytes[..32]), U256::from_be_slice(&bytes[32..64]));
+        Ok(AlloySignature::new(r, s, bytes[64] == 28))
+    }
+
+    async fn send(&self, attempt: &Attempt) -> Sent {
+        let (message, code) = match self.node.send_raw(&attempt.raw).await {
+            Ok(_) => return Sent::Following,
+            Err(NodeError::Refused { message, code, .. }) => (message.to_ascii_lowercase(), code),
+            // It may have arrived all the same.
+            Err(error) => {
+                tracing::debug!(?error, "no answer to a transaction");
+                return Sent::Following;
+            }
+        };
+        let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+        if says(&["already known", "known transaction", "already imported", "already exists"]) {
+            Sent::Following
+        } else if says(&["nonce too low", "nonce has already been used", "oldnonce"]) {
+            Sent::NonceTaken
+        } else if says(&["insufficient funds", "insufficient balance"]) {
+            Sent::Poor
+        } else if says(&[
+            "intrinsic gas",
+            "floor data gas",
+            "exceeds block gas limit",
+            "gas limit too high",
+            "invalid sender",
+            "chain id",
+            "oversized data",
+            "initcode",
+            "not supported",
+            "higher than max fee",
+        ]) {
+            Sent::Refused(format!("the node refused the transaction: {message}"))
+        } else {
+            // Full pools, fees too low for now, trouble of the node's own: it is sent again.
+            tracing::warn!(code, message, "the node did not take a transaction; trying on");
+            Sent::Following
+        }
+    }
+
+    /// Sends the newest attempt again: nodes forget, and reorganisations do not always give back.
+    pub(super) async fn resend(&self, step: &Step) -> Result<(), ChainError> {
+        if let Some(attempt) = self.journal.attempts(step.id)?.first() {
+            self.send(attempt).await;
+        }
+        Ok(())
+    }
+
+    /// Replaces a transaction that nobody mines by one with the same nonce and a higher fee.
+    pub(super) async fn bump(&self, step: &Step) -> Result<(), ChainError> {
+        let attempts = self.journal.attempts(step.id)?;
+        let Some(newest) = attempts.first() else { return Ok(()) };
+        let now = self.node.fees().await?;
+        // Nodes replace for at least 10 % more (geth) or 12.5 % (others) of both parts.
+        let more = |old: u128| old.saturating_add(old.div_ceil(8)).saturating_add(1);
+        let max_fee = now.max_fee.max(more(newest.max_fee));
+        if attempts.len() >= ATTEMPTS_MAX || max_fee > self.policy.fee_max_wei {
+            tracing::warn!(hash = %newest.hash, "a transaction is stuck, and its fee is at our limit");
+            self.send(newest).await;
+            return Ok(());
+        }
+        let tip = newest.tip.map(|tip| more(tip).max(now.tip.unwrap_or(0)).min(max_fee));
+        let fees = Fees { max_fee, tip };
+        let attempt = self.sign(&step.call, newest.nonce, newest.gas, fees).await?;
+        self.journal.sign(step.id, &attempt)?;
+        tracing::info!(old = %newest.hash, new = %attempt.hash, max_fee, "fee raised");
+        self.send(&attempt).await;
+        Ok(())
+    }
+
+    pub(super) async fn poor(&self, needed: U256) -> ChainError {
+        let available = self.node.balance(self.wallet(), None).await.unwrap_or_default();
+        ChainError::InsufficientFunds {
+            of: "native currency for gas",
+            wallet: self.wallet(),
+            available,
+            needed: needed.saturating_to(),
+        }
+    }
+
+    pub(super) fn request_of(&self, call: &Call) -> Value {
+        let mut request = json!({ "from": self.wallet(), "data": call.data, "value": call.value });
+        if let Some(target) = call.target {
+            request["to"] = json!(target);
+        }
+        request
+    }
+}

@@ -1,0 +1,143 @@
+//! From configuration to running parts.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use sparewire_core::{Address, Amount, ByteCount, Price};
+use sparewire_node::{
+    consumer::{Consumer, ConsumerConfig},
+    exit::{Exit, ExitPolicy},
+    provider::{Provider, ProviderConfig},
+    store::Store,
+    transport::{Endpoint, EndpointConfig, PeerAddress},
+};
+use sparewire_protocol::{CreditRule, settlement::Chain};
+
+use crate::{
+    config,
+    home::{Node, clock},
+};
+
+/// How often a provider asks the chain about the channels in use.
+const FACTS_EVERY: Duration = Duration::from_secs(15);
+
+/// A provider that is bound and not running yet.
+pub(crate) async fn provider(
+    config: &config::ProviderConfig,
+    node: &Node,
+    chain: Arc<dyn Chain>,
+    store: Arc<dyn Store>,
+    token: Address,
+    decimals: u8,
+) -> Result<(Arc<Provider>, Endpoint)> {
+    let credit = CreditRule {
+        initial: ByteCount::parse(&config.credit_initial).context("[provider] credit_initial")?,
+        maximum: ByteCount::parse(&config.credit_maximum).context("[provider] credit_maximum")?,
+    };
+    ensure!(
+        credit.is_sound(),
+        "[provider] credit_initial must be at least 2 bytes and not above credit_maximum"
+    );
+    check_delay(config.withdraw_delay_secs, "[provider] withdraw_delay_secs")?;
+    check_range(config.streams_max, 1, 4000, "[provider] streams_max")?;
+    check_range(config.connections_max, 1, 100_000, "[provider] connections_max")?;
+    check_range(config.terms_valid_minutes as usize, 1, 1440, "[provider] terms_valid_minutes")?;
+    let settings = ProviderConfig {
+        price: Price::parse(&config.price, decimals).context("[provider] price")?,
+        credit,
+        token,
+        withdraw_delay_secs_min: config.withdraw_delay_secs,
+        channel_min: Amount::parse(&config.channel_min, decimals)
+            .context("[provider] channel_min")?,
+        terms_valid_ms: config.terms_valid_minutes * 60_000,
+        connections_max: config.connections_max,
+        streams_max: config.streams_max,
+        facts_every: FACTS_EVERY,
+    };
+    let exit = Exit::new(policy(config)?);
+    let endpoint = bind(node, Some(config.listen)).await?;
+    let identity = node.identity.clone();
+    let provider = Provider::new(settings, identity, endpoint.clone(), store, chain, exit, clock());
+    Ok((provider, endpoint))
+}
+
+/// A consumer of one provider, not running yet.
+pub(crate) async fn consumer(
+    config: &config::ConsumerConfig,
+    provider: PeerAddress,
+    node: &Node,
+    chain: Arc<dyn Chain>,
+    store: Arc<dyn Store>,
+    token: Address,
+    decimals: u8,
+) -> Result<(Arc<Consumer>, Endpoint)> {
+    check_delay(config.withdraw_delay_secs, "[consumer] withdraw_delay_secs")?;
+    check_range(config.streams_max, 1, 4000, "[consumer] streams_max")?;
+    let settings = ConsumerConfig {
+        token,
+        price_max: Price::parse(&config.price_max, decimals).context("[consumer] price_max")?,
+        channel_amount: Amount::parse(&config.channel_amount, decimals)
+            .context("[consumer] channel_amount")?,
+        budget: Amount::parse(&config.budget, decimals).context("[consumer] budget")?,
+        withdraw_delay_secs: config.withdraw_delay_secs,
+        withdraw_delay_secs_max: config.withdraw_delay_secs_max,
+        streams_max: config.streams_max,
+    };
+    ensure!(settings.channel_amount > Amount::ZERO, "[consumer] channel_amount must be above 0");
+    let endpoint = bind(node, None).await?;
+    let identity = node.identity.clone();
+    let consumer =
+        Consumer::new(settings, provider, identity, endpoint.clone(), store, chain, clock());
+    Ok((consumer, endpoint))
+}
+
+/// Where a configuration lets consumers go.
+pub(crate) fn policy(config: &config::ProviderConfig) -> Result<ExitPolicy> {
+    fn all<T: std::str::FromStr>(texts: &[String], key: &str) -> Result<Vec<T>>
+    where
+        T::Err: std::error::Error + Send + Sync + 'static,
+    {
+        let parse =
+            |text: &String| text.parse().with_context(|| format!("[provider] {key}: \"{text}\""));
+        texts.iter().map(parse).collect()
+    }
+    Ok(ExitPolicy {
+        allow: all(&config.allow, "allow")?,
+        deny_domains: all(&config.deny_domains, "deny_domains")?,
+        deny_networks: all(&config.deny_networks, "deny_networks")?,
+        deny_ports: config.deny_ports.clone(),
+    })
+}
+
+/// The transport endpoint of a node.
+pub(crate) async fn bind(node: &Node, addr: Option<SocketAddr>) -> Result<Endpoint> {
+    let mut config = EndpointConfig::new(*node.device_secret);
+    config.bind_addr = addr;
+    Ok(Endpoint::bind(config).await?)
+}
+
+/// Ends on Ctrl-C or SIGTERM.
+pub(crate) async fn interrupted() {
+    let mut terminate =
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(terminate) => terminate,
+            Err(_) => {
+                let _ = tokio::signal::ctrl_c().await;
+                return;
+            }
+        };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// The contract takes 15 minutes to 30 days.
+fn check_delay(secs: u32, key: &str) -> Result<()> {
+    check_range(secs as usize, 900, 2_592_000, key)
+}
+
+fn check_range(value: usize, least: usize, most: usize, key: &str) -> Result<()> {
+    ensure!((least..=most).contains(&value), "{key} = {value} is not within {least} to {most}");
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! `sparewire channel`: the money that is put aside, and the way out.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::{Result, bail};
+use clap::Subcommand;
+use serde_json::{Value, json};
+use sparewire_chain::{Endpoint, EvmChain, Journal, Policy};
+use sparewire_core::{Address, Amount};
+use sparewire_node::store::{KnownChannel, Store};
+use sparewire_protocol::{
+    ChannelStatus, Role,
+    settlement::{Chain, Funds, Intent, TokenInfo},
+};
+use sparewire_wallet::LocalKey;
+
+use crate::{
+    hint::Hint,
+    home::{Home, Node},
+    output,
+};
+
+/// The money that is put aside, and the way out.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ChannelCommand {
+    /// All channels and where they stand on chain.
+    List,
+    /// Leave a channel that you pay: the first call starts the withdraw delay, a call after it is
+    /// over returns the rest to your deposit.
+    Close {
+        /// The channel's id, or enough of its beginning.
+        id: String,
+        /// A file with the password.
+        #[arg(long)]
+        password_file: Option<PathBuf>,
+    },
+    /// Take what is free in your deposit back into your wallet.
+    Withdraw {
+        /// A file with the password.
+        #[arg(long)]
+        password_file: Option<PathBuf>,
+    },
+}
+
+pub(crate) async fn run(command: ChannelCommand, home: &Home, as_json: bool) -> Result<()> {
+    let (_, token) = home.network()?;
+    match command {
+        ChannelCommand::List => list(home, as_json).await,
+        ChannelCommand::Close { id, password_file } => {
+            let channel = find(home, &id)?;
+            let chain = wallet_chain(home, password_file).await?;
+            let info = chain.token(token).await?;
+            let Some(facts) = chain.channel(channel.id).await? else {
+                bail!("the chain does not know channel {}", channel.id);
+            };
+            let head = chain.head().await?;
+            let said = match facts.status {
+                ChannelStatus::Open => {
+                    chain.perform(&Intent::StartClose { config: channel.config }).await?;
+                    let delay = channel.config.withdraw_delay_secs;
+                    format!("closing; call again in {delay} s to get the rest back")
+                }
+                ChannelStatus::Closing { finish_at_secs } if head.time_secs < finish_at_secs => {
+                    format!("closing; call again in {} s", finish_at_secs - head.time_secs)
+                }
+                ChannelStatus::Closing { .. } => {
+                    chain.perform(&Intent::FinishClose { config: channel.config }).await?;
+                    let rest = facts.reserved.saturating_sub(facts.claimed);
+                    format!("closed; {} are back in your deposit", output::amount(rest, &info))
+                }
+                ChannelStatus::Closed => "closed already".to_owned(),
+            };
+            if as_json {
+                let facts = chain.channel(channel.id).await?;
+                return output::json(
+                    &json!({ "channel": channel.id, "facts": facts, "said": said }),
+                );
+            }
+            println!("{said}");
+            Ok(())
+        }
+        ChannelCommand::Withdraw { password_file } => {
+            let chain = wallet_chain(home, password_file).await?;
+            let info = chain.token(token).await?;
+            let amount = chain.funds(chain.wallet(), token).await?.deposit;
+            if amount > Amount::ZERO {
+                chain.perform(&Intent::Withdraw { token, amount }).await?;
+            }
+            if as_json {
+                return output::json(&json!({ "withdrawn": amount }));
+            }
+            println!("withdrawn {}", output::amount(amount, &info));
+            Ok(())
+        }
+    }
+}
+
+async fn list(home: &Home, as_json: bool) -> Result<()> {
+    let Some(store) = home.store_to_read()? else {
+        if as_json {
+            println!("[]");
+        }
+        return Ok(());
+    };
+    let mut channels = store.channels(Role::Payer)?;
+    channels.extend(store.channels(Role::Payee)?);
+    let chain = reading_chain(home).await?;
+    let mut rows: Vec<Value> = Vec::new();
+    for channel in &channels {
+        let facts = chain.channel(channel.id).await?;
+        rows.push(json!({
+            "channel": channel.id, "side": channel.role, "config": channel.config,
+            "promised": channel.promised(), "on_chain": facts,
+        }));
+    }
+    if as_json {
+        return output::json(&rows);
+    }
+    println!(
+        "{:<16} {:<6} {:>14} {:>14} {:>14}  state",
+        "channel", "side", "holds", "promised", "claimed"
+    );
+    for row in &rows {
+        let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+        println!(
+            "{:<16} {:<6} {:>14} {:>14} {:>14}  {}",
+            output::short(&text(&row["channel"])),
+            text(&row["side"]),
+            text(&row["on_chain"]["reserved"]),
+            text(&row["promised"]),
+            text(&row["on_chain"]["claimed"]),
+            row["on_chain"]["status"]
+        );
+    }
+    Ok(())
+}
+
+fn find(home: &Home, id: &str) -> Result<KnownChannel> {
+    let channels = match home.store_to_read()? {
+        Some(store) => store.channels(Role::Payer)?,
+        None => Vec::new(),
+    };
+    let mut matches: Vec<_> = channels
+        .into_iter()
+        .filter(|channel| {
+            let text = channel.id.to_string();
+            text.starts_with(id) || text.trim_start_matches("0x").starts_with(id)
+        })
+        .collect();
+    match (matches.pop(), matches.len()) {
+        (Some(channel), 0) => Ok(channel),
+        (_, more) => bail!(
+            Hint::new(format!("{} channels that you pay begin with \"{id}\"", more))
+                .hint("`sparewire channel list` shows their ids")
+        ),
+    }
+}
+
+async fn wallet_chain(home: &Home, password_file: Option<PathBuf>) -> Result<Arc<EvmChain>> {
+    let (domain, _) = home.network()?;
+    let node = Node::new(home.keys(password_file.as_deref()).await?, &domain)?;
+    home.connect(node.wallet).await
+}
+
+/// A carrier that can only look: its key is drawn for it and holds nothing.
+async fn reading_chain(home: &Home) -> Result<EvmChain> {
+    let (domain, _) = home.network()?;
+    let policy = Policy {
+        retry_for: std::time::Duration::from_secs(3),
+        ..crate::network::embedded_policy()
+    };
+    let endpoint = Endpoint::Http(home.config.chain.rpc.clone());
+    let reader = Arc::new(LocalKey::random()?);
+    Ok(EvmChain::connect(endpoint, domain, reader, Journal::in_memory()?, policy).await?)
+}
+
+/// What a wallet holds, and of which token.
+pub(crate) async fn funds(home: &Home, wallet: Address) -> Result<(Funds, TokenInfo)> {
+    let (_, token) = home.network()?;
+    let chain = reading_chain(home).await?;
+    Ok((chain.funds(wallet, token).await?, chain.token(token).await?))
+}

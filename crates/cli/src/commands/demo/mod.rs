@@ -1,0 +1,381 @@
+//! `sparewire demo`: a whole bandwidth market on this machine.
+
+mod market;
+mod origin;
+mod statement;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use sparewire_core::{Amount, ByteCount, Price};
+use sparewire_node::{
+    consumer::{Consumer, Link},
+    exit::{AllowRule, Exit, ExitPolicy},
+    plain::{self, PlainConsumer},
+    provider::Provider,
+    proxy::{Proxy, ProxyHandler},
+    session::SessionError,
+    transport::{Endpoint, PeerAddress},
+};
+use sparewire_protocol::{
+    Statement,
+    settlement::{Chain, TokenInfo},
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::{market::Side, origin::Origin, statement::Report};
+use crate::{
+    assemble::{self, interrupted},
+    config::{ConsumerConfig, ProviderConfig},
+    home::{Node, make_private_dir},
+    network, output,
+};
+
+/// Run a whole bandwidth market on this machine and show that it adds up.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// End after the statement; the exit code is 0 only if all figures agree.
+    #[arg(long)]
+    once: bool,
+    /// How much is transferred.
+    #[arg(long, default_value = "256MiB")]
+    size: String,
+    /// Price per GiB in the test token.
+    #[arg(long, default_value = "0.02")]
+    price: String,
+}
+
+pub(crate) async fn run(args: DemoArgs, data_dir: Option<PathBuf>, json: bool) -> Result<()> {
+    let size = ByteCount::parse(&args.size)?;
+    ensure!(size > ByteCount::ZERO, "--size must be above 0");
+    let price = Price::parse(&args.price, network::TOKEN_DECIMALS).context("--price")?;
+    let Some(cost) = price.owed(size) else {
+        bail!("--price times --size is more than a channel holds")
+    };
+
+    let (dir, _temporary) = match data_dir {
+        Some(dir) => {
+            make_private_dir(&dir)?;
+            (dir, None)
+        }
+        None => {
+            let temporary = tempfile::tempdir()?;
+            (temporary.path().to_owned(), Some(temporary))
+        }
+    };
+    let demo = Demo { size, cost, price: args.price, dir, keep: _temporary.is_none() };
+    tokio::select! {
+        result = demo.run(args.once, json) => result,
+        // Before the statement there is nothing to settle that is not durable.
+        () = interrupted(), if args.once => bail!("interrupted"),
+    }
+}
+
+struct Demo {
+    size: ByteCount,
+    cost: Amount,
+    price: String,
+    dir: PathBuf,
+    keep: bool,
+}
+
+impl Demo {
+    async fn run(&self, once: bool, json: bool) -> Result<()> {
+        let say = |text: &str| {
+            if !json {
+                eprintln!("{text}");
+            }
+        };
+        say("starting an embedded EVM chain and deploying the contracts…");
+        let place = network::chain_file(&self.dir);
+        let embedded = network::open(place, true).await?;
+        // The channel holds twice what the sample costs; the wallet twice that.
+        let twice = |amount: Amount| amount.checked_add(amount).context("--price is too high");
+        let channel_amount = twice(self.cost)?.max(Amount::new(1_000_000).unwrap_or_default());
+        let purse = twice(channel_amount)?;
+        let selling = Side::open(&self.dir.join("provider"), self.keep, &embedded, purse).await?;
+        let buying = Side::open(&self.dir.join("consumer"), self.keep, &embedded, purse).await?;
+        let token = network::contracts().token;
+        let token_info = selling.chain.token(token).await?;
+        let origin = Origin::start(self.size.get()).await?;
+
+        say("starting a provider and a consumer…");
+        let config = ProviderConfig {
+            listen: loopback(),
+            price: self.price.clone(),
+            allow: vec![origin.addr.to_string()],
+            ..ProviderConfig::default()
+        };
+        let (provider, provider_endpoint) = assemble::provider(
+            &config,
+            &selling.node,
+            selling.chain.clone(),
+            Arc::clone(&selling.store),
+            token,
+            token_info.decimals,
+        )
+        .await?;
+        let closing = CancellationToken::new();
+        let provider_task = tokio::spawn({
+            let (provider, closing) = (Arc::clone(&provider), closing.clone());
+            async move { provider.run(closing).await }
+        });
+        let consumer_config = ConsumerConfig {
+            price_max: self.price.clone(),
+            channel_amount: channel_amount.display(token_info.decimals),
+            budget: Amount::MAX.display(token_info.decimals),
+            ..ConsumerConfig::default()
+        };
+        let market = Market {
+            consumer_config,
+            provider,
+            provider_addr: at_loopback(&provider_endpoint),
+            selling,
+            buying,
+            origin,
+            token_info,
+        };
+
+        // The same data plane without metering first, so that both runs find the same machine.
+        let unmetered = {
+            let plain = Plain::start(&market.origin).await?;
+            let bar = bar(self.size, "without metering", json);
+            let secs =
+                market.origin.fetch(plain.proxy, self.size.get(), |n| bar.set_position(n)).await?;
+            bar.finish_and_clear();
+            plain.stop().await;
+            secs
+        };
+
+        let buyer = market.connect(loopback()).await?;
+        buyer.ready().await?;
+        let bar = bar(self.size, "metered and paid", json);
+        let metered =
+            market.origin.fetch(buyer.proxy, self.size.get(), |n| bar.set_position(n)).await?;
+        bar.finish_and_clear();
+        let proxy = buyer.proxy;
+        say("closing the session and settling on chain…");
+        let paid = buyer.finish().await?;
+        let report = market.report(self.size, &paid, metered, unmetered).await?;
+        if json {
+            output::json(&report)?;
+        } else {
+            report.print(&market.token_info);
+        }
+        ensure!(report.agree, "the figures do not agree");
+        if !once {
+            market.stay(proxy, json).await?;
+        }
+        closing.cancel();
+        provider_task.await?;
+        provider_endpoint.close().await;
+        Ok(())
+    }
+}
+
+/// What runs from the beginning to the end of the demo.
+struct Market {
+    consumer_config: ConsumerConfig,
+    provider: Arc<Provider>,
+    provider_addr: PeerAddress,
+    selling: Side,
+    buying: Side,
+    origin: Origin,
+    token_info: TokenInfo,
+}
+
+impl Market {
+    /// Starts a consumer and its proxy.
+    async fn connect(&self, proxy: SocketAddr) -> Result<Buyer> {
+        let (consumer, endpoint) = assemble::consumer(
+            &self.consumer_config,
+            self.provider_addr.clone(),
+            &self.buying.node,
+            self.buying.chain.clone(),
+            Arc::clone(&self.buying.store),
+            self.token_info.address,
+            self.token_info.decimals,
+        )
+        .await?;
+        let proxy = Proxy::bind(proxy).await?;
+        let addr = proxy.addr();
+        let handler: Arc<dyn ProxyHandler> = consumer.clone();
+        let serving = tokio::spawn(proxy.serve(handler));
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn({
+            let (consumer, shutdown) = (Arc::clone(&consumer), shutdown.clone());
+            async move { consumer.run(shutdown).await }
+        });
+        Ok(Buyer { consumer, endpoint, proxy: addr, serving, shutdown, running })
+    }
+
+    /// Claims what was earned and holds all figures against each other.
+    async fn report(
+        &self,
+        size: ByteCount,
+        paid: &Statement,
+        metered: f64,
+        unmetered: f64,
+    ) -> Result<Report> {
+        self.provider.settle().await?;
+        let session = paid.session;
+        let earned = self
+            .selling
+            .store
+            .session(session)?
+            .and_then(|known| known.statement)
+            .context("the provider has no statement of the session")?;
+        let facts = self.selling.chain.channel(paid.channel).await?;
+        let claimed = facts.context("the chain does not know the channel")?.claimed;
+        let mut gas = self.buying.chain.done();
+        gas.extend(self.selling.chain.done());
+        Ok(Report::new(size, paid.clone(), earned, claimed, gas, metered, unmetered))
+    }
+
+    /// Stays up with live figures until Ctrl-C, which settles.
+    async fn stay(&self, proxy: SocketAddr, json: bool) -> Result<()> {
+        let buyer = self.connect(proxy).await?;
+        buyer.ready().await?;
+        if !json {
+            eprintln!("\nThe market stays up. Use it, or stop it with Ctrl-C:\n");
+            println!(
+                "curl --proxy socks5h://{} http://{}/sample --output /dev/null",
+                buyer.proxy, self.origin.addr
+            );
+            eprintln!();
+        }
+        let live = ProgressBar::new_spinner();
+        if json {
+            live.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+        }
+        let watch = async {
+            let mut before = 0;
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                if let Some(figures) = self.provider.live().first().map(|live| &live.statement) {
+                    let total = figures.counted.checked_total().unwrap_or_default().get();
+                    live.set_message(format!(
+                        "{} up, {} down ({} a second), {} paid, exposure peak {} of {}",
+                        figures.counted.up,
+                        figures.counted.down,
+                        ByteCount::new(total.saturating_sub(before)),
+                        output::amount(figures.paid, &self.token_info),
+                        figures.exposure_peak,
+                        figures.exposure_bound,
+                    ));
+                    before = total;
+                    live.tick();
+                }
+            }
+        };
+        tokio::select! {
+            () = watch => {}
+            () = interrupted() => {}
+        }
+        live.finish_and_clear();
+        if !json {
+            eprintln!("settling…");
+        }
+        let paid = buyer.finish().await?;
+        self.provider.settle().await?;
+        if !json {
+            eprintln!("{}", super::connect::sentence(&paid, &self.token_info));
+        }
+        Ok(())
+    }
+}
+
+/// A running consumer with its proxy.
+struct Buyer {
+    consumer: Arc<Consumer>,
+    endpoint: Endpoint,
+    proxy: SocketAddr,
+    serving: JoinHandle<()>,
+    shutdown: CancellationToken,
+    running: JoinHandle<Result<Statement, SessionError>>,
+}
+
+impl Buyer {
+    /// Waits for the session.
+    async fn ready(&self) -> Result<()> {
+        let mut link = self.consumer.link();
+        let wait = link.wait_for(|link| !matches!(link, Link::Down(_)));
+        let link = tokio::time::timeout(Duration::from_secs(60), wait)
+            .await
+            .context("no session within a minute")??;
+        match &*link {
+            Link::Over(Err(error)) => Err(error.clone().into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the session properly.
+    async fn finish(self) -> Result<Statement> {
+        self.shutdown.cancel();
+        let statement = self.running.await??;
+        self.serving.abort();
+        self.endpoint.close().await;
+        Ok(statement)
+    }
+}
+
+/// The unmetered twin of the market.
+struct Plain {
+    proxy: SocketAddr,
+    endpoints: [Endpoint; 2],
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Plain {
+    async fn start(origin: &Origin) -> Result<Self> {
+        let domain = network::contracts().domain;
+        let (seller, buyer) = (Node::passing(&domain)?, Node::passing(&domain)?);
+        let exit_endpoint = assemble::bind(&seller, Some(loopback())).await?;
+        let own_endpoint = assemble::bind(&buyer, None).await?;
+        let policy = ExitPolicy { allow: vec![AllowRule::addr(origin.addr)], ..Default::default() };
+        let serving = tokio::spawn(plain::serve(
+            exit_endpoint.clone(),
+            Exit::new(policy),
+            CancellationToken::new(),
+        ));
+        let connection = own_endpoint.connect(&at_loopback(&exit_endpoint)).await?;
+        let proxy = Proxy::bind(loopback()).await?;
+        let addr = proxy.addr();
+        let proxying = tokio::spawn(proxy.serve(Arc::new(PlainConsumer { connection })));
+        Ok(Self {
+            proxy: addr,
+            endpoints: [exit_endpoint, own_endpoint],
+            tasks: [serving, proxying],
+        })
+    }
+
+    async fn stop(self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        for endpoint in &self.endpoints {
+            endpoint.close().await;
+        }
+    }
+}
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// The endpoint's address on this machine.
+fn at_loopback(endpoint: &Endpoint) -> PeerAddress {
+    let addrs = endpoint.bound_addrs().into_iter().filter(|addr| addr.ip().is_loopback()).collect();
+    PeerAddress { node: endpoint.node_id(), addrs }
+}
+
+fn bar(size: ByteCount, what: &'static str, json: bool) -> ProgressBar {
+    let bar = if json { ProgressBar::hidden() } else { ProgressBar::new(size.get()) };
+    let style = "{msg:>18} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    bar.set_style(ProgressStyle::with_template(style).expect("a constant template"));
+    bar.set_message(what);
+    bar
+}

@@ -1,0 +1,168 @@
+//! `sparewire wallet`: the keys of this node.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Subcommand;
+use serde_json::json;
+use sparewire_wallet::{
+    Cost, Mnemonic, NodeKeys, NodeSecrets, OfflineRequest, PublicKeys, WordCount,
+};
+
+use crate::{
+    hint::Hint,
+    home::{Home, key_error, password},
+    output,
+};
+
+/// The keys of this node.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WalletCommand {
+    /// Make new keys, from a new mnemonic or from one that you have.
+    New {
+        /// How many words the new mnemonic has: 12 or 24.
+        #[arg(long, default_value_t = 12)]
+        words: u8,
+        /// Read an existing mnemonic from this file instead of making one.
+        #[arg(long)]
+        mnemonic_file: Option<PathBuf>,
+        /// Which of the mnemonic's nodes this is. After the loss of a data directory take the next
+        /// one: the lost keys may have signed what nobody remembers.
+        #[arg(long, default_value_t = 0)]
+        index: u32,
+        /// A file with the new password.
+        #[arg(long)]
+        password_file: Option<PathBuf>,
+    },
+    /// Show addresses and what the wallet holds.
+    Show,
+    /// Sign a request on a machine without a network: reads and writes JSON.
+    Sign {
+        /// The request file.
+        #[arg(long)]
+        request: PathBuf,
+        /// A file with the password.
+        #[arg(long)]
+        password_file: Option<PathBuf>,
+        /// Sign even where the request shows nothing but a digest.
+        #[arg(long)]
+        blind: bool,
+    },
+}
+
+pub(crate) async fn run(command: WalletCommand, home: &Home, as_json: bool) -> Result<()> {
+    match command {
+        WalletCommand::New { words, mnemonic_file, index, password_file } => {
+            new(home, words, mnemonic_file, index, password_file, as_json).await
+        }
+        WalletCommand::Show => show(home, as_json).await,
+        WalletCommand::Sign { request, password_file, blind } => {
+            let text = std::fs::read_to_string(&request)
+                .with_context(|| format!("cannot read {}", request.display()))?;
+            let request = OfflineRequest::from_json(&text)?;
+            eprintln!("{}", output::tame(request.description()));
+            for field in request.fields() {
+                eprintln!("  {field:?}");
+            }
+            if request.is_blind() && !blind {
+                bail!(
+                    Hint::new("the request shows only a digest; nobody can tell what it does")
+                        .hint("give --blind if you trust whoever made it")
+                );
+            }
+            let keys = home.keys(password_file.as_deref()).await?;
+            let response = if request.signer() == keys.wallet.address() {
+                request.sign(&*keys.wallet)?
+            } else {
+                request.sign(&keys.authorizer)?
+            };
+            println!("{}", response.to_json());
+            Ok(())
+        }
+    }
+}
+
+async fn new(
+    home: &Home,
+    words: u8,
+    mnemonic_file: Option<PathBuf>,
+    index: u32,
+    password_file: Option<PathBuf>,
+    as_json: bool,
+) -> Result<()> {
+    let count = match words {
+        12 => WordCount::Twelve,
+        24 => WordCount::TwentyFour,
+        other => bail!("a mnemonic of {other} words; choose 12 or 24"),
+    };
+    let dir = home.keys_dir();
+    ensure!(
+        !dir.exists(),
+        Hint::new(format!("there are keys in {} already", dir.display()))
+            .hint("`sparewire wallet show` shows them; choose another --data-dir for others")
+    );
+    let made = mnemonic_file.is_none();
+    let mnemonic: Mnemonic = match &mnemonic_file {
+        Some(path) => std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?
+            .parse()?,
+        None => Mnemonic::random(count)?,
+    };
+    let password = password(password_file.as_deref(), true)?;
+    let secrets = NodeSecrets::derive(&mnemonic, index)?;
+    let stored =
+        tokio::task::spawn_blocking(move || secrets.store(&dir, &password, Cost::STANDARD));
+    let keys = stored.await?.map_err(key_error)?;
+    let public = keys.public();
+    if as_json {
+        let words = made.then(|| mnemonic.phrase().to_string());
+        return output::json(&json!({ "keys": public, "mnemonic": words }));
+    }
+    if made {
+        eprintln!("Write these words down. They are shown once and stored nowhere:");
+        eprintln!("\n    {}\n", *mnemonic.phrase());
+    }
+    print_keys(&public);
+    Ok(())
+}
+
+async fn show(home: &Home, as_json: bool) -> Result<()> {
+    let dir = home.keys_dir();
+    if !dir.exists() {
+        bail!(
+            Hint::new(format!("there are no keys in {}", dir.display()))
+                .hint("make them with `sparewire wallet new`")
+        );
+    }
+    let public = NodeKeys::peek(&dir).map_err(key_error)?;
+    let funds = super::channel::funds(home, public.wallet).await;
+    if as_json {
+        let (funds, token) = match &funds {
+            Ok((funds, token)) => (Some(funds), Some(token)),
+            Err(_) => (None, None),
+        };
+        return output::json(&json!({ "keys": public, "funds": funds, "token": token }));
+    }
+    print_keys(&public);
+    match funds {
+        Ok((funds, token)) => {
+            let shown = |units: u128| {
+                let amount =
+                    sparewire_core::Amount::new(units).unwrap_or(sparewire_core::Amount::MAX);
+                output::amount(amount, &token)
+            };
+            println!("gas money   {} wei", funds.native_wei);
+            println!("in wallet   {}", shown(funds.wallet));
+            println!("deposited   {}", output::amount(funds.deposit, &token));
+            println!("claimable   {}", output::amount(funds.claimable, &token));
+        }
+        Err(error) => eprintln!("the chain cannot be asked what it holds: {error:#}"),
+    }
+    Ok(())
+}
+
+fn print_keys(public: &PublicKeys) {
+    println!("wallet      {}", public.wallet);
+    println!("authorizer  {}", public.authorizer);
+    println!("node id     {}", public.node_id);
+}

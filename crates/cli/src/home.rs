@@ -1,0 +1,238 @@
+//! The data directory: keys, store, transactions; and what is built from them.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, bail};
+use sparewire_chain::{Endpoint, EvmChain, Finality, Journal, Policy};
+use sparewire_core::{Address, DeviceSigner, Domain, Signer, Timestamp};
+use sparewire_node::{
+    identity::Identity,
+    session::Clock,
+    store::{SqliteStore, Store},
+};
+use sparewire_protocol::settlement::{Chain, TokenInfo};
+use sparewire_wallet::{NodeKeys, NodeSecrets};
+use zeroize::Zeroizing;
+
+use crate::{
+    config::{ChainConfig, Config},
+    hint::Hint,
+    network,
+};
+
+/// How long our wallet's word for our own hot keys counts, in seconds: it is renewed at each start.
+const DELEGATION_SECS: u64 = 30 * 24 * 3600;
+
+/// Where a node lives on disk.
+#[derive(Clone, Debug)]
+pub(crate) struct Home {
+    pub(crate) dir: PathBuf,
+    pub(crate) config: Config,
+}
+
+impl Home {
+    /// Opens a data directory, making it where it is missing, and reads its configuration.
+    pub(crate) fn open(dir: Option<PathBuf>, config: Option<&Path>) -> Result<Self> {
+        let dir = match dir {
+            Some(dir) => dir,
+            None => default_dir()?,
+        };
+        make_private_dir(&dir)?;
+        let config = match config {
+            Some(path) => Config::load(path, true)?,
+            None => Config::load(&dir.join("config.toml"), false)?,
+        };
+        Ok(Self { dir, config })
+    }
+
+    pub(crate) fn keys_dir(&self) -> PathBuf {
+        self.dir.join("keys")
+    }
+
+    pub(crate) fn control_path(&self) -> PathBuf {
+        self.dir.join("control.sock")
+    }
+
+    fn store_path(&self) -> PathBuf {
+        self.dir.join("store.sqlite")
+    }
+
+    /// Opens the store as its only writer.
+    pub(crate) fn store(&self) -> Result<Arc<dyn Store>> {
+        Ok(Arc::new(SqliteStore::open(&self.store_path())?))
+    }
+
+    /// Opens the store to look at it; `None` where nothing was ever stored.
+    pub(crate) fn store_to_read(&self) -> Result<Option<SqliteStore>> {
+        Ok(SqliteStore::open_to_read(&self.store_path())?)
+    }
+
+    /// Opens the keys with the password that the environment, a file or the terminal gives.
+    pub(crate) async fn keys(&self, password_file: Option<&Path>) -> Result<NodeKeys> {
+        let dir = self.keys_dir();
+        if !dir.exists() {
+            bail!(
+                Hint::new(format!("there are no keys in {}", dir.display()))
+                    .hint("make them with `sparewire wallet new`")
+            );
+        }
+        let password = password(password_file, false)?;
+        let opened = tokio::task::spawn_blocking(move || NodeKeys::open(&dir, &password)).await?;
+        let (keys, warnings) = opened.map_err(key_error)?;
+        for warning in warnings {
+            eprintln!("warning: {warning}");
+        }
+        Ok(keys)
+    }
+
+    /// Chain, contract and token of the configuration.
+    pub(crate) fn network(&self) -> Result<(Domain, Address)> {
+        network_of(&self.config.chain)
+    }
+
+    /// Connects the wallet to the configured chain and finishes what was left unfinished.
+    pub(crate) async fn connect(&self, wallet: Arc<dyn Signer>) -> Result<Arc<EvmChain>> {
+        let chain = &self.config.chain;
+        let (domain, _) = self.network()?;
+        let mut policy = if chain.chain_id == network::CHAIN_ID {
+            network::embedded_policy()
+        } else {
+            Policy {
+                finality: Finality::Finalized { else_blocks: chain.confirmations },
+                ..Policy::default()
+            }
+        };
+        policy.fee_max_wei = u128::from(chain.fee_max_gwei) * 1_000_000_000;
+        let journal = Journal::open(self.dir.join("transactions.sqlite"))?;
+        let endpoint = Endpoint::Http(chain.rpc.clone());
+        let carrier = EvmChain::connect(endpoint, domain, wallet, journal, policy).await?;
+        let left = carrier.resume().await?;
+        if left > 0 {
+            eprintln!("finished {left} transactions of an earlier run");
+        }
+        Ok(Arc::new(carrier))
+    }
+}
+
+/// The keys of a node as its parts use them.
+pub(crate) struct Node {
+    pub(crate) identity: Identity,
+    pub(crate) device_secret: Zeroizing<[u8; 32]>,
+    pub(crate) wallet: Arc<dyn Signer>,
+}
+
+impl Node {
+    pub(crate) fn new(keys: NodeKeys, domain: &Domain) -> Result<Self> {
+        let NodeKeys { wallet, authorizer, device } = keys;
+        let device_secret = device.secret();
+        let device: Arc<dyn DeviceSigner> = Arc::new(device);
+        let authorizer: Arc<dyn Signer> = Arc::new(authorizer);
+        let now = clock()();
+        let identity =
+            Identity::delegate(&*wallet, device, authorizer, domain, now, DELEGATION_SECS)?;
+        Ok(Self { identity, device_secret, wallet })
+    }
+
+    /// A node whose keys are kept nowhere.
+    pub(crate) fn passing(domain: &Domain) -> Result<Self> {
+        let NodeSecrets { wallet, authorizer, device } = NodeSecrets::random()?;
+        Self::new(NodeKeys { wallet: Arc::new(wallet), authorizer, device }, domain)
+    }
+}
+
+/// Chain, contract and token that a configuration names.
+pub(crate) fn network_of(chain: &ChainConfig) -> Result<(Domain, Address)> {
+    let embedded = network::contracts();
+    let address = |text: &str, key: &str, known: Address| -> Result<Address> {
+        match text {
+            "" if chain.chain_id == network::CHAIN_ID => Ok(known),
+            "" => bail!(
+                Hint::new(format!("chain {} needs [chain] {key}", chain.chain_id))
+                    .hint("set it in config.toml, or give --contract and --token")
+            ),
+            text => text.parse().with_context(|| format!("[chain] {key} = \"{text}\"")),
+        }
+    };
+    let contract = address(&chain.contract, "contract", embedded.domain.contract)?;
+    let token = address(&chain.token, "token", embedded.token)?;
+    Ok((Domain { chain_id: chain.chain_id, contract }, token))
+}
+
+/// The system's clock.
+pub(crate) fn clock() -> Clock {
+    Arc::new(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp::from_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    })
+}
+
+/// How a token is shown when the chain cannot be asked: in its smallest units.
+pub(crate) async fn token_info(home: &Home, token: Address) -> TokenInfo {
+    if token == network::contracts().token {
+        return TokenInfo {
+            address: token,
+            symbol: "tUSD".into(),
+            decimals: network::TOKEN_DECIMALS,
+        };
+    }
+    let asked = async {
+        let (domain, _) = home.network()?;
+        let endpoint = Endpoint::Http(home.config.chain.rpc.clone());
+        let reader = Arc::new(sparewire_wallet::LocalKey::random()?);
+        let journal = Journal::in_memory()?;
+        let policy = Policy { retry_for: std::time::Duration::from_secs(2), ..Policy::default() };
+        let chain = EvmChain::connect(endpoint, domain, reader, journal, policy).await?;
+        anyhow::Ok(chain.token(token).await?)
+    };
+    asked.await.unwrap_or(TokenInfo { address: token, symbol: "units".into(), decimals: 0 })
+}
+
+/// A password: from `SPAREWIRE_PASSWORD`, a file, or the terminal (twice for a new one).
+pub(crate) fn password(file: Option<&Path>, new: bool) -> Result<Zeroizing<String>> {
+    if let Some(path) = file {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the password file {}", path.display()))?;
+        return Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()));
+    }
+    if let Ok(text) = std::env::var("SPAREWIRE_PASSWORD") {
+        return Ok(Zeroizing::new(text));
+    }
+    let ask = |prompt: &str| -> Result<Zeroizing<String>> {
+        let typed = rpassword::prompt_password(prompt).map_err(|error| {
+            Hint::new(format!("no password: {error}"))
+                .hint("give --password-file FILE or set SPAREWIRE_PASSWORD")
+        })?;
+        Ok(Zeroizing::new(typed))
+    };
+    let first = ask("password: ")?;
+    if new && *ask("again: ")? != *first {
+        bail!("the two passwords differ");
+    }
+    Ok(first)
+}
+
+/// An error of the key files, with its hint.
+pub(crate) fn key_error(error: sparewire_wallet::KeyFileError) -> anyhow::Error {
+    let hint = error.hint();
+    Hint::new(error.to_string()).hint(hint).into()
+}
+
+pub(crate) fn make_private_dir(dir: &Path) -> Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir).with_context(|| format!("cannot make {}", dir.display()))
+}
+
+fn default_dir() -> Result<PathBuf> {
+    let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    from("XDG_DATA_HOME")
+        .or_else(|| from("HOME").map(|home| home.join(".local/share")))
+        .map(|base| base.join("sparewire"))
+        .ok_or_else(|| Hint::new("no home directory").hint("give --data-dir DIR").into())
+}
