@@ -399,9 +399,9 @@ mod tests {
     #[test]
     fn amounts_are_read_and_shown_in_the_tokens_decimals() {
         assert_eq!(Amount::parse("12.5", 6).map(Amount::get), Ok(12_500_000));
-        assert_eq!(Amount::parse("0.0000001", 6).is_err(), true);
-        assert_eq!(Amount::parse("", 6).is_err(), true);
-        assert_eq!(Amount::parse(".", 6).is_err(), true);
+        assert!(Amount::parse("0.0000001", 6).is_err());
+        assert!(Amount::parse("", 6).is_err());
+        assert!(Amount::parse(".", 6).is_err());
         assert_eq!(Amount::new(12_500_000).map(|a| a.display(6)), Some("12.5".into()));
         assert_eq!(Amount::new(1).map(|a| a.display(6)), Some("0.000001".into()));
         assert_eq!(Amount::new(7).map(|a| a.display(0)), Some("7".into()));

@@ -7,12 +7,15 @@ mod funding;
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use sparewire_core::{Address, Amount, ChannelId, NodeId, Price, SessionId};
-use sparewire_protocol::{Reading, RefusalCode, Statement, Terms, settlement::Chain};
+use sparewire_protocol::{
+    Reading, RefusalCode, Statement, Terms,
+    settlement::{Chain, ChainError},
+};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -161,18 +164,19 @@ impl Consumer {
     ) -> Result<Statement, SessionError> {
         let mut pause = RETRY.0;
         let result = loop {
-            let error = match self.session(&shutdown).await {
+            let began = Instant::now();
+            let failed = match self.session(&shutdown).await {
                 Ok(statement) if shutdown.is_cancelled() => break Ok(statement),
-                Ok(_) => SessionError::Policy("the provider ended the session".into()),
-                Err(error) => error,
+                Ok(_) => None, // the provider wanted to end it; the next session is a new one
+                Err(error) if shutdown.is_cancelled() || !may_retry(&error) => break Err(error),
+                Err(error) => Some(error),
             };
-            if shutdown.is_cancelled() || !self.may_retry(&error) {
-                break Err(error);
+            if let Some(error) = &failed {
+                tracing::info!(%error, "not connected; trying again");
             }
-            tracing::info!(%error, "not connected; trying again");
-            let was_up = matches!(&*self.link.borrow(), Link::Up(_));
-            self.link.send_replace(Link::Down(Some(error)));
-            pause = if was_up { RETRY.0 } else { (pause * 2).min(RETRY.1) };
+            self.link.send_replace(Link::Down(failed));
+            // What held for a while is tried again at once.
+            pause = if began.elapsed() > RETRY.1 { RETRY.0 } else { (pause * 2).min(RETRY.1) };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = shutdown.cancelled() => break Err(SessionError::Shutdown),
@@ -225,26 +229,6 @@ impl Consumer {
         }
     }
 
-    fn may_retry(&self, error: &SessionError) -> bool {
-        use sparewire_protocol::ProtocolError::{ChannelUnusable, Refused, Silent, TermsExpired};
-        match error {
-            SessionError::Transport(_) | SessionError::Stalled | SessionError::Chain(_) => true,
-            SessionError::Protocol(Refused { code, .. }) => match code {
-                RefusalCode::UnknownSession
-                | RefusalCode::TermsExpired
-                | RefusalCode::ChannelUnusable
-                | RefusalCode::LossAllowanceUsed
-                | RefusalCode::Busy
-                | RefusalCode::ChainUnavailable
-                | RefusalCode::GoingAway => true,
-                RefusalCode::WrongNetwork | RefusalCode::Invalid | RefusalCode::ClockSkew => false,
-            },
-            SessionError::Protocol(ChannelUnusable(_) | Silent(_) | TermsExpired) => true,
-            SessionError::Policy(_) => matches!(&*self.link.borrow(), Link::Up(_)),
-            SessionError::Protocol(_) | SessionError::Store(_) | SessionError::Shutdown => false,
-        }
-    }
-
     fn past(&self) -> std::sync::MutexGuard<'_, Past> {
         // Plain assignments only: a panic leaves no half.
         self.past.lock().unwrap_or_else(PoisonError::into_inner)
@@ -264,6 +248,30 @@ impl ProxyHandler for Consumer {
             }
             Err(_) => self.tunnels.track_future(tunnel.abandon()).await,
         }
+    }
+}
+
+/// Whether trying again may help.
+fn may_retry(error: &SessionError) -> bool {
+    use sparewire_protocol::ProtocolError::{ChannelUnusable, Refused, Silent, TermsExpired};
+    match error {
+        SessionError::Transport(_) | SessionError::Stalled => true,
+        SessionError::Chain(error) => matches!(error, ChainError::Unreachable { .. }),
+        SessionError::Protocol(Refused { code, .. }) => match code {
+            RefusalCode::UnknownSession
+            | RefusalCode::TermsExpired
+            | RefusalCode::ChannelUnusable
+            | RefusalCode::LossAllowanceUsed
+            | RefusalCode::Busy
+            | RefusalCode::ChainUnavailable
+            | RefusalCode::GoingAway => true,
+            RefusalCode::WrongNetwork | RefusalCode::Invalid | RefusalCode::ClockSkew => false,
+        },
+        SessionError::Protocol(ChannelUnusable(_) | Silent(_) | TermsExpired) => true,
+        SessionError::Protocol(_)
+        | SessionError::Store(_)
+        | SessionError::Policy(_)
+        | SessionError::Shutdown => false,
     }
 }
 

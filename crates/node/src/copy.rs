@@ -31,7 +31,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use sparewire_protocol::Direction;
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncWriteExt, Interest},
     net::{
         TcpStream,
         tcp::{ReadHalf, WriteHalf},
@@ -169,8 +169,9 @@ trait End: Send + Sync {
     /// Whether outward bytes count when the stream has taken them rather than when they are
     /// admitted. What has been counted must go, whatever happens; what has not, need not.
     const COUNTS_WHEN_SENT: bool;
-    /// Whether bytes that are still under way are delivered after the peer's side broke.
-    const DELIVERS_THE_REST: bool;
+    /// Whether the application is at this end. What an origin had sent before it broke is still
+    /// delivered; what an application had sent before it gave up is not.
+    const SERVES_APPLICATION: bool;
 
     /// Before outward bytes are handed to the stream: how many may be.
     fn admit_outward(&self, want: usize) -> usize;
@@ -187,7 +188,7 @@ struct ProviderEnd<'a, G>(&'a G);
 impl<G: Gate> End for ProviderEnd<'_, G> {
     const OUTWARD: Direction = Direction::Down;
     const COUNTS_WHEN_SENT: bool = false;
-    const DELIVERS_THE_REST: bool = false;
+    const SERVES_APPLICATION: bool = false;
 
     fn admit_outward(&self, want: usize) -> usize {
         self.0.try_admit(Direction::Down, want)
@@ -206,7 +207,7 @@ struct ConsumerEnd<'a, T>(&'a T);
 impl<T: Tally> End for ConsumerEnd<'_, T> {
     const OUTWARD: Direction = Direction::Up;
     const COUNTS_WHEN_SENT: bool = true;
-    const DELIVERS_THE_REST: bool = true;
+    const SERVES_APPLICATION: bool = true;
 
     fn admit_outward(&self, want: usize) -> usize {
         want
@@ -268,11 +269,16 @@ impl Fate {
         }
     }
 
-    /// TCP failed. Writing may fail while there is still something to read, so reading ends by
-    /// itself.
-    fn tcp_broke(&self, kind: io::ErrorKind) {
+    /// TCP failed.
+    fn tcp_broke<E: End>(&self, kind: io::ErrorKind) {
         let _ = self.broken.set(CopyEnd::Broken(kind)); // the first cause stands
-        self.set(BROKEN | DISCARD);
+        self.set(BROKEN | DISCARD | if E::SERVES_APPLICATION { CUT } else { 0 });
+    }
+
+    /// The peer says that its TCP connection failed.
+    fn peer_broke<E: End>(&self) {
+        let _ = self.broken.set(CopyEnd::PeerBroken);
+        self.set(BROKEN | CUT | if E::SERVES_APPLICATION { 0 } else { DISCARD });
     }
 }
 
@@ -301,9 +307,19 @@ async fn copy<E: End>(
     let fate = Fate::default();
     let (outcome, settled) = {
         let (reader, writer) = tcp.split();
-        let outward = pin!(outward(reader, leftover, send, end, &fate));
+        let stopped = send.delivered();
+        let outward = pin!(outward(&reader, leftover, send, end, &fate));
         let inward = pin!(inward(writer, recv, end, &fate, limit.bytes));
-        join::<E>(outward, inward, &fate, limit.time, heard, tell).await
+        let failed = async {
+            // A reset is noticed even while neither pump reads or writes TCP.
+            match reader.ready(Interest::ERROR).await {
+                Ok(_) => reader.as_ref().take_error().ok().flatten(),
+                Err(error) => Some(error),
+            }
+            .map_or(io::ErrorKind::ConnectionReset, |error| error.kind())
+        };
+        let watch = Watch { failed, stopped, heard, tell };
+        join::<E, _, _, _, _>(outward, inward, &fate, limit.time, watch).await
     };
     if outcome != CopyEnd::Finished {
         // A bare FIN would look like a clean end to whoever is on the other side of TCP.
@@ -317,18 +333,38 @@ async fn copy<E: End>(
     CopyReport { up, down, end: outcome, settled }
 }
 
+/// What may happen beside the pumps.
+struct Watch<F, S, H, T> {
+    /// Our TCP connection fails.
+    failed: F,
+    /// The peer reads our half of the stream no more.
+    stopped: S,
+    /// The caller hears that the peer's TCP connection failed.
+    heard: H,
+    /// What the caller does to tell the peer that ours failed.
+    tell: T,
+}
+
 /// Runs both pumps to the end of the tunnel; says how it ended and whether all counted bytes
 /// arrived.
-async fn join<E: End>(
+async fn join<E, F, S, H, T>(
     mut outward: Pin<&mut (impl Future<Output = (SendStream, PumpEnd)> + Send)>,
     mut inward: Pin<&mut (impl Future<Output = PumpEnd> + Send)>,
     fate: &Fate,
     drain_time: Duration,
-    heard: impl Future<Output = ()> + Send,
-    tell: impl Future<Output = ()> + Send,
-) -> (CopyEnd, bool) {
-    let mut heard = pin!(heard);
+    watch: Watch<F, S, H, T>,
+) -> (CopyEnd, bool)
+where
+    E: End,
+    F: Future<Output = io::ErrorKind> + Send,
+    S: Future<Output = Result<(), TransportError>> + Send,
+    H: Future<Output = ()> + Send,
+    T: Future<Output = ()> + Send,
+{
+    let (mut failed, mut stopped) = (pin!(watch.failed), pin!(watch.stopped));
+    let mut heard = pin!(watch.heard);
     let (mut sent, mut received) = (None, None);
+    let mut delivered = false;
     // While all is well.
     while !fate.is(BROKEN) && (sent.is_none() || received.is_none()) {
         tokio::select! {
@@ -344,10 +380,13 @@ async fn join<E: End>(
                 how => received = Some(how),
             },
             () = fate.until(BROKEN) => {}
-            () = &mut heard => {
-                let _ = fate.broken.set(CopyEnd::PeerBroken);
-                fate.set(BROKEN | CUT | if E::DELIVERS_THE_REST { 0 } else { DISCARD });
-            }
+            () = &mut heard => fate.peer_broke::<E>(),
+            kind = &mut failed => fate.tcp_broke::<E>(kind),
+            // While the stream is read too, its failure is seen there.
+            end = &mut stopped, if received.is_some() && !delivered => match end {
+                Ok(()) => delivered = true,
+                Err(error) => return (CopyEnd::Transport(error), false),
+            },
         }
     }
     let Some(outcome) = fate.broken.get().cloned() else {
@@ -359,7 +398,7 @@ async fn join<E: End>(
     let finishing = async {
         let tell = async {
             if !peer_broke {
-                tell.await;
+                watch.tell.await;
             }
         };
         let sending = async {
@@ -370,7 +409,11 @@ async fn join<E: End>(
         };
         let ((mut send, how), ()) = tokio::join!(sending, tell);
         if !peer_broke {
-            inward_ended.notified().await;
+            // The peer finishes in answer to what it was told, or has broken as well.
+            tokio::select! {
+                () = inward_ended.notified() => {}
+                () = &mut heard => {}
+            }
         }
         send.finish();
         matches!(how, PumpEnd::Fin | PumpEnd::Cut)
@@ -384,7 +427,7 @@ async fn join<E: End>(
         matches!(how, PumpEnd::Fin)
     };
     let both = async { tokio::join!(finishing, draining) };
-    let settled = if peer_broke && E::DELIVERS_THE_REST {
+    let settled = if peer_broke && E::SERVES_APPLICATION {
         // The application takes the rest at its own pace.
         let (sent, received) = both.await;
         sent && received
@@ -396,7 +439,7 @@ async fn join<E: End>(
 
 /// From TCP to the stream.
 async fn outward<E: End>(
-    reader: ReadHalf<'_>,
+    reader: &ReadHalf<'_>,
     leftover: Bytes,
     mut send: SendStream,
     end: &E,
@@ -464,7 +507,7 @@ async fn outward<E: End>(
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) => {
-                fate.tcp_broke(error.kind());
+                fate.tcp_broke::<E>(error.kind());
                 return (send, PumpEnd::Cut);
             }
         }
@@ -490,7 +533,7 @@ async fn inward<E: End>(
                 if !fate.is(BROKEN)
                     && let Err(error) = writer.shutdown().await
                 {
-                    fate.tcp_broke(error.kind());
+                    fate.tcp_broke::<E>(error.kind());
                 }
                 return PumpEnd::Fin;
             }
@@ -521,13 +564,13 @@ async fn inward<E: End>(
                                 biased;
                                 () = fate.until(DISCARD) => {}
                                 ready = writer.writable() => if let Err(error) = ready {
-                                    fate.tcp_broke(error.kind());
+                                    fate.tcp_broke::<E>(error.kind());
                                 },
                             }
                             continue;
                         }
                         Err(error) => {
-                            fate.tcp_broke(error.kind());
+                            fate.tcp_broke::<E>(error.kind());
                             continue;
                         }
                     }

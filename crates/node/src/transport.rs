@@ -383,14 +383,18 @@ impl SendStream {
         let _ = self.0.set_priority(priority);
     }
 
-    /// Waits until the peer has all of a finished stream.
+    /// Resolves once the peer has all of the finished stream, or wants no more of it. Does not
+    /// borrow the stream.
     ///
     /// # Errors
     /// [`TransportError::Stopped`] where the peer did not want it all.
-    pub async fn delivered(&self) -> Result<(), TransportError> {
-        match self.0.stopped().await.map_err(WriteError::from)? {
-            None => Ok(()),
-            Some(code) => Err(TransportError::Stopped { code: code.into_inner() }),
+    pub fn delivered(&self) -> impl Future<Output = Result<(), TransportError>> + Send + use<> {
+        let stopped = self.0.stopped();
+        async move {
+            match stopped.await.map_err(WriteError::from)? {
+                None => Ok(()),
+                Some(code) => Err(TransportError::Stopped { code: code.into_inner() }),
+            }
         }
     }
 }

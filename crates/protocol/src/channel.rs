@@ -213,4 +213,3 @@ pub fn pack_claims(claims: &[Claim]) -> Vec<Vec<u8>> {
     }
     groups
 }
-

@@ -90,6 +90,7 @@ pub enum RefusalCode {
 
 /// Everything that is said on a control stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // a payment is the one that is sent often: no box for it
 pub enum Message {
     /// Consumer: asks for terms.
     Hello {

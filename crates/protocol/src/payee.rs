@@ -167,7 +167,9 @@ impl Payee {
                     }
                     agreement.verify_payment(&theirs)?;
                     if !theirs.reading.covers(paid) {
-                        return Err(ProtocolError::Inconsistent("payment for less than is paid already"));
+                        return Err(ProtocolError::Inconsistent(
+                            "payment for less than is paid already",
+                        ));
                     }
                     paid = theirs.reading;
                 } else {
@@ -636,7 +638,6 @@ impl Payee {
         let (reading, credit) = (self.counted, self.credit());
         self.outputs.push_back(Output::Transmit(Message::Report { reading, credit, last }));
     }
-
 }
 
 /// What we remember of the bytes that a payment of another session paid for. Its voucher is signed,

@@ -212,6 +212,7 @@ pub enum Record {
 /// next: what follows a `Persist` may happen only once its records are durable, and where they
 /// cannot be made so, the machine is dropped with everything that it still wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // a handful at a time, and gone with the next poll
 pub enum Output {
     /// Make these durable, together.
     Persist(Vec<Record>),

@@ -1,6 +1,7 @@
 //! What is on the wire: every message survives its frame, and no frame that anybody can build
 //! panics a reader or makes it allocate more than a bounded amount.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods)] // vectors are files
 
 #[allow(dead_code)] // each test binary uses its own part of the world
 mod world;
@@ -118,8 +119,10 @@ fn delegation() -> impl Strategy<Value = Delegation> {
 }
 
 fn payment() -> impl Strategy<Value = Payment> {
-    let voucher = (word(), amount())
-        .prop_map(|(channel, amount)| Voucher { channel: sparewire_core::ChannelId(channel), amount });
+    let voucher = (word(), amount()).prop_map(|(channel, amount)| Voucher {
+        channel: sparewire_core::ChannelId(channel),
+        amount,
+    });
     (word(), any_reading(), signed(voucher)).prop_map(|(session, reading, voucher)| Payment {
         session: SessionId(session),
         reading,
@@ -170,7 +173,11 @@ fn acceptance() -> impl Strategy<Value = Acceptance> {
     (
         (word(), word(), config(), signed(delegation())),
         (any_reading(), count()),
-        (prop::option::of(payment()), prop::option::of(countersigned()), prop::option::of(receipt())),
+        (
+            prop::option::of(payment()),
+            prop::option::of(countersigned()),
+            prop::option::of(receipt()),
+        ),
     )
         .prop_map(|(first, (reading, up_max), (payment, receipt, pending))| Acceptance {
             session: SessionId(first.0),
@@ -363,7 +370,12 @@ fn a_hundred_thousand_hostile_frames_neither_panic_nor_allocate_beyond_64_kib() 
         let mut result = Ok(None);
         let info = allocation_counter::measure(|| result = Message::from_frame(&frame));
         worst = worst.max(info.bytes_max);
-        assert!(info.bytes_max <= ALLOCATION_MAX, "{} bytes for {}", info.bytes_max, hex::encode(&frame));
+        assert!(
+            info.bytes_max <= ALLOCATION_MAX,
+            "{} bytes for {}",
+            info.bytes_max,
+            hex::encode(&frame)
+        );
         match result {
             Ok(Some(_)) => read += 1,
             Ok(None) => skipped += 1,
@@ -462,7 +474,11 @@ fn frames_are_the_golden_ones() {
     let golden: BTreeMap<String, String> =
         serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     for (name, frame) in &golden {
-        assert_eq!(frames.get(name.as_str()), Some(frame), "{name}: run with UPDATE_VECTORS=1 if this is meant");
+        assert_eq!(
+            frames.get(name.as_str()),
+            Some(frame),
+            "{name}: run with UPDATE_VECTORS=1 if this is meant"
+        );
         let bytes = hex::decode(frame.trim_start_matches("0x")).unwrap();
         let read = Message::from_frame(&bytes[HEADER..]).unwrap().unwrap();
         assert_eq!(read, examples()[name.as_str()]);

@@ -1,5 +1,6 @@
 //! Sessions between the real machines: random worlds first, then one story per promise.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods)] // PROPTEST_CASES comes from outside
 
 #[allow(dead_code)] // each test binary uses its own part of the world
 mod world;
@@ -133,9 +134,8 @@ fn no_history_breaks_an_invariant_and_every_history_heals() {
         prop::option::weighted(0.05, 0usize..60),
         prop::collection::vec(operation(), 1..120),
     );
-    let result = TestRunner::new(config).run(
-        &histories,
-        |(price, credit, reserved, leaves, operations)| {
+    let result =
+        TestRunner::new(config).run(&histories, |(price, credit, reserved, leaves, operations)| {
             let mut world = World::new(price, credit, reserved);
             world.run(&[Operation::Connect, Operation::Settle(2)]);
             for (index, operation) in operations.iter().enumerate() {
@@ -147,8 +147,7 @@ fn no_history_breaks_an_invariant_and_every_history_heals() {
             let closed = world.heal_and_close().is_some();
             tally.borrow_mut().add(&world, closed);
             Ok(())
-        },
-    );
+        });
     if let Err(error) = result {
         panic!("{error}");
     }
@@ -156,8 +155,15 @@ fn no_history_breaks_an_invariant_and_every_history_heals() {
     println!(
         "{cases} histories: {} payments, {} receipts, {} resumed, {} crashes, {} exhausted, \
          {} closed, {} refused for good; at most {} % of the credit and {} % of the loss bound",
-        tally.payments, tally.receipts, tally.resumed, tally.crashes, tally.exhausted,
-        tally.closed, tally.refused, tally.most_exposed, tally.most_lost
+        tally.payments,
+        tally.receipts,
+        tally.resumed,
+        tally.crashes,
+        tally.exhausted,
+        tally.closed,
+        tally.refused,
+        tally.most_exposed,
+        tally.most_lost
     );
     // An invariant that nothing could have broken says nothing: the histories must be eventful.
     let cases = u64::from(cases);

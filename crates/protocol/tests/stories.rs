@@ -50,7 +50,11 @@ fn claim(world: &World) -> u128 {
 }
 
 /// The provider's machine alone, for consumers that play by other rules.
-fn payee_alone(cast: &Cast, memory: Memory, alter: impl FnOnce(&mut sparewire_protocol::Acceptance)) -> Result<Payee, ProtocolError> {
+fn payee_alone(
+    cast: &Cast,
+    memory: Memory,
+    alter: impl FnOnce(&mut sparewire_protocol::Acceptance),
+) -> Result<Payee, ProtocolError> {
     let mut acceptance = cast.acceptance(session_id(1));
     alter(&mut acceptance);
     let facts = World::new(cast.terms.price, cast.terms.credit, 1_000_000).facts();
@@ -67,14 +71,6 @@ fn records(outputs: &[Output]) -> Vec<Record> {
         _ => None,
     });
     persisted.flatten().collect()
-}
-
-fn accepted(outputs: &[Output]) -> Accepted {
-    let found = outputs.iter().find_map(|output| match output {
-        Output::Transmit(Message::Accepted(accepted)) => Some(**accepted),
-        _ => None,
-    });
-    found.unwrap()
 }
 
 fn pay(payment: Payment) -> Message {
@@ -136,6 +132,18 @@ fn a_session_that_only_sends_up_goes_on_because_it_is_reported() {
     assert_eq!(served(&world), reading(54_000, 0));
     assert!(claim(&world) >= 53_000);
     world.heal_and_close().unwrap();
+}
+
+#[test]
+fn bytes_up_that_closed_the_valve_are_reported_at_once() {
+    let mut world = world();
+    world.serve_down(900);
+    world.send_up(100); // less than is worth a report of its own
+    assert_eq!(world.to_payer.len(), 0);
+    world.arrive_up(100);
+    assert!(world.provider.as_ref().unwrap().meter.is_closed());
+    assert!(matches!(world.to_payer.back(), Some(Message::Report { reading, last: false, .. })
+        if reading.up == bytes(100)));
 }
 
 #[test]
@@ -254,10 +262,8 @@ fn a_voucher_for_another_channel_chain_or_contract_or_by_another_key_does_not_co
         let mut payee = payee_alone(&cast, Memory::default(), |_| {}).unwrap();
         outputs(|| payee.poll_output());
         payee.handle_reading(reading(0, 100), EPOCH);
-        let voucher = sparewire_protocol::Voucher {
-            channel: config.id(&cast.domain),
-            amount: units(100),
-        };
+        let voucher =
+            sparewire_protocol::Voucher { channel: config.id(&cast.domain), amount: units(100) };
         let signature = local_key(key).sign_digest(voucher.digest(&domain)).unwrap();
         let voucher = sparewire_core::Signed { body: voucher, signature };
         let payment = Payment { session: session_id(1), reading: reading(0, 100), voucher };
@@ -277,11 +283,11 @@ fn payments_below_above_or_beside_what_is_owed_do_not_count() {
         voucher: cast.voucher(units(amount)),
     };
     let cases = [
-        paid(99, reading(0, 100)),           // worth less than it says
-        paid(101, reading(0, 100)),          // more
-        paid(501, reading(0, 501)),          // for bytes that were not carried
-        paid(100, reading(100, 0)),          // in the other direction
-        paid(100, reading(u64::MAX, 1)),     // for more than can be counted
+        paid(99, reading(0, 100)),       // worth less than it says
+        paid(101, reading(0, 100)),      // more
+        paid(501, reading(0, 501)),      // for bytes that were not carried
+        paid(100, reading(100, 0)),      // in the other direction
+        paid(100, reading(u64::MAX, 1)), // for more than can be counted
         paid(100, reading(u64::MAX, u64::MAX)),
         Payment { session: session_id(2), ..paid(100, reading(0, 100)) },
     ];
@@ -368,7 +374,10 @@ fn expired_terms_are_refused_by_both_sides() {
     let setup = cast.payee_setup(cast.acceptance(session_id(1)), facts, Memory::default());
     assert_eq!(Payee::start(setup, late).err(), Some(ProtocolError::TermsExpired));
     let node = cast.provider.node_id();
-    assert_eq!(cast.offer().verify(node, &cast.domain, false, late), Err(ProtocolError::TermsExpired));
+    assert_eq!(
+        cast.offer().verify(node, &cast.domain, false, late),
+        Err(ProtocolError::TermsExpired)
+    );
 }
 
 #[test]
@@ -547,9 +556,13 @@ fn conflicting_receipts_are_a_dispute_in_session_and_on_resuming() {
     let disk = records(&outputs(|| payee.poll_output()));
     // The same again is answered again.
     payee.handle_message(Message::Payment { payment, receipt: Some(first) }, EPOCH).unwrap();
-    assert!(matches!(payee.poll_output(), Some(Output::Transmit(Message::Countersignature { .. }))));
-    let error =
-        payee.handle_message(Message::Payment { payment, receipt: Some(second) }, EPOCH).unwrap_err();
+    assert!(matches!(
+        payee.poll_output(),
+        Some(Output::Transmit(Message::Countersignature { .. }))
+    ));
+    let error = payee
+        .handle_message(Message::Payment { payment, receipt: Some(second) }, EPOCH)
+        .unwrap_err();
     assert!(matches!(error, ProtocolError::ConflictingReceipts { sequence: 1, .. }));
     assert_eq!(error.action(), Action::Dispute);
 
@@ -838,7 +851,11 @@ fn a_consumer_that_received_more_than_it_can_pay_for_does_not_spin() {
 }
 
 /// The receipt that a payer of 100 paid bytes signed at `now`.
-fn pending_of(payer: &Payer, cast: &Cast, now: sparewire_core::Timestamp) -> sparewire_core::Signed<Receipt> {
+fn pending_of(
+    payer: &Payer,
+    cast: &Cast,
+    now: sparewire_core::Timestamp,
+) -> sparewire_core::Signed<Receipt> {
     cast.receipt(Receipt {
         channel: payer.agreement().channel(),
         session: session_id(1),

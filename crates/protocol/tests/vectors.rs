@@ -1,5 +1,6 @@
 //! `vectors/channels.json`, made by viem, against what Rust makes of the same messages.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods)] // vectors are files
 
 use serde_json::Value;
 use sparewire_core::{
@@ -103,7 +104,10 @@ fn keys_have_the_addresses_that_viem_gives_them() {
 #[test]
 fn domain_separators_are_equal() {
     for entry in list(&vectors(), "domains") {
-        assert_eq!((&entry["name"], &entry["version"]), (&"Sparewire Channels".into(), &"1".into()));
+        assert_eq!(
+            (&entry["name"], &entry["version"]),
+            (&"Sparewire Channels".into(), &"1".into())
+        );
         let contract = read(entry, "verifyingContract");
         let domain = Domain { chain_id: read(entry, "chainId"), contract };
         assert_eq!(domain.separator(), read::<B256>(entry, "separator"));
@@ -154,7 +158,11 @@ fn cooperative_closes_are_equal_and_are_no_vouchers() {
 fn receipts_are_equal_and_chained() {
     let vectors = vectors();
     let entries = list(&vectors, "receipts");
+    let mut checked = 0;
     for entry in entries {
+        // Amounts that no slot of the contract can hold are for the contract alone.
+        let Some(amount) = amount(entry) else { continue };
+        checked += 1;
         let receipt = Receipt {
             channel: read(entry, "channelId"),
             session: read::<SessionId>(entry, "sessionId"),
@@ -163,12 +171,13 @@ fn receipts_are_equal_and_chained() {
                 up: ByteCount::new(read(entry, "up")),
                 down: ByteCount::new(read(entry, "down")),
             },
-            amount: amount(entry).unwrap(),
+            amount,
             previous: read(entry, "previous"),
             time: Timestamp::from_ms(read(entry, "time")),
         };
         check(&vectors, entry, receipt);
     }
+    assert!(checked >= 3, "{checked}");
     assert_eq!(entries[0]["digest"], entries[1]["digest"], "one receipt, two signers");
     assert_ne!(entries[0]["signer"], entries[1]["signer"]);
     assert_eq!(entries[2]["previous"], entries[1]["digest"]);

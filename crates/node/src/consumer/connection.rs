@@ -160,7 +160,6 @@ impl Consumer {
             });
             tokio::select! {
                 result = run => result,
-                error = connection.closed() => Err(error.into()),
                 error = self.keep_funded(&funded.config, &top_up, &commands) => Err(error),
                 error = self.close_when(&live, shutdown, &asked_to_close) => Err(error),
             }
@@ -173,9 +172,8 @@ impl Consumer {
         meter.stop();
         match result {
             Ok(statement) => {
+                // The last message must have arrived; then it is for us to close.
                 driver.control.finish().await;
-                // The provider closes once it has recorded the end; we do not cut it off.
-                let _ = timeout(Duration::from_secs(5), connection.closed()).await;
                 connection.close(0, "settled");
                 self.past().session = None;
                 Ok(statement)

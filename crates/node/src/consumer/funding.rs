@@ -51,7 +51,14 @@ impl Consumer {
         // A channel that is nearly used up is topped up before it is used again.
         let left = reserved.saturating_sub(channel.promised());
         if terms.price.affordable(left) < terms.credit.maximum {
-            reserved = self.top_up(&channel.config).await?;
+            match self.top_up(&channel.config).await {
+                Ok(more) => reserved = more,
+                // What is left can still be used.
+                Err(error) if left > Amount::ZERO => {
+                    tracing::warn!(%error, "the channel cannot be topped up");
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(Funded { config: channel.config, reserved })
     }

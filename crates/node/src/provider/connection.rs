@@ -1,6 +1,6 @@
 //! One connection: handshake, session, streams.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use sparewire_core::{ByteCount, ChannelId, DeviceSignature, DeviceStatement, NodeId, SessionId};
@@ -22,7 +22,7 @@ use crate::{
         Command, ControlReader, ControlWriter, Driver, OpenReply, OpenRequest, SessionError,
         SessionMeter, Streams, read_request, write_reply,
     },
-    transport::{Connection, RecvStream, SendStream, TransportError},
+    transport::{Connection, RecvStream, SendStream},
 };
 
 /// How long a peer may take to say hello.
@@ -31,6 +31,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// How long the head of a data stream may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a consumer may take to record the session's end.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many commands may wait for the machine.
 const COMMANDS_MAX: usize = 64;
 
@@ -127,8 +129,8 @@ impl Provider {
             });
             tokio::select! {
                 result = run => result,
-                error = self.accept_streams(connection, &meter, &streams, &commands) => Err(error),
-                error = self.watch_facts(channel, &look, &commands) => Err(error),
+                never = self.accept_streams(connection, &meter, &streams, &commands) => match never {},
+                never = self.watch_facts(channel, &look, &commands) => match never {},
                 () = ask_to_close(&live.cancel, &shutdown, &commands) => Err(SessionError::Shutdown),
             }
         };
@@ -139,6 +141,10 @@ impl Provider {
             Ok(statement) => {
                 tracing::info!(%peer, session = %statement.session, "session settled");
                 driver.control.finish().await;
+                // The consumer may still be recording the end; it ends its half when it has, and
+                // we do not cut it off.
+                let rest = async { while driver.messages.recv().await.is_some() {} };
+                let _ = timeout(END_TIMEOUT, rest).await;
                 Ok(())
             }
             Err(error) => {
@@ -216,18 +222,18 @@ impl Provider {
         })
     }
 
-    /// Takes data streams until the connection ends.
+    /// Takes data streams. When the connection ends, the machine's loop learns of it by itself,
+    /// after the last messages; it must not be cut off here.
     async fn accept_streams(
         self: &Arc<Self>,
         connection: &Connection,
         meter: &Arc<SessionMeter>,
         streams: &Arc<Streams>,
         commands: &mpsc::Sender<Command>,
-    ) -> SessionError {
+    ) -> Infallible {
         loop {
-            let (send, receive) = match connection.accept_bi().await {
-                Ok(stream) => stream,
-                Err(error) => return error.into(),
+            let Ok((send, receive)) = connection.accept_bi().await else {
+                return std::future::pending().await;
             };
             let (provider, meter) = (Arc::clone(self), Arc::clone(meter));
             let (streams, commands) = (Arc::clone(streams), commands.clone());
@@ -286,7 +292,7 @@ impl Provider {
         channel: ChannelId,
         look: &Notify,
         commands: &mpsc::Sender<Command>,
-    ) -> SessionError {
+    ) -> Infallible {
         loop {
             tokio::select! {
                 () = look.notified() => {}
@@ -294,9 +300,7 @@ impl Provider {
             }
             match self.chain.channel(channel).await {
                 Ok(Some(facts)) => {
-                    if commands.send(Command::Facts(facts)).await.is_err() {
-                        return TransportError::ClosedLocally.into();
-                    }
+                    let _ = commands.send(Command::Facts(facts)).await; // or the session is over
                 }
                 Ok(None) => tracing::warn!(%channel, "the chain has forgotten a channel in use"),
                 // Credit that was given stays within its bound; it is not extended by silence.

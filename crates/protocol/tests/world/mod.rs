@@ -162,7 +162,12 @@ impl Cast {
         self.consumer.sign_bytes(&acceptance.signing_bytes())
     }
 
-    pub(crate) fn payee_setup(&self, acceptance: Acceptance, facts: ChannelFacts, memory: Memory) -> PayeeSetup {
+    pub(crate) fn payee_setup(
+        &self,
+        acceptance: Acceptance,
+        facts: ChannelFacts,
+        memory: Memory,
+    ) -> PayeeSetup {
         PayeeSetup {
             terms: self.terms,
             consumer: self.consumer.node_id(),
@@ -174,7 +179,12 @@ impl Cast {
         }
     }
 
-    pub(crate) fn payer_setup(&self, session: SessionId, reserved: Amount, memory: Memory) -> PayerSetup<'_> {
+    pub(crate) fn payer_setup(
+        &self,
+        session: SessionId,
+        reserved: Amount,
+        memory: Memory,
+    ) -> PayerSetup<'_> {
         PayerSetup {
             terms: self.terms,
             session,
@@ -447,7 +457,8 @@ impl World {
 
     pub(crate) fn has_ended(&self) -> bool {
         self.session().is_some_and(|session| {
-            self.statements.contains_key(&(session, 1)) && self.statements.contains_key(&(session, 2))
+            self.statements.contains_key(&(session, 1))
+                && self.statements.contains_key(&(session, 2))
         })
     }
 
@@ -575,7 +586,9 @@ impl World {
     }
 
     pub(crate) fn arrive_down(&mut self, most: u64) {
-        let (Some(session), Some(meter)) = (self.session(), self.meter_of_consumer()) else { return };
+        let (Some(session), Some(meter)) = (self.session(), self.meter_of_consumer()) else {
+            return;
+        };
         let arrived = self.pipe_down.min(most);
         assert_eq!(meter.admit(Direction::Down, arrived as usize) as u64, arrived);
         self.pipe_down -= arrived;
@@ -687,8 +700,10 @@ impl World {
         );
         if began && recall(&self.payee_disk, session).session.is_none() {
             let reason = "the session has ended".into();
-            return self
-                .send_to_payer(Message::Refused(Refused { code: RefusalCode::UnknownSession, reason }));
+            return self.send_to_payer(Message::Refused(Refused {
+                code: RefusalCode::UnknownSession,
+                reason,
+            }));
         }
         // A session that was left for another one is written off, as the driver does it.
         if let Some((left, counted)) = self.payee_live
@@ -706,10 +721,8 @@ impl World {
         }
         let theirs = acceptance.payment.map(|payment| payment.voucher.body.amount);
         let resumed = memory.session.is_some();
-        let setup = PayeeSetup {
-            signature,
-            ..self.cast.payee_setup(acceptance, self.facts(), memory)
-        };
+        let setup =
+            PayeeSetup { signature, ..self.cast.payee_setup(acceptance, self.facts(), memory) };
         match Payee::start(setup, self.now) {
             Ok(machine) => {
                 self.ledger.resumed += u64::from(resumed);
@@ -865,12 +878,21 @@ impl World {
                 Output::Grant(limit) => {
                     let provider = self.provider.as_ref().unwrap();
                     let agreement = provider.machine.agreement();
-                    let paid = recall(&self.payee_disk, agreement.session).session.map_or(0, |s| total(s.paid));
-                    let credit = self.cast.terms.credit.credit(bytes(agreement.history.get() + paid));
-                    ensure!(self, limit.get() <= paid.saturating_add(credit.get()),
-                        "granted {limit} on {paid} durably paid and {credit} of credit");
-                    ensure!(self, limit <= agreement.affordable(self.reserved),
-                        "granted more than the channel can pay for");
+                    let paid = recall(&self.payee_disk, agreement.session)
+                        .session
+                        .map_or(0, |s| total(s.paid));
+                    let credit =
+                        self.cast.terms.credit.credit(bytes(agreement.history.get() + paid));
+                    ensure!(
+                        self,
+                        limit.get() <= paid.saturating_add(credit.get()),
+                        "granted {limit} on {paid} durably paid and {credit} of credit"
+                    );
+                    ensure!(
+                        self,
+                        limit <= agreement.affordable(self.reserved),
+                        "granted more than the channel can pay for"
+                    );
                     provider.meter.set_limit(limit);
                 }
                 Output::Event(event) => {
@@ -915,7 +937,8 @@ impl World {
             session_id(self.sessions)
         });
         let mut memory = recall(&self.payer_disk, session);
-        if let (Some(known), Some((id, counted, reported_up))) = (&mut memory.session, self.payer_live)
+        if let (Some(known), Some((id, counted, reported_up))) =
+            (&mut memory.session, self.payer_live)
             && id == session
         {
             (known.counted, known.reported_up) = (counted, reported_up);
@@ -1023,7 +1046,8 @@ impl World {
                     Message::Countersignature { sequence, signature }
                 }
                 Forgery::AcceptedAgain => {
-                    let Some(old) = self.sent_to_payer.iter().find(|m| matches!(m, Message::Accepted(_)))
+                    let Some(old) =
+                        self.sent_to_payer.iter().find(|m| matches!(m, Message::Accepted(_)))
                     else {
                         return;
                     };
@@ -1067,7 +1091,8 @@ impl World {
             }
             Forgery::OverDeposit => (next, cast.voucher(units(self.reserved.get() + 1))),
             Forgery::LargerReading => {
-                let reading = Reading { down: bytes(provider.meter.reading().down.get() + 1), ..next };
+                let reading =
+                    Reading { down: bytes(provider.meter.reading().down.get() + 1), ..next };
                 let Some(amount) = agreement.owed(reading) else { return };
                 (reading, cast.voucher(amount))
             }
@@ -1118,8 +1143,12 @@ impl World {
                     if let Record::Receipt { receipt: known, .. } = known
                         && known.body.sequence == receipt.body.sequence
                     {
-                        ensure!(self, known.body.digest(&self.cast.domain) == digest,
-                            "two receipts number {}", receipt.body.sequence);
+                        ensure!(
+                            self,
+                            known.body.digest(&self.cast.domain) == digest,
+                            "two receipts number {}",
+                            receipt.body.sequence
+                        );
                     }
                 }
             }
@@ -1146,8 +1175,11 @@ impl World {
                     released.push((receipt.body.sequence, receipt.body.digest(&self.cast.domain)));
                     if payee_signature.is_some() {
                         let next = receipt.body.sequence;
-                        ensure!(self, next == sequence + 1 || next == sequence,
-                            "{side:?}: receipt {next} after {sequence}");
+                        ensure!(
+                            self,
+                            next == sequence + 1 || next == sequence,
+                            "{side:?}: receipt {next} after {sequence}"
+                        );
                         sequence = next;
                     }
                 }
@@ -1162,9 +1194,9 @@ impl World {
 
     /// A4 and the consumer's side of the bargain, whenever a payment leaves.
     fn check_transmitted(&mut self, payment: &Payment, receipt: Option<&Signed<Receipt>>) {
-        let durable = self.payer_disk.iter().any(|record| {
-            matches!(record, Record::Payment { payment: known, .. } if known == payment)
-        });
+        let durable = self.payer_disk.iter().any(
+            |record| matches!(record, Record::Payment { payment: known, .. } if known == payment),
+        );
         ensure!(self, durable, "a payment left before it was durable");
         if let Some(receipt) = receipt {
             let durable = self.payer_disk.iter().any(
@@ -1183,8 +1215,12 @@ impl World {
         let carried = self.ledger.carried_up.get(&payment.session).copied().unwrap_or(0)
             + self.ledger.received_down.get(&payment.session).copied().unwrap_or(0);
         let fair = self.cast.terms.price.owed(bytes(carried)).unwrap();
-        ensure!(self, amount.get() <= agreement.base.get() + fair.get(),
-            "promised {amount} for {carried} bytes over {}", agreement.base);
+        ensure!(
+            self,
+            amount.get() <= agreement.base.get() + fair.get(),
+            "promised {amount} for {carried} bytes over {}",
+            agreement.base
+        );
         self.ledger.transmitted = Some(*payment);
         self.ledger.transmitted_reading.insert(payment.session, payment.reading);
     }
@@ -1203,9 +1239,13 @@ impl World {
                 self.ledger.worst_exposure =
                     self.ledger.worst_exposure.max(exposure * 100 / credit);
                 let statement = provider.machine.statement(self.now);
-                ensure!(self, statement.exposure_peak <= statement.exposure_bound,
+                ensure!(
+                    self,
+                    statement.exposure_peak <= statement.exposure_bound,
                     "the statement's peak {} is above its bound {}",
-                    statement.exposure_peak, statement.exposure_bound);
+                    statement.exposure_peak,
+                    statement.exposure_bound
+                );
             }
         }
         // A3 over the channel: what was ever served and never paid.
@@ -1218,14 +1258,20 @@ impl World {
         let paid: u64 = last.values().sum();
         let lost = self.ledger.served.saturating_sub(paid);
         let credit = rule.credit(bytes(paid)).get();
-        let bound = rule.loss_allowance(bytes(paid)).get() + credit * (1 + self.ledger.payee_crashes);
-        ensure!(self, lost <= bound,
+        let bound =
+            rule.loss_allowance(bytes(paid)).get() + credit * (1 + self.ledger.payee_crashes);
+        ensure!(
+            self,
+            lost <= bound,
             "{lost} bytes lost over the channel, bound is {bound} ({} crashes)",
-            self.ledger.payee_crashes);
+            self.ledger.payee_crashes
+        );
         self.ledger.worst_loss = self.ledger.worst_loss.max(lost * 100 / bound);
         // Conservation: the provider can claim exactly what arrived, and no more than was sent.
         let promised = |disk: &[Record]| {
-            recall(disk, SessionId::default()).payment.map_or(Amount::ZERO, |p| p.voucher.body.amount)
+            recall(disk, SessionId::default())
+                .payment
+                .map_or(Amount::ZERO, |p| p.voucher.body.amount)
         };
         let (payer, payee) = (promised(&self.payer_disk), promised(&self.payee_disk));
         let sent = self.ledger.transmitted.map_or(Amount::ZERO, |p| p.voucher.body.amount);
@@ -1272,12 +1318,15 @@ impl World {
         self.settle();
         let provider = self.provider.as_ref().unwrap_or_else(|| self.fail("the session broke"));
         let affordable = provider.machine.agreement().affordable(self.reserved).get();
-        ensure!(self,
+        ensure!(
+            self,
             !provider.meter.is_closed()
                 || total(provider.meter.reading()) >= affordable
                 || self.status != ChannelStatus::Open,
             "deadlock: the valve is closed at {:?} of {affordable} affordable, paid {:?}",
-            provider.meter.reading(), provider.machine.claim().map(|claim| claim.amount));
+            provider.meter.reading(),
+            provider.machine.claim().map(|claim| claim.amount)
+        );
         let session = self.session().unwrap();
         self.close();
         for _ in 0..10 {
@@ -1292,7 +1341,8 @@ impl World {
         else {
             self.fail("the session does not end");
         };
-        let figures = |s: &Statement| (s.session, s.channel, s.receipted, s.paid, s.cumulative, s.price);
+        let figures =
+            |s: &Statement| (s.session, s.channel, s.receipted, s.paid, s.cumulative, s.price);
         ensure!(self, figures(ours) == figures(theirs), "statements differ: {ours:?} {theirs:?}");
         Some((ours.clone(), theirs.clone()))
     }
@@ -1302,17 +1352,23 @@ fn brief(message: &Message) -> String {
     match message {
         Message::Accept { acceptance, .. } => format!(
             "Accept {} {:?} up_max {} payment {:?}",
-            acceptance.session, acceptance.reading, acceptance.up_max,
+            acceptance.session,
+            acceptance.reading,
+            acceptance.up_max,
             acceptance.payment.map(|p| (p.session, p.reading, p.voucher.body.amount))
         ),
         Message::Accepted(accepted) => format!(
             "Accepted {} {:?} base {} payment {:?}",
-            accepted.session, accepted.reading, accepted.base,
+            accepted.session,
+            accepted.reading,
+            accepted.base,
             accepted.payment.map(|p| (p.session, p.reading, p.voucher.body.amount))
         ),
         Message::Payment { payment, receipt } => format!(
             "Payment {:?} {} receipt {:?}",
-            payment.reading, payment.voucher.body.amount, receipt.map(|r| r.body.sequence)
+            payment.reading,
+            payment.voucher.body.amount,
+            receipt.map(|r| r.body.sequence)
         ),
         Message::Countersignature { sequence, .. } => format!("Countersignature {sequence}"),
         other => format!("{other:?}"),

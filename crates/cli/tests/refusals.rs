@@ -1,0 +1,73 @@
+//! What is not reached: the application is told why, and nobody pays for it.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::net::TcpListener;
+
+use support::{Market, number, run};
+
+/// A port of this machine on which nobody listens.
+fn closed_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Asks for `url` by SOCKS5 and by CONNECT, and compares what curl is told.
+#[track_caller]
+fn assert_refused(market: &Market, url: &str, socks_code: u8, status: u16, reason: &str) {
+    let socks = run(market.curl([url]));
+    assert_eq!(socks.status.code(), Some(97), "{socks:?}");
+    assert!(socks.stderr.contains(&format!("({socks_code})")), "{url}: {socks:?}");
+
+    let connect = run(market.curl_connect(["--verbose", "--write-out", "%{http_connect}", url]));
+    assert!(!connect.status.success(), "{connect:?}");
+    assert_eq!(connect.stdout, status.to_string(), "{url}: {connect:?}");
+    let told = connect.stderr.to_lowercase();
+    assert!(told.contains("< proxy-status: sparewire; error="), "{connect:?}");
+    assert!(told.contains(reason), "no {reason:?}: {connect:?}");
+}
+
+#[test]
+fn what_the_policy_forbids_is_refused_with_its_reason_and_not_billed() {
+    let unheard = closed_port();
+    let mut market = Market::funded();
+    market.provide_args = vec!["--allow".into(), format!("127.0.0.1:{unheard}")];
+    market.provide();
+    market.connect();
+    market.connected();
+    market.download("/bytes/100000");
+    let before = market.at_rest();
+
+    let other = closed_port();
+    let forbidden = "http_request_denied";
+    assert_refused(&market, &format!("http://127.0.0.1:{other}/"), 2, 403, forbidden);
+    assert_refused(&market, &format!("http://localhost:{other}/"), 2, 403, forbidden);
+    assert_refused(&market, &format!("http://[::1]:{other}/"), 2, 403, forbidden);
+    assert_refused(&market, &format!("http://[::ffff:127.0.0.1]:{other}/"), 2, 403, forbidden);
+    assert_refused(&market, "http://169.254.169.254/latest/meta-data/", 2, 403, forbidden);
+    assert_refused(&market, "http://10.0.0.1/", 2, 403, forbidden);
+    assert_refused(&market, "http://8.8.8.8:25/", 2, 403, "25");
+    // Allowed, and nobody there.
+    let url = format!("http://127.0.0.1:{unheard}/");
+    assert_refused(&market, &url, 5, 502, "connection_refused");
+
+    assert_eq!(market.at_rest(), before, "refusals are not counted");
+    let paid = number(&market.consumer.status()["session"]["paid"]);
+    // The line still works, and what is paid in the end is for what was carried.
+    market.download("/bytes/100000");
+    market.disconnect();
+    let session = support::only(&market.consumer.sessions()).clone();
+    assert!(support::paid(&session) > paid);
+    market.assert_sides_agree(session["session"].as_str().unwrap());
+    let bytes = number(&session["paid_for"]["up"]) + number(&session["paid_for"]["down"]);
+    assert!(bytes < 202_000, "two downloads and their headers: {session:#}");
+}
+
+#[test]
+fn plain_proxy_requests_are_told_to_use_a_tunnel() {
+    let market = Market::open();
+    let proxy = format!("http://{}", market.proxy);
+    let url = market.origin.url("/bytes/1");
+    let said = run(support::curl(["--proxy", &proxy, "--write-out", "%{http_code}", &url])).ok();
+    assert!(said.contains("--proxytunnel") && said.ends_with("405"), "{said}");
+}

@@ -1,0 +1,47 @@
+# `just` lists the recipes; each is a thin name for a command that works without just.
+
+default:
+    @just --list
+
+# A whole bandwidth market on this machine.
+demo *ARGS:
+    cargo run --release -- demo {{ARGS}}
+
+# Everything that is tested; installs what it needs.
+test:
+    scripts/test
+
+# Format Rust and Solidity.
+fmt:
+    cargo fmt --all
+    cd contracts && bin/forge fmt
+
+# What CI refuses to merge.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --release --locked -- -D warnings
+
+# Build and test the contracts from a clean `npm ci`; `FOUNDRY_PROFILE=release just contracts` runs the long campaigns.
+contracts *ARGS:
+    scripts/contracts {{ARGS}}
+
+# Figures of this machine; see bench/README.md.
+bench *ARGS:
+    cargo run --release -p sparewire-bench -- {{ARGS}}
+
+# Write vectors/channels.json anew (viem); a change must be meant.
+vectors:
+    cd contracts && npm ci --ignore-scripts --no-audit --no-fund
+    node vectors/generate.mjs
+
+# API documentation of the workspace.
+doc:
+    RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
+
+# Licences, bans and sources of the dependencies.
+deny:
+    if command -v cargo-deny >/dev/null; then cargo deny check; else scripts/licences.mjs; fi
+
+# All that CI does.
+ci:
+    bash .ci/run
