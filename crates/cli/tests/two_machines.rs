@@ -43,7 +43,10 @@ fn bytes_arrive_unchanged_both_ways_and_both_machines_tell_the_same_story() {
     let consumer = market.disconnect();
     assert!(consumer.stderr.contains("settled:"), "{consumer:?}");
     let provider = market.stop_providing();
-    assert!(!provider.stderr.contains("WARN") && !provider.stderr.contains("ERROR"), "{provider:?}");
+    assert!(
+        !provider.stderr.contains("WARN") && !provider.stderr.contains("ERROR"),
+        "{provider:?}"
+    );
 
     let session = only(&market.consumer.sessions()).clone();
     let id = session["session"].as_str().unwrap();

@@ -3,7 +3,7 @@
 //! consumer to an application's; and TCP alone over as many connections, to tell what of the path
 //! is the kernel's.
 //!
-//! `cargo run --release -p sparewire-node --example path_cost -- [MiB per run] [runs]`
+//! `cargo run --release -p sparewire-node --example path_cost -- [MiB per run] [runs] [only this]`
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -26,6 +26,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
+const NAMES: [&str; 4] = ["bare", "down", "up", "two-tcp"];
 const BLOCK: usize = 256 << 10;
 
 /// Counts as the real meter does: one atomic addition a chunk.
@@ -50,31 +51,32 @@ impl Tally for Open {
 
 #[tokio::main]
 async fn main() {
-    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse().unwrap());
-    let bytes = arguments.next().unwrap_or(1024u64) << 20;
-    let runs = arguments.next().unwrap_or(5);
+    let mut arguments = std::env::args().skip(1);
+    let bytes = arguments.next().map_or(1024, |mib| mib.parse::<u64>().unwrap()) << 20;
+    let runs = arguments.next().map_or(5, |runs| runs.parse::<u32>().unwrap());
+    let only = arguments.next();
     let (provider, consumer) = connect().await;
-    println!("{:>16} {:>14} {:>10}", "", "CPU-s per GiB", "MiB/s");
-    let mut sums = [[0.0; 2]; 4];
+    println!("{:>10} {:>14} {:>10}", "", "CPU-s per GiB", "MiB/s");
+    let mut sums = [[0.0; 2]; NAMES.len()];
     for _ in 0..runs {
-        let results = [
-            measure(bytes, bare(&provider, &consumer, bytes)).await,
-            measure(bytes, path(&provider, &consumer, bytes)).await,
-            measure(bytes, path_up(&provider, &consumer, bytes)).await,
-            measure(bytes, tcp_only(bytes)).await,
-        ];
-        let names = ["bare stream", "path down", "path up", "two TCP alone"];
-        for ((name, result), sum) in names.iter().zip(results).zip(&mut sums) {
-            println!("{name:>16} {:14.2} {:10.0}", result[0], result[1]);
-            sum[0] += result[0];
-            sum[1] += result[1];
+        for (which, (name, sum)) in NAMES.iter().zip(&mut sums).enumerate() {
+            if only.as_ref().is_some_and(|only| only != name) {
+                continue;
+            }
+            let result = match which {
+                0 => measure(bytes, bare(&provider, &consumer, bytes)).await,
+                1 => measure(bytes, down(&provider, &consumer, bytes)).await,
+                2 => measure(bytes, up(&provider, &consumer, bytes)).await,
+                _ => measure(bytes, two_tcp(bytes)).await,
+            };
+            println!("{name:>10} {:14.2} {:10.0}", result[0], result[1]);
+            *sum = [sum[0] + result[0] / f64::from(runs), sum[1] + result[1] / f64::from(runs)];
         }
     }
-    let mean = sums.map(|sum| sum.map(|sum| sum / runs as f64));
-    println!(
-        "\nmeans of {runs}: bare {:.2}, path down {:.2}, path up {:.2}, two TCP connections {:.2} CPU-s per GiB; bare {:.0}, down {:.0}, up {:.0} MiB/s",
-        mean[0][0], mean[1][0], mean[2][0], mean[3][0], mean[0][1], mean[1][1], mean[2][1]
-    );
+    println!("\nmeans of {runs} runs:");
+    for (name, [cpu, rate]) in NAMES.iter().zip(sums) {
+        println!("{name:>10} {cpu:14.2} {rate:10.0}");
+    }
 }
 
 /// CPU seconds per GiB and MiB per second.
@@ -134,7 +136,7 @@ async fn bare(provider: &Connection, consumer: &Connection, bytes: u64) {
     sending.await.unwrap();
 }
 
-async fn path(provider: &Connection, consumer: &Connection, bytes: u64) {
+async fn down(provider: &Connection, consumer: &Connection, bytes: u64) {
     let tunnel = tunnel(provider, consumer).await;
     let (mut app, origin) = (tunnel.0, tunnel.1);
     app.shutdown().await.unwrap();
@@ -143,7 +145,7 @@ async fn path(provider: &Connection, consumer: &Connection, bytes: u64) {
     source.await.unwrap();
 }
 
-async fn path_up(provider: &Connection, consumer: &Connection, bytes: u64) {
+async fn up(provider: &Connection, consumer: &Connection, bytes: u64) {
     let tunnel = tunnel(provider, consumer).await;
     let (app, mut origin) = (tunnel.0, tunnel.1);
     origin.shutdown().await.unwrap();
@@ -173,7 +175,7 @@ async fn tunnel(provider: &Connection, consumer: &Connection) -> (TcpStream, Tcp
 }
 
 /// Both TCP connections of a path, without anything between them.
-async fn tcp_only(bytes: u64) {
+async fn two_tcp(bytes: u64) {
     for _ in 0..2 {
         let (far, near) = tcp_pair().await;
         let (source, sink) = (tokio::spawn(source(far, bytes)), tokio::spawn(sink(near)));

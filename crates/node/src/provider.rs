@@ -82,9 +82,15 @@ struct Left {
     paid: Reading,
 }
 
+impl Left {
+    fn unpaid(&self) -> ByteCount {
+        let total = |reading: Reading| reading.checked_total().unwrap_or_default();
+        total(self.counted).saturating_sub(total(self.paid))
+    }
+}
+
 enum Taken {
-    Yes,
-    From(SessionId, Left),
+    Yes(Option<(SessionId, Left)>),
     No(LiveSession),
 }
 
@@ -220,20 +226,15 @@ impl Provider {
     }
 
     /// Waits until no connection uses the channel, and takes it for `live`. Returns what a broken
-    /// connection of the same session left; that of another session is a loss now.
+    /// connection left, and of which session.
     async fn take_slot(
         &self,
         channel: ChannelId,
         live: &LiveSession,
-    ) -> Result<Option<Left>, SessionError> {
+    ) -> Result<Option<(SessionId, Left)>, SessionError> {
         loop {
             let running = match self.try_slot(channel, live) {
-                Taken::Yes => return Ok(None),
-                Taken::From(session, left) if session == live.session => return Ok(Some(left)),
-                Taken::From(session, left) => {
-                    self.write_off(session, left).await?;
-                    return Ok(None);
-                }
+                Taken::Yes(left) => return Ok(left),
                 Taken::No(running) => running,
             };
             if running.peer != live.peer {
@@ -254,14 +255,13 @@ impl Provider {
             return Taken::No(running.clone());
         }
         match slots.insert(channel, Slot::Live(live.clone())) {
-            Some(Slot::Suspended { session, left }) => Taken::From(session, left),
-            _ => Taken::Yes,
+            Some(Slot::Suspended { session, left }) => Taken::Yes(Some((session, left))),
+            _ => Taken::Yes(None),
         }
     }
 
     async fn write_off(&self, session: SessionId, left: Left) -> Result<(), SessionError> {
-        let total = |reading: Reading| reading.checked_total().unwrap_or_default();
-        let bytes = total(left.counted).saturating_sub(total(left.paid));
+        let bytes = left.unpaid();
         if bytes > ByteCount::ZERO {
             persist(&self.store, vec![Record::Loss { session, bytes }]).await?;
         }

@@ -260,11 +260,17 @@ fn read_reason<R: std::io::Read>(reader: &mut R) -> std::io::Result<String> {
     }
     let mut text = vec![0; length];
     reader.read_exact(&mut text)?;
-    String::from_utf8(text).map_err(|_| malformed("text is not UTF-8"))
+    let text = String::from_utf8(text).map_err(|_| malformed("text is not UTF-8"))?;
+    // It is shown on terminals and in logs, so it must be tame when it comes in.
+    if text.chars().any(char::is_control) {
+        return Err(malformed("text has control characters"));
+    }
+    Ok(text)
 }
 
-/// Cuts a text to [`REASON_LEN_MAX`] bytes at a character's end.
+/// Makes a text fit for a message: at most [`REASON_LEN_MAX`] bytes, cut at a character's end, and
+/// spaces for control characters.
 pub fn short_reason(text: &str) -> String {
     let end = text.floor_char_boundary(REASON_LEN_MAX);
-    text[..end].to_owned()
+    text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -9,18 +9,21 @@ use sparewire_core::{
 };
 
 use crate::{
-    channel::{ChannelFacts, ChannelStatus, Claim, Delegation},
+    channel::{ChannelFacts, ChannelStatus, Claim},
     error::ProtocolError,
     message::{Accepted, Message, Payment, RefusalCode, short_reason},
     meter::Reading,
-    payer::{check_channel, conflict},
+    payer::conflict,
     receipt::{Countersigned, Receipt, ReceiptChain},
     session::{ANSWER_MS_MAX, Agreement, Event, Memory, Output, Record, Role, Statement, total},
-    terms::{Acceptance, Terms, check_delegation},
+    terms::{Acceptance, Terms},
 };
 
 /// How long bytes up may stay unreported, in milliseconds: the consumer cannot pay for them before.
 const REPORT_MS: u64 = 1_000;
+/// How many costly messages a consumer may send at once, and after how many milliseconds one more.
+const PATIENCE_MAX: u64 = 64;
+const PATIENCE_MS: u64 = 100;
 
 /// What a payee starts from.
 pub struct PayeeSetup {
@@ -63,6 +66,8 @@ pub struct Payee {
     receipts_count: u64,
     exposure_peak: ByteCount,
     exposure_bound: ByteCount,
+    patience: u64,
+    patience_at: Timestamp,
     outputs: VecDeque<Output>,
 }
 
@@ -89,21 +94,7 @@ impl Payee {
     pub fn start(setup: PayeeSetup, now: Timestamp) -> Result<Self, ProtocolError> {
         let PayeeSetup { terms, consumer, acceptance, signature, facts, memory, signer } = setup;
         let config = acceptance.channel;
-        signature.verify(consumer, &acceptance)?;
-        if acceptance.terms_hash != terms.hash() {
-            return Err(ProtocolError::Inconsistent("other terms than the ones offered"));
-        }
-        if now > terms.expires {
-            return Err(ProtocolError::TermsExpired);
-        }
-        check_channel(&config, &terms)?;
-        let delegation = Delegation {
-            wallet: config.payer,
-            device: consumer,
-            authorizer: config.payer_authorizer,
-            expiry_secs: acceptance.delegation.body.expiry_secs,
-        };
-        check_delegation(acceptance.delegation, &terms.domain, &delegation, now)?;
+        acceptance.verify(&signature, consumer, &terms, now)?;
         if facts.status != ChannelStatus::Open {
             return Err(ProtocolError::ChannelUnusable("it is closing or closed"));
         }
@@ -295,6 +286,8 @@ impl Payee {
             receipts_count: 0,
             exposure_peak: ByteCount::ZERO,
             exposure_bound: credit,
+            patience: PATIENCE_MAX,
+            patience_at: now,
             outputs: VecDeque::new(),
             agreement,
         };
@@ -330,6 +323,10 @@ impl Payee {
         }
         match message {
             Message::Payment { payment, receipt } => {
+                let brings = total(payment.reading).saturating_sub(total(self.paid));
+                if brings < ByteCount::new(self.report_step().get() / 4) {
+                    self.spend_patience(now)?;
+                }
                 self.take_payment(&payment)?;
                 if let Some(receipt) = receipt {
                     self.take_receipt(receipt, now)?;
@@ -341,6 +338,7 @@ impl Payee {
                 Ok(())
             }
             Message::Funded => {
+                self.spend_patience(now)?;
                 self.outputs.push_back(Output::Event(Event::Funded));
                 Ok(())
             }
@@ -501,19 +499,43 @@ impl Payee {
         // reading covers the one before.)
         assert!(voucher.amount >= self.promised, "a promise never shrinks");
         self.watch_exposure();
+        let durable = total(self.paid);
+        let rule = self.agreement.terms.credit;
+        let ahead = [self.credit(), rule.step(self.agreement.paid(durable))]
+            .into_iter()
+            .try_fold(durable, ByteCount::checked_add)
+            .unwrap_or(ByteCount::new(u64::MAX));
         self.paid = payment.reading;
         self.promised = voucher.amount;
         self.payment = Some(*payment);
         self.payments_count += 1;
+        // Up to one step of the new credit may be used while the voucher is being made durable,
+        // the rest after: a crash costs at most one step more than the credit.
+        self.grant_at_most(ahead);
         self.outputs.push_back(Output::Persist(vec![Record::Payment {
             channel: self.agreement.channel(),
             payment: *payment,
         }]));
+        self.grant();
         self.outputs.push_back(Output::Event(Event::Paid {
             reading: payment.reading,
             amount: voucher.amount,
         }));
-        self.grant();
+        Ok(())
+    }
+
+    /// Messages that cost us more than they bring (payments far below the step, hints to look at
+    /// the chain) are taken at a rate that no honest consumer comes near.
+    fn spend_patience(&mut self, now: Timestamp) -> Result<(), ProtocolError> {
+        let earned = now.ms_since(self.patience_at) / PATIENCE_MS;
+        if earned > 0 {
+            self.patience = PATIENCE_MAX.min(self.patience.saturating_add(earned));
+            self.patience_at = now;
+        }
+        self.patience = self
+            .patience
+            .checked_sub(1)
+            .ok_or(ProtocolError::Inconsistent("too many small payments or hints"))?;
         Ok(())
     }
 
@@ -590,13 +612,19 @@ impl Payee {
     /// Raises (or, when the channel closes, ends) what may pass: paid plus credit, and never more
     /// than the channel can pay for.
     fn grant(&mut self) {
+        self.grant_at_most(ByteCount::new(u64::MAX));
+    }
+
+    /// As [`Self::grant`], but not beyond `most` bytes, unless that much was granted already.
+    fn grant_at_most(&mut self, most: ByteCount) {
         let paid = total(self.paid);
         let serving = self.status == ChannelStatus::Open && self.phase == Phase::Live;
         let affordable = self.agreement.affordable(self.reserved);
         let limit = if serving {
             let credit = self.credit();
             self.exposure_bound = self.exposure_bound.max(credit);
-            paid.checked_add(credit).unwrap_or(ByteCount::new(u64::MAX)).min(affordable)
+            let limit = paid.checked_add(credit).unwrap_or(ByteCount::new(u64::MAX));
+            limit.min(affordable).min(most.max(self.granted))
         } else {
             paid
         };

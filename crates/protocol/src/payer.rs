@@ -20,7 +20,7 @@ use crate::{
         ANSWER_MS_MAX, Agreement, CHECKPOINT_BYTES, CHECKPOINT_MS, Event, Memory, Output, Record,
         Role, Statement, total,
     },
-    terms::{Acceptance, Terms},
+    terms::{Acceptance, Terms, check_channel},
 };
 
 /// What a payer starts from.
@@ -608,24 +608,6 @@ impl Payer {
             down: payable.down.saturating_sub(cut_down),
         }
     }
-}
-
-/// Whether a channel is one that the terms accept.
-pub(crate) fn check_channel(config: &ChannelConfig, terms: &Terms) -> Result<(), ProtocolError> {
-    let unusable = |what| Err(ProtocolError::ChannelUnusable(what));
-    if config.payee != terms.payee || config.payee_authorizer != terms.payee_authorizer {
-        return unusable("it pays somebody else");
-    }
-    if config.token != terms.token {
-        return unusable("it pays in another token");
-    }
-    if config.withdraw_delay_secs < terms.withdraw_delay_secs_min {
-        return unusable("its withdraw delay is shorter than the terms ask");
-    }
-    if config.payer.is_zero() || config.payer_authorizer.is_zero() {
-        return unusable("sessions need a payer and an authorizer key");
-    }
-    Ok(())
 }
 
 pub(crate) fn conflict(sequence: u64, first: B256, second: B256) -> ProtocolError {

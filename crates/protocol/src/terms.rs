@@ -174,7 +174,57 @@ impl DeviceStatement for Acceptance {
     const TAG: &'static str = "sparewire acceptance v1";
 }
 
-pub(crate) fn check_delegation(
+impl Acceptance {
+    /// Checks that `consumer` (the device at the other end of the connection) accepts these very
+    /// terms with a channel of a wallet that it may speak for. Only then does anything that is
+    /// done for the channel's sake concern its owner.
+    ///
+    /// # Errors
+    /// [`ProtocolError`], to be told to the consumer by its [`ProtocolError::refusal_code`].
+    pub fn verify(
+        &self,
+        signature: &DeviceSignature,
+        consumer: NodeId,
+        terms: &Terms,
+        now: Timestamp,
+    ) -> Result<(), ProtocolError> {
+        signature.verify(consumer, self)?;
+        if self.terms_hash != terms.hash() {
+            return Err(ProtocolError::Inconsistent("other terms than the ones offered"));
+        }
+        if now > terms.expires {
+            return Err(ProtocolError::TermsExpired);
+        }
+        check_channel(&self.channel, terms)?;
+        let delegation = Delegation {
+            wallet: self.channel.payer,
+            device: consumer,
+            authorizer: self.channel.payer_authorizer,
+            expiry_secs: self.delegation.body.expiry_secs,
+        };
+        check_delegation(self.delegation, &terms.domain, &delegation, now)
+    }
+}
+
+/// Whether a channel is one that the terms accept.
+pub(crate) fn check_channel(config: &ChannelConfig, terms: &Terms) -> Result<(), ProtocolError> {
+    let unusable = |what| Err(ProtocolError::ChannelUnusable(what));
+    if config.payee != terms.payee || config.payee_authorizer != terms.payee_authorizer {
+        return unusable("it pays somebody else");
+    }
+    if config.token != terms.token {
+        return unusable("it pays in another token");
+    }
+    if config.withdraw_delay_secs < terms.withdraw_delay_secs_min {
+        return unusable("its withdraw delay is shorter than the terms ask");
+    }
+    if config.payer.is_zero() || config.payer_authorizer.is_zero() {
+        return unusable("sessions need a payer and an authorizer key");
+    }
+    Ok(())
+}
+
+fn check_delegation(
     delegation: Signed<Delegation>,
     domain: &Domain,
     expected: &Delegation,

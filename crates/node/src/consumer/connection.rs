@@ -31,6 +31,8 @@ use crate::{
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a stream may take to open: the exit tries for 10 s.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// The least credit that is worth connecting for: half of it is a payment step.
+const CREDIT_MIN: ByteCount = ByteCount::new(16 << 10);
 /// How many commands may wait for the machine.
 const COMMANDS_MAX: usize = 256;
 
@@ -118,6 +120,10 @@ impl Consumer {
                 }
                 return Err(refusal(refused));
             }
+            Some(Message::Close { reason }) => {
+                let code = RefusalCode::GoingAway;
+                return Err(ProtocolError::Refused { code, reason }.into());
+            }
             Some(answer) => payer.handle_message(answer, (self.clock)())?,
             None => return Err(ProtocolError::Unexpected("end of the control stream").into()),
         }
@@ -201,6 +207,12 @@ impl Consumer {
         }
         if terms.token != self.config.token {
             return policy(format!("the provider wants to be paid in token {}", terms.token));
+        }
+        if terms.credit.initial < CREDIT_MIN {
+            return policy(format!(
+                "the provider's credit of {} would take a payment every few packets",
+                terms.credit.initial
+            ));
         }
         if terms.withdraw_delay_secs_min > self.config.withdraw_delay_secs_max {
             return policy(format!(

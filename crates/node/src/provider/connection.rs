@@ -22,6 +22,7 @@ use crate::{
         Command, ControlReader, ControlWriter, Driver, OpenReply, OpenRequest, SessionError,
         SessionMeter, Streams, read_request, write_reply,
     },
+    store::KnownSession,
     transport::{Connection, RecvStream, SendStream},
 };
 
@@ -81,6 +82,10 @@ impl Provider {
                 Some(_) => Err(ProtocolError::Unexpected("answer to the terms").into()),
             };
         };
+        // Before anything is done for the channel's sake: does this device speak for its owner?
+        if let Err(error) = acceptance.verify(&signature, peer, &terms, (self.clock)()) {
+            return refuse(control, error.refusal_code(), error.to_string()).await;
+        }
         let channel = acceptance.channel.id(&ours);
         let (figures, seen) = watch::channel(None);
         let live = LiveSession {
@@ -94,16 +99,16 @@ impl Provider {
             Ok(left) => left,
             Err(error) => return refuse(control, RefusalCode::Busy, error.to_string()).await,
         };
-        // From here on the channel is ours, and given free again whatever happens.
+        // From here on the channel is ours, and given free again whatever happens; what an earlier
+        // connection left is forgotten only once it is carried on or written off.
         let mut slot = SlotGuard { provider: self, channel, live: live.clone(), leave: left };
-        let suspended = left.map(|left| left.counted);
-        let mut payee = match self.start(terms, peer, *acceptance, signature, suspended).await {
+        let mut payee = match self.start(terms, peer, *acceptance, signature, left).await {
             Ok(payee) => payee,
-            Err((error, code)) => {
-                return refuse(control, code, error.to_string()).await;
-            }
+            Err((error, code)) => return refuse(control, code, error.to_string()).await,
         };
-
+        if let Some((session, left)) = left.filter(|(session, _)| *session != live.session) {
+            self.write_off(session, left).await?;
+        }
         slot.leave = None;
         let start = payee.statement((self.clock)()).counted;
         let meter = Arc::new(SessionMeter::new(start, ByteCount::ZERO));
@@ -157,7 +162,7 @@ impl Provider {
                 }
                 // What was counted after the last payment is remembered for when it comes back.
                 let paid = self.paid_of(figures.session).await.unwrap_or(figures.counted);
-                slot.leave = Some(Left { counted: meter.reading(), paid });
+                slot.leave = Some((live.session, Left { counted: meter.reading(), paid }));
                 Err(error)
             }
         }
@@ -197,22 +202,36 @@ impl Provider {
         consumer: NodeId,
         acceptance: Acceptance,
         signature: DeviceSignature,
-        suspended: Option<Reading>,
+        left: Option<(SessionId, Left)>,
     ) -> Result<Payee, (SessionError, RefusalCode)> {
         let unavailable = |error: SessionError| (error, RefusalCode::ChainUnavailable);
         let channel = acceptance.channel.id(&terms.domain);
-        let facts = self.chain.channel(channel).await.map_err(|e| unavailable(e.into()))?;
+        let facts = self.chain.channel(channel).await.map_err(|error| unavailable(error.into()))?;
         let Some(facts) = facts else {
             let unknown = ProtocolError::ChannelUnusable("the chain does not know it (yet)");
             return Err((unknown.into(), RefusalCode::ChannelUnusable));
         };
         let session = acceptance.session;
-        let mut memory = self
-            .with_store(move |store| store.memory(channel, Some(session)))
-            .await
-            .map_err(|error| (error, RefusalCode::Busy))?;
-        if let (Some(known), Some(counted)) = (&mut memory.session, suspended) {
-            known.counted = counted;
+        let asked = self
+            .with_store(move |store| {
+                Ok((store.session(session)?, store.memory(channel, Some(session))?))
+            })
+            .await;
+        let (known, mut memory) = asked.map_err(|error| (error, RefusalCode::Busy))?;
+        let is_anothers =
+            |known: &KnownSession| known.role != Role::Payee || known.peer != consumer;
+        if known.is_some_and(|known| known.statement.is_some() || is_anothers(&known)) {
+            let ended = SessionError::Policy("this session has ended; start a new one".into());
+            return Err((ended, RefusalCode::UnknownSession));
+        }
+        match (left, &mut memory.session) {
+            (Some((of, left)), Some(known)) if of == session => known.counted = left.counted,
+            (Some((of, left)), _) if of != session => {
+                // Not written off yet, but as good as lost.
+                let lost = memory.lost.checked_add(left.unpaid()).unwrap_or(memory.lost);
+                memory.lost = lost;
+            }
+            _ => {}
         }
         let signer = Arc::clone(&self.identity.authorizer);
         let setup = PayeeSetup { terms, consumer, acceptance, signature, facts, memory, signer };
@@ -340,16 +359,15 @@ struct SlotGuard<'a> {
     provider: &'a Provider,
     channel: ChannelId,
     live: LiveSession,
-    /// What to remember of the session.
-    leave: Option<Left>,
+    /// What to remember, and of which session.
+    leave: Option<(SessionId, Left)>,
 }
 
 impl Drop for SlotGuard<'_> {
     fn drop(&mut self) {
         let mut slots = self.provider.slots();
         match self.leave {
-            Some(left) => {
-                let session = self.live.session;
+            Some((session, left)) => {
                 slots.insert(self.channel, Slot::Suspended { session, left });
             }
             None => {

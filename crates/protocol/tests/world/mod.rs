@@ -881,11 +881,13 @@ impl World {
                     let paid = recall(&self.payee_disk, agreement.session)
                         .session
                         .map_or(0, |s| total(s.paid));
-                    let credit =
-                        self.cast.terms.credit.credit(bytes(agreement.history.get() + paid));
+                    // Durably paid, the credit, and one step: `protocol.md`, "What is persisted".
+                    let (rule, all) =
+                        (self.cast.terms.credit, bytes(agreement.history.get() + paid));
+                    let (credit, step) = (rule.credit(all), rule.step(all));
                     ensure!(
                         self,
-                        limit.get() <= paid.saturating_add(credit.get()),
+                        limit.get() <= paid.saturating_add(credit.get() + step.get()),
                         "granted {limit} on {paid} durably paid and {credit} of credit"
                     );
                     ensure!(
