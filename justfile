@@ -25,7 +25,7 @@ lint:
 contracts *ARGS:
     scripts/contracts {{ARGS}}
 
-# Figures of this machine; see bench/README.md.
+# Figures of this machine: `just bench path`, `just bench --help`.
 bench *ARGS:
     cargo run --release -p sparewire-bench -- {{ARGS}}
 
@@ -34,9 +34,9 @@ vectors:
     cd contracts && npm ci --ignore-scripts --no-audit --no-fund
     node vectors/generate.mjs
 
-# API documentation of the workspace.
+# API documentation of the libraries.
 doc:
-    RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
+    RUSTDOCFLAGS='-D warnings' cargo doc --workspace --exclude sparewire-cli --exclude sparewire-bench --no-deps --locked
 
 # Licences, bans and sources of the dependencies.
 deny:

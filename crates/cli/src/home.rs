@@ -14,7 +14,7 @@ use sparewire_node::{
     session::Clock,
     store::{SqliteStore, Store},
 };
-use sparewire_protocol::settlement::{Chain, TokenInfo};
+use sparewire_protocol::settlement::{Chain, ChainError, TokenInfo};
 use sparewire_wallet::{NodeKeys, NodeSecrets};
 use zeroize::Zeroizing;
 
@@ -168,6 +168,20 @@ pub(crate) fn clock() -> Clock {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp::from_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     })
+}
+
+/// The token that is paid in, as the chain knows it.
+pub(crate) async fn known_token(chain: &dyn Chain, token: Address) -> Result<TokenInfo> {
+    match chain.token(token).await {
+        Err(ChainError::Nonsense { .. } | ChainError::Reverted { .. }) => {
+            let chain_id = chain.domain().chain_id;
+            bail!(
+                Hint::new(format!("there is no ERC-20 token at {token} on chain {chain_id}"))
+                    .hint("check --token, or [chain] token in config.toml")
+            )
+        }
+        answer => Ok(answer?),
+    }
 }
 
 /// How a token is shown when the chain cannot be asked: in its smallest units.

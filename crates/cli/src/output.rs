@@ -6,8 +6,21 @@ use sparewire_protocol::settlement::TokenInfo;
 
 /// Prints one JSON document.
 pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    out!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
+}
+
+/// Prints a line of data to stdout.
+macro_rules! out {
+    ($($argument:tt)*) => { $crate::output::line(format_args!($($argument)*)) };
+}
+pub(crate) use out;
+
+/// Writes a line to stdout. Whoever reads it may have read enough (`| head`): that is no error.
+pub(crate) fn line(text: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
 }
 
 /// An amount with its symbol.

@@ -4,7 +4,7 @@
 
 mod support;
 
-use support::{Market, number, only, owed, paid, sha256, sha256_of, until};
+use support::{Market, Running, number, only, owed, paid, sha256, sha256_of, until};
 
 /// A unit of money for about a byte.
 const PRICE: u128 = 1_000_000_000;
@@ -154,19 +154,22 @@ fn service_goes_on_while_the_chain_is_away_and_claims_wait_for_it() {
     assert_eq!(sha256(&market.download("/bytes/2000000")), sha256_of(2_000_000));
 
     let endpoint = format!("http://{}", market.rpc);
+    let mut late = market.consumer.command(["provide", "--listen", "127.0.0.1:0"]);
+    late.arg("--password-file").arg(&market.consumer.password);
+    market.disconnect();
+    let late = Running::start(late);
     let while_serving = market.provider.unlock(["settle"]);
     while_serving.fails_with(&["does not answer", &endpoint, "check --rpc"]);
     let looking = market.consumer.run(["channel", "list"]);
     looking.fails_with(&["does not answer", &endpoint, "check --rpc"]);
+    late.ended().fails_with(&["does not answer", &endpoint, "check --rpc"]);
     // The wallet is shown without what the chain would say.
     let shown = market.consumer.json(&["wallet", "show"]);
     assert!(shown["funds"].is_null() && !shown["keys"]["wallet"].is_null(), "{shown:#}");
-    market.download("/bytes/100000");
 
     market.chain_again();
     market.provider.settle();
-    assert!(market.provider.claimed() >= owed(2_200_000 - bound(0), PRICE));
-    market.disconnect();
+    assert!(market.provider.claimed() >= owed(2_100_000, PRICE), "it is settled to the last byte");
     assert_all_is_paid(&market);
     assert_eq!(number(&market.consumer.channel()["on_chain"]["reserved"]), 40_000_000);
 }

@@ -119,7 +119,7 @@ fn a_second_demo_on_the_same_data_goes_on_where_the_first_ended() {
 fn sizes_and_prices_that_make_no_sense_are_named_before_anything_starts() {
     for (args, word) in [
         (["--size", "0"], "--size"),
-        (["--size", "many"], "many"),
+        (["--size", "many"], "--size: 'many'"),
         (["--size", "99999999TiB"], "too large"),
         (["--price", "cheap"], "--price"),
         (["--price", "0.0000001"], "6 decimals"),

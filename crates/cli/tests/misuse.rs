@@ -11,9 +11,9 @@ use std::{
 };
 
 use serde_json::json;
-use support::{Market, Running, run, sparewire, wallet_new};
+use support::{Market, Running, number, run, sparewire, wallet_new};
 
-const NOBODY: &str = "b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0@127.0.0.1:9";
+const NOBODY: &str = "5866666666666666666666666666666666666666666666666666666666666666@127.0.0.1:9";
 
 /// Every file below `dir` and what is in it.
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -173,7 +173,7 @@ fn ports_and_data_that_others_use_are_named() {
         run(command).fails_with(&["store.sqlite", "in use by another", "--data-dir"]);
     }
     let chain = sparewire(&market.path("chain"), ["chain", "serve", "--listen", "127.0.0.1:0"]);
-    run(chain).fails_with(&["chain.sqlite"]);
+    run(chain).fails_with(&["chain.sqlite", "stop it, or choose another --data-dir"]);
     // Both are still there.
     market.download("/bytes/1000");
 
@@ -233,7 +233,7 @@ fn another_chain_contract_or_token_is_named() {
     let mut market = Market::funded();
     market.proxy = "127.0.0.1:0".parse().unwrap();
     market.address = NOBODY.to_owned();
-    let other = "0x00000000000000000000000000000000000000aa";
+    let other = "0x00000000000000000000000000000000000000AA";
     let with = |flags: &[&str]| {
         let mut command = market.connect_command();
         command.args(flags);
@@ -241,7 +241,7 @@ fn another_chain_contract_or_token_is_named() {
     };
     with(&["--contract", other]).fails_with(&["no channel contract at", other]);
     with(&["--contract", "0x12"]).fails_with(&["contract", "0x12"]);
-    with(&["--token", other]).fails_with(&["token"]);
+    with(&["--token", other]).fails_with(&["no ERC-20 token at", "check --token"]);
     with(&["--chain-id", "7"]).fails_with(&["chain 7", "--contract"]);
     let elsewhere = ["--chain-id", "7", "--contract", other, "--token", other];
     with(&elsewhere).fails_with(&["is on chain 21335", "chain 7"]);
@@ -250,6 +250,26 @@ fn another_chain_contract_or_token_is_named() {
     let origin = market.origin.url("/");
     with(&["--rpc", &origin]).failed();
     assert_eq!(market.consumer.json(&["channel", "list"]), json!([]));
+}
+
+#[test]
+fn a_provider_on_another_chain_costs_a_consumer_at_most_one_channel() {
+    let mut market = Market::funded();
+    market.provide();
+    // Same chain id and same contract, by all names the same network; but another chain.
+    let elsewhere = Market::funded();
+    let mut command = elsewhere.consumer.command(["connect", &market.address]);
+    command.args(["--proxy", "127.0.0.1:0", "--max-price", "1000", "--channel-amount", "10"]);
+    command.args(["--budget", "40", "--password-file"]).arg(&elsewhere.consumer.password);
+    let mut lost = Running::start(command);
+    lost.warned("the chain does not know it");
+    // It keeps trying, a few times by now, and does not throw good money after bad.
+    support::until("more attempts", || {
+        let tried = lost.stderr().matches("the chain does not know it").count();
+        (tried >= 3 || !lost.is_running()).then_some(())
+    });
+    assert_eq!(number(&elsewhere.consumer.channel()["on_chain"]["reserved"]), 10_000_000);
+    lost.stopped();
 }
 
 #[test]

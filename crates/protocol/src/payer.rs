@@ -508,7 +508,11 @@ impl Payer {
             Phase::Settling { .. } => true,
             Phase::Accepting { .. } | Phase::Ended => return Ok(()),
         };
-        if total(self.payable()) >= self.agreement.affordable(self.reserved) && !self.exhausted {
+        // Told while there is still credit's worth of money left, so that a top-up can come in time.
+        let credit = self.agreement.terms.credit.credit(self.agreement.paid(total(self.paid)));
+        let soon = total(self.payable()).checked_add(credit);
+        let affordable = self.agreement.affordable(self.reserved);
+        if soon.is_none_or(|soon| soon >= affordable) && !self.exhausted {
             self.exhausted = true;
             self.outputs.push_back(Output::Event(Event::Exhausted));
         }

@@ -244,7 +244,7 @@ pub enum Event {
         /// Its number.
         sequence: u64,
     },
-    /// The channel cannot pay for more; it needs a top-up.
+    /// The channel can hardly pay for more than the credit; it needs a top-up.
     Exhausted,
     /// The payer says that it topped the channel up.
     Funded,

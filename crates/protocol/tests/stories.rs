@@ -80,6 +80,25 @@ fn pay(payment: Payment) -> Message {
 // --- the bargain ---
 
 #[test]
+fn a_consumer_that_floods_with_tiny_payments_or_hints_is_cut_off_and_an_honest_rate_is_not() {
+    // Found by review: each costs us a signature check and a disk write, or a call to the chain.
+    let flood = |every_ms: u64, message: &dyn Fn(&Cast, u64) -> Message| {
+        let cast = cast();
+        let mut payee = payee_alone(&cast, Memory::default(), |_| {}).unwrap();
+        payee.handle_reading(reading(0, 900), EPOCH);
+        (1..=900).find(|&n| {
+            let now = EPOCH.plus_ms(n * every_ms);
+            payee.handle_message(message(&cast, n), now).is_err()
+        })
+    };
+    let tiny = |cast: &Cast, n| pay(cast.payment(session_id(1), Amount::ZERO, reading(0, n)));
+    for message in [&tiny as &dyn Fn(&Cast, u64) -> Message, &|_, _| Message::Funded] {
+        assert_eq!(flood(0, message), Some(65));
+        assert_eq!(flood(200, message), None);
+    }
+}
+
+#[test]
 fn a_session_is_paid_receipted_and_closed_with_one_statement() {
     let mut world = world();
     flow(&mut world, 40, 300, 700);

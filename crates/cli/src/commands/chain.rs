@@ -7,7 +7,7 @@ use clap::Subcommand;
 use sparewire_chain::{Endpoint, serve};
 use sparewire_core::Address;
 
-use crate::{assemble::interrupted, home::Home, network, output};
+use crate::{assemble::interrupted, hint::Hint, home::Home, network, output};
 
 /// Run the embedded chain, or take test money from it.
 #[derive(Debug, Subcommand)]
@@ -32,7 +32,12 @@ pub(crate) enum ChainCommand {
 pub(crate) async fn run(command: ChainCommand, home: &Home, json: bool) -> Result<()> {
     match command {
         ChainCommand::Serve { listen, dev_methods } => {
-            let chain = network::open(network::chain_file(&home.dir), dev_methods).await?;
+            let opened = network::open(network::chain_file(&home.dir), dev_methods).await;
+            let chain = opened.map_err(|error| {
+                let file = home.dir.join("chain.sqlite");
+                Hint::new(format!("cannot open {}: {error:#}", file.display()))
+                    .hint("another `sparewire chain serve` may use it: stop it, or choose another --data-dir")
+            })?;
             let server = serve(chain, listen).await?;
             let contracts = network::contracts();
             let (contract, token) = (contracts.domain.contract, contracts.token);
@@ -42,10 +47,10 @@ pub(crate) async fn run(command: ChainCommand, home: &Home, json: bool) -> Resul
                     "contract": contract, "token": token,
                 }))?;
             } else {
-                println!("rpc       {}", server.url());
-                println!("chain id  {}", network::CHAIN_ID);
-                println!("contract  {contract}");
-                println!("token     {token} (tUSD, 6 decimals)");
+                output::out!("rpc       {}", server.url());
+                output::out!("chain id  {}", network::CHAIN_ID);
+                output::out!("contract  {contract}");
+                output::out!("token     {token} (tUSD, 6 decimals)");
             }
             eprintln!(
                 "serving the embedded chain; test money: sparewire chain faucet ADDRESS; Ctrl-C ends"
@@ -60,7 +65,7 @@ pub(crate) async fn run(command: ChainCommand, home: &Home, json: bool) -> Resul
                     &serde_json::json!({ "address": address, "ether": "1", "tokens": "100" }),
                 )
             } else {
-                println!("{address} got 1 ether and 100 tUSD");
+                output::out!("{address} got 1 ether and 100 tUSD");
                 Ok(())
             }
         }

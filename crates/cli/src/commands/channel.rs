@@ -16,7 +16,7 @@ use sparewire_wallet::LocalKey;
 
 use crate::{
     hint::Hint,
-    home::{Home, Node},
+    home::{Home, Node, known_token},
     output,
 };
 
@@ -49,7 +49,7 @@ pub(crate) async fn run(command: ChannelCommand, home: &Home, as_json: bool) -> 
         ChannelCommand::Close { id, password_file } => {
             let channel = find(home, &id)?;
             let chain = wallet_chain(home, password_file).await?;
-            let info = chain.token(token).await?;
+            let info = known_token(&*chain, token).await?;
             let Some(facts) = chain.channel(channel.id).await? else {
                 bail!("the chain does not know channel {}", channel.id);
             };
@@ -76,12 +76,12 @@ pub(crate) async fn run(command: ChannelCommand, home: &Home, as_json: bool) -> 
                     &json!({ "channel": channel.id, "facts": facts, "said": said }),
                 );
             }
-            println!("{said}");
+            crate::output::out!("{said}");
             Ok(())
         }
         ChannelCommand::Withdraw { password_file } => {
             let chain = wallet_chain(home, password_file).await?;
-            let info = chain.token(token).await?;
+            let info = known_token(&*chain, token).await?;
             let amount = chain.funds(chain.wallet(), token).await?.deposit;
             if amount > Amount::ZERO {
                 chain.perform(&Intent::Withdraw { token, amount }).await?;
@@ -89,7 +89,7 @@ pub(crate) async fn run(command: ChannelCommand, home: &Home, as_json: bool) -> 
             if as_json {
                 return output::json(&json!({ "withdrawn": amount }));
             }
-            println!("withdrawn {}", output::amount(amount, &info));
+            crate::output::out!("withdrawn {}", output::amount(amount, &info));
             Ok(())
         }
     }
@@ -98,7 +98,7 @@ pub(crate) async fn run(command: ChannelCommand, home: &Home, as_json: bool) -> 
 async fn list(home: &Home, as_json: bool) -> Result<()> {
     let Some(store) = home.store_to_read()? else {
         if as_json {
-            println!("[]");
+            crate::output::out!("[]");
         }
         return Ok(());
     };
@@ -116,13 +116,17 @@ async fn list(home: &Home, as_json: bool) -> Result<()> {
     if as_json {
         return output::json(&rows);
     }
-    println!(
+    crate::output::out!(
         "{:<16} {:<6} {:>14} {:>14} {:>14}  state",
-        "channel", "side", "holds", "promised", "claimed"
+        "channel",
+        "side",
+        "holds",
+        "promised",
+        "claimed"
     );
     for row in &rows {
         let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-        println!(
+        crate::output::out!(
             "{:<16} {:<6} {:>14} {:>14} {:>14}  {}",
             output::short(&text(&row["channel"])),
             text(&row["side"]),
@@ -178,5 +182,5 @@ async fn reading_chain(home: &Home) -> Result<EvmChain> {
 pub(crate) async fn funds(home: &Home, wallet: Address) -> Result<(Funds, TokenInfo)> {
     let (_, token) = home.network()?;
     let chain = reading_chain(home).await?;
-    Ok((chain.funds(wallet, token).await?, chain.token(token).await?))
+    Ok((chain.funds(wallet, token).await?, known_token(&chain, token).await?))
 }

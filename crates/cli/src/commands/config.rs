@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::config::Config;
+use crate::{config::Config, output};
 
 /// Show what can be configured.
 #[derive(Debug, Subcommand)]
@@ -14,7 +14,7 @@ pub(crate) enum ConfigCommand {
 
 pub(crate) fn run(command: &ConfigCommand) -> Result<()> {
     match command {
-        ConfigCommand::Example => print!("{}", Config::example()),
+        ConfigCommand::Example => output::out!("{}", Config::example().trim_end()),
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use sparewire_node::{
 };
 use sparewire_protocol::{
     Statement,
-    settlement::{Chain, TokenInfo},
+    settlement::TokenInfo,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +20,7 @@ use super::provide::metrics_addr;
 use crate::{
     assemble::{self, interrupted},
     control::{self, Request},
-    home::{Home, Node},
+    home::{Home, Node, known_token},
     metrics::{self, Figure, Figures},
     output,
 };
@@ -64,7 +64,7 @@ pub(crate) async fn run(args: ConnectArgs, mut home: Home, json: bool) -> Result
     let keys = home.keys(args.password_file.as_deref()).await?;
     let node = Node::new(keys, &domain)?;
     let chain = home.connect(Arc::clone(&node.wallet)).await?;
-    let token_info = chain.token(token).await?;
+    let token_info = known_token(&*chain, token).await?;
     let (consumer, endpoint) = assemble::consumer(
         &home.config.consumer,
         args.provider,
@@ -104,7 +104,7 @@ pub(crate) async fn run(args: ConnectArgs, mut home: Home, json: bool) -> Result
     if json {
         output::json(&json!({ "proxy": proxy_addr, "provider": consumer.provider().to_string() }))?;
     } else {
-        println!("{proxy_addr}");
+        crate::output::out!("{proxy_addr}");
     }
     eprintln!(
         "proxy on {proxy_addr}; try: curl --proxy socks5h://{proxy_addr} http://example.com/"

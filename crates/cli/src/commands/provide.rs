@@ -9,14 +9,14 @@ use sparewire_core::{Amount, ByteCount};
 use sparewire_node::{provider::Provider, store::Store};
 use sparewire_protocol::{
     Role,
-    settlement::{Chain, TokenInfo},
+    settlement::TokenInfo,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     assemble::{self, interrupted},
     control::{self, Request},
-    home::{Home, Node},
+    home::{Home, Node, known_token},
     metrics::{self, Figure, Figures},
     output,
 };
@@ -55,7 +55,7 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
     let keys = home.keys(args.password_file.as_deref()).await?;
     let node = Node::new(keys, &domain)?;
     let chain = home.connect(Arc::clone(&node.wallet)).await?;
-    let token_info = chain.token(token).await?;
+    let token_info = known_token(&*chain, token).await?;
     let (provider, endpoint) = assemble::provider(
         &home.config.provider,
         &node,
@@ -99,7 +99,7 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
     if json {
         output::json(&json!({ "address": shown.address, "wallet": shown.wallet }))?;
     } else {
-        println!("{}", shown.address);
+        crate::output::out!("{}", shown.address);
     }
     eprintln!(
         "selling at {} per GiB, paid to {}; a consumer runs: sparewire connect {}",

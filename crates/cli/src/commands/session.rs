@@ -37,14 +37,19 @@ pub(crate) async fn run(command: SessionCommand, home: &Home, json: bool) -> Res
                 eprintln!("no sessions yet");
                 return Ok(());
             }
-            println!(
+            crate::output::out!(
                 "{:<16} {:<8} {:>12} {:>12} {:>18} {:>8}  state",
-                "session", "side", "up", "down", "paid", "receipts"
+                "session",
+                "side",
+                "up",
+                "down",
+                "paid",
+                "receipts"
             );
             for session in &sessions {
                 let token = token_info(home, session.agreement.config.token).await;
                 let reading = session.payment.map(|payment| payment.reading).unwrap_or_default();
-                println!(
+                crate::output::out!(
                     "{:<16} {:<8} {:>12} {:>12} {:>18} {:>8}  {}",
                     output::short(&session.agreement.session),
                     side(session.role),
@@ -112,17 +117,21 @@ async fn show(
     }
     let token = token_info(home, agreement.config.token).await;
     let reading = session.payment.map(|payment| payment.reading).unwrap_or_default();
-    println!("session   {}", agreement.session);
-    println!("side      {} (peer {})", side(session.role), session.peer);
-    println!("state     {}", state(session));
-    println!("channel   {}", agreement.channel());
-    println!("price     {}", output::price(agreement.terms.price, &token));
-    println!("paid for  {} up, {} down", output::bytes(reading.up), output::bytes(reading.down));
-    println!("paid      {}", output::amount(paid(session), &token));
-    println!("lost      {}", output::bytes(session.lost));
-    println!("receipts  {count}, signed by both");
+    crate::output::out!("session   {}", agreement.session);
+    crate::output::out!("side      {} (peer {})", side(session.role), session.peer);
+    crate::output::out!("state     {}", state(session));
+    crate::output::out!("channel   {}", agreement.channel());
+    crate::output::out!("price     {}", output::price(agreement.terms.price, &token));
+    crate::output::out!(
+        "paid for  {} up, {} down",
+        output::bytes(reading.up),
+        output::bytes(reading.down)
+    );
+    crate::output::out!("paid      {}", output::amount(paid(session), &token));
+    crate::output::out!("lost      {}", output::bytes(session.lost));
+    crate::output::out!("receipts  {count}, signed by both");
     for row in rows {
-        println!(
+        crate::output::out!(
             "  #{:<5} up {:<14} down {:<14} total {:<14} {}",
             row["sequence"],
             row["up"],

@@ -41,10 +41,10 @@ pub(crate) async fn run(args: SettleArgs, home: &Home, json: bool) -> Result<()>
 
 fn report(outcome: &Outcome) {
     if outcome.transactions.is_empty() {
-        println!("nothing to claim");
+        crate::output::out!("nothing to claim");
     }
     for transaction in &outcome.transactions {
-        println!(
+        crate::output::out!(
             "claimed in block {}: {} ({} gas, {} wei)",
             transaction.block,
             transaction.hash,

@@ -31,19 +31,21 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
     if json {
         return output::json(&value);
     }
-    println!("data dir  {}", home.dir.display());
+    crate::output::out!("data dir  {}", home.dir.display());
     match keys {
         Some(keys) => {
-            println!("wallet    {}", keys.wallet);
-            println!("node id   {}", keys.node_id);
+            crate::output::out!("wallet    {}", keys.wallet);
+            crate::output::out!("node id   {}", keys.node_id);
         }
-        None => println!("wallet    none; make one with `sparewire wallet new`"),
+        None => crate::output::out!("wallet    none; make one with `sparewire wallet new`"),
     }
-    println!("chain     {}", home.config.chain.rpc);
-    println!("sessions  {sessions}; earned {earned}, spent {spent} (smallest units)");
+    crate::output::out!("chain     {}", home.config.chain.rpc);
+    crate::output::out!("sessions  {sessions}; earned {earned}, spent {spent} (smallest units)");
     match running {
-        Some(running) => println!("running   {}", serde_json::to_string_pretty(&running)?),
-        None => println!("running   nothing"),
+        Some(running) => {
+            crate::output::out!("running   {}", serde_json::to_string_pretty(&running)?)
+        }
+        None => crate::output::out!("running   nothing"),
     }
     Ok(())
 }

@@ -76,7 +76,7 @@ pub(crate) async fn run(command: WalletCommand, home: &Home, as_json: bool) -> R
             } else {
                 request.sign(&keys.authorizer)?
             };
-            println!("{}", response.to_json());
+            crate::output::out!("{}", response.to_json());
             Ok(())
         }
     }
@@ -151,10 +151,10 @@ async fn show(home: &Home, as_json: bool) -> Result<()> {
                     sparewire_core::Amount::new(units).unwrap_or(sparewire_core::Amount::MAX);
                 output::amount(amount, &token)
             };
-            println!("gas money   {} wei", funds.native_wei);
-            println!("in wallet   {}", shown(funds.wallet));
-            println!("deposited   {}", output::amount(funds.deposit, &token));
-            println!("claimable   {}", output::amount(funds.claimable, &token));
+            crate::output::out!("gas money   {} wei", funds.native_wei);
+            crate::output::out!("in wallet   {}", shown(funds.wallet));
+            crate::output::out!("deposited   {}", output::amount(funds.deposit, &token));
+            crate::output::out!("claimable   {}", output::amount(funds.claimable, &token));
         }
         Err(error) => eprintln!("the chain cannot be asked what it holds: {error:#}"),
     }
@@ -162,7 +162,7 @@ async fn show(home: &Home, as_json: bool) -> Result<()> {
 }
 
 fn print_keys(public: &PublicKeys) {
-    println!("wallet      {}", public.wallet);
-    println!("authorizer  {}", public.authorizer);
-    println!("node id     {}", public.node_id);
+    crate::output::out!("wallet      {}", public.wallet);
+    crate::output::out!("authorizer  {}", public.authorizer);
+    crate::output::out!("node id     {}", public.node_id);
 }

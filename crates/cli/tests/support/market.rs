@@ -221,7 +221,11 @@ impl Market {
 
     /// Starts the provider, at its old address where it had one.
     pub fn provide(&mut self) {
-        let mut running = Running::start(self.provide_command());
+        self.provide_with(self.provide_command());
+    }
+
+    pub fn provide_with(&mut self, command: Command) {
+        let mut running = Running::start(command);
         self.address = running.said(|line| line.contains('@').then(|| line.trim().to_owned()));
         let addrs = self.address.split_once('@').unwrap().1;
         self.provide_addr = addrs.split(',').find_map(|addr| addr.parse().ok()).unwrap();
@@ -237,7 +241,11 @@ impl Market {
 
     /// Starts the consumer, with its proxy at its old address where it had one.
     pub fn connect(&mut self) {
-        let mut running = Running::start(self.connect_command());
+        self.connect_with(self.connect_command());
+    }
+
+    pub fn connect_with(&mut self, command: Command) {
+        let mut running = Running::start(command);
         self.proxy = running.said(addr_in);
         self.connecting = Some(running);
     }

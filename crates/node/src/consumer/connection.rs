@@ -89,6 +89,7 @@ impl Consumer {
         if known.is_some() {
             memory.session = known;
         }
+        let has_paid = memory.payment.is_some();
         let setup = PayerSetup {
             terms,
             session,
@@ -109,6 +110,9 @@ impl Consumer {
         match answer {
             Some(Message::Refused(refused)) => {
                 match refused.code {
+                    // A channel that never paid is not replaced by another one: its provider may
+                    // not see it yet, or look at another chain, and would not see that one either.
+                    RefusalCode::ChannelUnusable if !has_paid => {}
                     RefusalCode::ChannelUnusable | RefusalCode::LossAllowanceUsed => {
                         self.past().avoid.insert(channel);
                     }

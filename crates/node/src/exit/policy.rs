@@ -210,17 +210,16 @@ impl fmt::Display for AllowRule {
     }
 }
 
-/// A name that is not served, written `example.com`, or `*.example.com` for it and all under it.
+/// A name that is not served, with all names below it: `example.com` (or `*.example.com`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DomainRule {
     name: DomainName,
-    and_below: bool,
 }
 
 impl DomainRule {
     /// Whether it covers `name`.
     pub fn matches(&self, name: &DomainName) -> bool {
-        if self.and_below { name.is_within(self.name.as_str()) } else { *name == self.name }
+        name.is_within(self.name.as_str())
     }
 }
 
@@ -229,12 +228,9 @@ impl FromStr for DomainRule {
 
     fn from_str(text: &str) -> Result<Self, RuleError> {
         let text = text.trim();
-        let (host, and_below) = match text.strip_prefix("*.") {
-            Some(host) => (host, true),
-            None => (text, false),
-        };
+        let host = text.strip_prefix("*.").unwrap_or(text);
         match host.parse() {
-            Ok(Host::Domain(name)) => Ok(Self { name, and_below }),
+            Ok(Host::Domain(name)) => Ok(Self { name }),
             _ => Err(RuleError { text: text.to_owned(), wants: "example.com or *.example.com" }),
         }
     }

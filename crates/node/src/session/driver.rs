@@ -17,6 +17,9 @@ use crate::{
     transport::TransportError,
 };
 
+/// How old the figures that others watch may be.
+const FIGURES_EVERY: Duration = Duration::from_secs(1);
+
 /// Where the time comes from; tests and simulations bring their own.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -192,6 +195,7 @@ impl Driver {
             self.figures.send_replace(Some(machine.statement(now)));
             self.meter.set_mark(machine.poll_mark());
             let wake = machine.poll_timeout().map(|at| Duration::from_millis(at.ms_since(now)));
+            #[allow(clippy::large_enum_variant)] // lives for one turn on the stack
             enum Input {
                 Message(Message),
                 Command(Command),
@@ -208,7 +212,10 @@ impl Driver {
                     None => { commands_open = false; continue }
                 },
                 () = self.meter.marked() => Input::Reading,
-                () = sleep(wake.unwrap_or(Duration::from_secs(3600))), if wake.is_some() => Input::Timeout,
+                () = sleep(wake.unwrap_or(FIGURES_EVERY).min(FIGURES_EVERY)) => match wake {
+                    Some(wake) if wake <= FIGURES_EVERY => Input::Timeout,
+                    _ => Input::Reading,
+                },
             };
             let now = (self.clock)();
             // The newest reading first: a payment must not look as if it ran ahead of it.

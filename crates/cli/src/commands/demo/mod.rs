@@ -49,7 +49,7 @@ pub(crate) struct DemoArgs {
 }
 
 pub(crate) async fn run(args: DemoArgs, data_dir: Option<PathBuf>, json: bool) -> Result<()> {
-    let size = ByteCount::parse(&args.size)?;
+    let size = ByteCount::parse(&args.size).context("--size")?;
     ensure!(size > ByteCount::ZERO, "--size must be above 0");
     let price = Price::parse(&args.price, network::TOKEN_DECIMALS).context("--price")?;
     let Some(cost) = price.owed(size) else {
@@ -241,9 +241,10 @@ impl Market {
         buyer.ready().await?;
         if !json {
             eprintln!("\nThe market stays up. Use it, or stop it with Ctrl-C:\n");
-            println!(
+            crate::output::out!(
                 "curl --proxy socks5h://{} http://{}/sample --output /dev/null",
-                buyer.proxy, self.origin.addr
+                buyer.proxy,
+                self.origin.addr
             );
             eprintln!();
         }

@@ -98,11 +98,11 @@ impl Report {
     pub(super) fn print(&self, token: &TokenInfo) {
         let (buyer, seller) = (&self.consumer, &self.provider);
         let row = |what: &str, left: String, right: String| {
-            println!("  {what:<18} {left:<34} {right}");
+            output::out!("  {what:<18} {left:<34} {right}");
         };
-        println!();
-        println!("Statement of session {}", output::short(&buyer.session));
-        println!();
+        output::out!("");
+        output::out!("Statement of session {}", output::short(&buyer.session));
+        output::out!("");
         row("", "consumer".into(), "provider".into());
         row("counted up", output::bytes(buyer.counted.up), output::bytes(seller.counted.up));
         row("counted down", output::bytes(buyer.counted.down), output::bytes(seller.counted.down));
@@ -113,26 +113,28 @@ impl Report {
             format!("{} of at most {}", statement.exposure_peak, statement.exposure_bound)
         };
         row("largest exposure", exposure(buyer), exposure(seller));
-        println!();
-        println!("  price              {}", output::price(seller.price, token));
-        println!("  claimed on chain   {}", output::amount(self.claimed_on_chain, token));
+        output::out!("");
+        output::out!("  price              {}", output::price(seller.price, token));
+        output::out!("  claimed on chain   {}", output::amount(self.claimed_on_chain, token));
         for gas in &self.gas {
-            println!(
+            output::out!(
                 "  gas                {} for {}",
                 output::grouped(gas.gas),
                 gas.what.replace('_', " ")
             );
         }
-        println!(
+        output::out!(
             "  throughput         {:.0} MiB/s metered, {:.0} MiB/s without metering: ratio {:.2}",
-            self.throughput_mib_s, self.unmetered_mib_s, self.ratio
+            self.throughput_mib_s,
+            self.unmetered_mib_s,
+            self.ratio
         );
-        println!();
+        output::out!("");
         if self.agree {
-            println!("  All figures agree.");
+            output::out!("  All figures agree.");
         } else {
             for what in &self.disagreements {
-                println!("  DOES NOT HOLD: {what}");
+                output::out!("  DOES NOT HOLD: {what}");
             }
         }
     }
