@@ -245,10 +245,10 @@ fn another_chain_contract_or_token_is_named() {
     with(&["--chain-id", "7"]).fails_with(&["chain 7", "--contract"]);
     let elsewhere = ["--chain-id", "7", "--contract", other, "--token", other];
     with(&elsewhere).fails_with(&["is on chain 21335", "chain 7"]);
-    with(&["--rpc", "ftp://127.0.0.1"]).failed();
     // Something answers there, and it is no chain.
     let origin = market.origin.url("/");
-    with(&["--rpc", &origin]).failed();
+    with(&["--rpc", &origin]).fails_with(&["chain node at"]);
+    with(&["--rpc", "nowhere"]).fails_with(&["malformed URL", "check --rpc"]);
     assert_eq!(market.consumer.json(&["channel", "list"]), json!([]));
 }
 

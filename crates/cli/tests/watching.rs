@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::Value;
-use support::{Market, curl, only, run};
+use support::{Market, curl, only, run, until};
 
 /// One gauge of a node's metrics.
 #[track_caller]
@@ -37,7 +37,7 @@ fn metrics_of_both_sides_agree_with_what_was_carried() {
         gauge(url, "sparewire_session_up_bytes") + gauge(url, "sparewire_session_down_bytes")
     };
     assert_eq!(bytes(&consumer), carried);
-    assert_eq!(bytes(&provider), carried);
+    until("the provider's figures", || (bytes(&provider) == carried).then_some(()));
     let paid = gauge(&consumer, "sparewire_session_paid_units");
     let promised = gauge(&provider, "sparewire_promised_units");
     assert!(paid > 0.0 && promised <= paid, "{promised} of {paid}");

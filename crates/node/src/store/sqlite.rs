@@ -45,7 +45,7 @@ create table payments (                  -- the newest of each session
     bytes   integer not null,            -- total of the reading
     payment blob not null
 ) without rowid;
-create index payments_by_channel on payments (channel, amount);
+create index payments_by_channel on payments (channel);
 create table receipts (
     channel         blob not null,
     sequence        integer not null,
