@@ -120,7 +120,6 @@ fn a_day_on_the_line(market: &Market) {
     }
 }
 
-
 #[test]
 fn a_provider_that_goes_home_asks_its_consumer_to_settle_first() {
     let mut market = Market::open();

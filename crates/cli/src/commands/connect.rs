@@ -10,10 +10,7 @@ use sparewire_node::{
     proxy::Proxy,
     transport::PeerAddress,
 };
-use sparewire_protocol::{
-    Statement,
-    settlement::TokenInfo,
-};
+use sparewire_protocol::{Statement, settlement::TokenInfo};
 use tokio_util::sync::CancellationToken;
 
 use super::provide::metrics_addr;

@@ -7,10 +7,7 @@ use clap::Args;
 use serde_json::json;
 use sparewire_core::{Amount, ByteCount};
 use sparewire_node::{provider::Provider, store::Store};
-use sparewire_protocol::{
-    Role,
-    settlement::TokenInfo,
-};
+use sparewire_protocol::{Role, settlement::TokenInfo};
 use tokio_util::sync::CancellationToken;
 
 use crate::{

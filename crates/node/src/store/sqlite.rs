@@ -468,3 +468,240 @@ fn failure(path: &Path, error: rusqlite::Error) -> StoreError {
         _ => StoreError::Damaged { path, reason: error.to_string() },
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use sparewire_core::{Address, Amount, NodeId, Price, Signature, Signed};
+    use sparewire_protocol::{
+        CountingRule, CreditRule, Receipt, Service, Statement, Terms, Voucher,
+    };
+
+    use super::*;
+
+    const DOMAIN: Domain = Domain { chain_id: 1, contract: Address::repeat_byte(9) };
+
+    fn agreement(session: u8, base: u128) -> Agreement {
+        let (payee, payee_authorizer) = (Address::repeat_byte(3), Address::repeat_byte(4));
+        let token = Address::repeat_byte(5);
+        Agreement {
+            session: SessionId(B256::repeat_byte(session)),
+            config: ChannelConfig {
+                payer: Address::repeat_byte(1),
+                payer_authorizer: Address::repeat_byte(2),
+                payee,
+                payee_authorizer,
+                token,
+                withdraw_delay_secs: 900,
+                salt: 7,
+            },
+            terms: Terms {
+                provider: NodeId(B256::repeat_byte(6)),
+                service: Service::ExitTcp,
+                counting: CountingRule::StreamPayload,
+                price: Price::per_gib(1 << 30).unwrap(),
+                credit: CreditRule::default(),
+                domain: DOMAIN,
+                token,
+                payee,
+                payee_authorizer,
+                withdraw_delay_secs_min: 900,
+                channel_min: Amount::ZERO,
+                issued: Timestamp::from_ms(1),
+                expires: Timestamp::from_ms(2),
+            },
+            base: Amount::new(base).unwrap(),
+            history: ByteCount::ZERO,
+        }
+    }
+
+    fn began(session: u8, base: u128) -> Record {
+        Record::Session {
+            role: Role::Payee,
+            peer: NodeId(B256::repeat_byte(8)),
+            agreement: agreement(session, base),
+            started: Timestamp::from_ms(3),
+        }
+    }
+
+    /// Some signature: the store does not check what machines have checked.
+    fn signature() -> Signature {
+        let mut bytes = [1; 65];
+        bytes[64] = 27;
+        Signature::from_bytes(bytes).unwrap()
+    }
+
+    fn channel() -> ChannelId {
+        agreement(1, 0).channel()
+    }
+
+    fn payment(session: u8, bytes: u64, amount: u128) -> Payment {
+        let voucher = Voucher { channel: channel(), amount: Amount::new(amount).unwrap() };
+        Payment {
+            session: SessionId(B256::repeat_byte(session)),
+            reading: Reading { up: ByteCount::ZERO, down: ByteCount::new(bytes) },
+            voucher: Signed { body: voucher, signature: signature() },
+        }
+    }
+
+    fn paid(session: u8, bytes: u64, amount: u128) -> Record {
+        Record::Payment { channel: channel(), payment: payment(session, bytes, amount) }
+    }
+
+    fn receipt(session: u8, sequence: u64) -> Signed<Receipt> {
+        let body = Receipt {
+            channel: channel(),
+            session: SessionId(B256::repeat_byte(session)),
+            sequence,
+            reading: Reading::ZERO,
+            amount: Amount::ZERO,
+            previous: B256::ZERO,
+            time: Timestamp::from_ms(sequence),
+        };
+        Signed { body, signature: signature() }
+    }
+
+    fn receipted(session: u8, sequence: u64, by_both: bool) -> Record {
+        let payee_signature = by_both.then(signature);
+        Record::Receipt { receipt: receipt(session, sequence), payee_signature }
+    }
+
+    fn store() -> (tempfile::TempDir, SqliteStore) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&directory.path().join("store.sqlite")).unwrap();
+        (directory, store)
+    }
+
+    fn id(session: u8) -> Option<SessionId> {
+        Some(SessionId(B256::repeat_byte(session)))
+    }
+
+    #[test]
+    fn a_channel_is_remembered_over_its_sessions_and_over_a_restart() {
+        let (directory, store) = store();
+        store.record(&[began(1, 0), paid(1, 100, 100), receipted(1, 1, true)]).unwrap();
+        store.record(&[began(2, 100), paid(2, 50, 150), receipted(2, 2, false)]).unwrap();
+        let lost = |session| Record::Loss { session, bytes: ByteCount::new(7) };
+        store.record(&[lost(id(1).unwrap()), lost(id(2).unwrap())]).unwrap();
+        for _ in 0..2 {
+            let memory = store.memory(channel(), id(2)).unwrap();
+            assert_eq!(memory.payment, Some(payment(2, 50, 150)));
+            assert_eq!(memory.receipt.map(|both| both.receipt), Some(receipt(1, 1)));
+            assert_eq!(memory.pending, Some(receipt(2, 2)));
+            assert_eq!(memory.history, ByteCount::new(100));
+            assert_eq!(memory.lost, ByteCount::new(14));
+            let session = memory.session.unwrap();
+            assert_eq!(session.agreement, agreement(2, 100));
+            assert_eq!(session.paid, payment(2, 50, 150).reading);
+            assert_eq!(store.memory(channel(), id(3)).unwrap().history, ByteCount::new(150));
+        }
+        drop(store);
+        let store = SqliteStore::open(&directory.path().join("store.sqlite")).unwrap();
+        assert_eq!(store.memory(channel(), id(2)).unwrap().payment, Some(payment(2, 50, 150)));
+        assert_eq!(store.channels(Role::Payee).unwrap()[0].promised().get(), 150);
+        assert_eq!(store.sessions().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_session_that_begins_where_another_stands_goes_on_from_the_later_one() {
+        let (_directory, store) = store();
+        store.record(&[began(9, 0), paid(9, 100, 100)]).unwrap();
+        store.record(&[began(1, 100), paid(1, 0, 100)]).unwrap();
+        assert_eq!(store.memory(channel(), None).unwrap().payment, Some(payment(1, 0, 100)));
+    }
+
+    #[test]
+    fn a_countersignature_completes_a_receipt_and_never_leaves_it_again() {
+        let (_directory, store) = store();
+        store.record(&[began(1, 0), receipted(1, 1, false)]).unwrap();
+        store.record(&[receipted(1, 1, true)]).unwrap();
+        store.record(&[receipted(1, 1, false)]).unwrap();
+        let memory = store.memory(channel(), id(1)).unwrap();
+        assert!(memory.receipt.is_some() && memory.pending.is_none());
+        assert_eq!(store.receipts(id(1).unwrap()).unwrap().len(), 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "a promise never shrinks")]
+    fn a_lower_promise_is_not_written() {
+        let (_directory, store) = store();
+        store.record(&[began(1, 0), paid(1, 100, 100)]).unwrap();
+        let _ = store.record(&[paid(1, 50, 50)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "one receipt for each sequence number")]
+    fn a_second_receipt_of_one_number_is_not_written() {
+        let (_directory, store) = store();
+        store.record(&[began(1, 0), began(2, 0), receipted(1, 1, true)]).unwrap();
+        let _ = store.record(&[receipted(2, 1, true)]);
+    }
+
+    #[test]
+    fn an_ended_session_is_shown_with_its_statement_and_not_resumed() {
+        let (_directory, store) = store();
+        let statement = Statement {
+            role: Role::Payee,
+            session: id(1).unwrap(),
+            channel: channel(),
+            counted: Reading::ZERO,
+            receipted: Reading::ZERO,
+            price: Price::FREE,
+            paid: Amount::ZERO,
+            cumulative: Amount::ZERO,
+            payments: 1,
+            receipts: 1,
+            exposure_peak: ByteCount::ZERO,
+            exposure_bound: ByteCount::KIB,
+            ended: Timestamp::from_ms(4),
+        };
+        store.record(&[began(1, 0), Record::Ended(statement.clone())]).unwrap();
+        let known = store.session(id(1).unwrap()).unwrap().unwrap();
+        assert_eq!(known.statement, Some(statement));
+        assert!(store.memory(channel(), id(1)).unwrap().session.is_none());
+    }
+
+    #[test]
+    fn what_does_not_fit_on_the_disk_is_written_not_at_all_and_said() {
+        let (_directory, store) = store();
+        store.record(&[began(1, 0), paid(1, 1, 1)]).unwrap();
+        store.limit_pages(1).unwrap();
+        let mut many: Vec<_> = (1..500).map(|sequence| receipted(1, sequence, true)).collect();
+        many.insert(0, paid(1, 2, 2));
+        let error = store.record(&many).unwrap_err();
+        assert!(matches!(error, StoreError::Full { .. }), "{error}");
+        assert!(error.to_string().contains("free some space"));
+        assert_eq!(store.memory(channel(), id(1)).unwrap().payment, Some(payment(1, 1, 1)));
+        store.limit_pages(100_000).unwrap();
+        store.record(&many).unwrap();
+        assert_eq!(store.memory(channel(), id(1)).unwrap().payment, Some(payment(1, 2, 2)));
+    }
+
+    #[test]
+    fn one_process_writes_and_others_may_look() {
+        let (directory, store) = store();
+        let path = directory.path().join("store.sqlite");
+        store.record(&[began(1, 0), paid(1, 100, 100)]).unwrap();
+        assert!(matches!(SqliteStore::open(&path), Err(StoreError::InUse { .. })));
+        let reader = SqliteStore::open_to_read(&path).unwrap().unwrap();
+        assert_eq!(reader.sessions().unwrap().len(), 1);
+        store.record(&[began(2, 100)]).unwrap();
+        assert_eq!(reader.sessions().unwrap().len(), 2);
+        assert!(reader.record(&[began(3, 100)]).is_err());
+        assert!(SqliteStore::open_to_read(&directory.path().join("none")).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_file_of_another_version_or_of_something_else_is_refused_in_words() {
+        let (directory, store) = store();
+        let path = directory.path().join("store.sqlite");
+        store.lock().pragma_update(None, "user_version", 99).unwrap();
+        drop(store);
+        let error = SqliteStore::open(&path).err().unwrap();
+        assert!(matches!(error, StoreError::Version { found: 99, .. }), "{error}");
+        let other = directory.path().join("other.sqlite");
+        std::fs::write(&other, [7; 8192]).unwrap();
+        let error = SqliteStore::open(&other).err().unwrap();
+        assert!(error.to_string().contains("restore it from a backup"), "{error}");
+    }
+}
