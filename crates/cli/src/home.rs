@@ -94,22 +94,24 @@ impl Home {
         network_of(&self.config.chain)
     }
 
-    /// Connects the wallet to the configured chain and finishes what was left unfinished.
-    pub(crate) async fn connect(&self, wallet: Arc<dyn Signer>) -> Result<Arc<EvmChain>> {
+    /// How transactions are followed on the configured chain.
+    pub(crate) fn policy(&self) -> Policy {
         let chain = &self.config.chain;
-        let (domain, _) = self.network()?;
-        let mut policy = if chain.chain_id == network::CHAIN_ID {
+        let policy = if chain.chain_id == network::CHAIN_ID {
             network::embedded_policy()
         } else {
-            Policy {
-                finality: Finality::Finalized { else_blocks: chain.confirmations },
-                ..Policy::default()
-            }
+            let finality = Finality::Finalized { else_blocks: chain.confirmations };
+            Policy { finality, ..Policy::default() }
         };
-        policy.fee_max_wei = u128::from(chain.fee_max_gwei) * 1_000_000_000;
+        Policy { fee_max_wei: u128::from(chain.fee_max_gwei) * 1_000_000_000, ..policy }
+    }
+
+    /// Connects the wallet to the configured chain and finishes what was left unfinished.
+    pub(crate) async fn connect(&self, wallet: Arc<dyn Signer>) -> Result<Arc<EvmChain>> {
+        let (domain, _) = self.network()?;
         let journal = Journal::open(self.dir.join("transactions.sqlite"))?;
-        let endpoint = Endpoint::Http(chain.rpc.clone());
-        let carrier = EvmChain::connect(endpoint, domain, wallet, journal, policy).await?;
+        let endpoint = Endpoint::Http(self.config.chain.rpc.clone());
+        let carrier = EvmChain::connect(endpoint, domain, wallet, journal, self.policy()).await?;
         let left = carrier.resume().await?;
         if left > 0 {
             eprintln!("finished {left} transactions of an earlier run");

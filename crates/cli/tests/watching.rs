@@ -24,7 +24,7 @@ fn metrics_of_both_sides_agree_with_what_was_carried() {
     market.connect();
     market.connected();
     market.download("/bytes/1000000");
-    let carried = market.at_rest() as f64;
+    let carried = market.all_paid(1_000_000) as f64;
     let url = |stderr: String| {
         let url = stderr.lines().find_map(|line| line.strip_prefix("metrics at "));
         url.unwrap().to_owned()
@@ -40,7 +40,7 @@ fn metrics_of_both_sides_agree_with_what_was_carried() {
     until("the provider's figures", || (bytes(&provider) == carried).then_some(()));
     let paid = gauge(&consumer, "sparewire_session_paid_units");
     let promised = gauge(&provider, "sparewire_promised_units");
-    assert!(paid > 0.0 && promised <= paid, "{promised} of {paid}");
+    assert!(paid > 0.0 && promised == paid, "{promised} of {paid}");
     let peak = gauge(&provider, "sparewire_exposure_peak_bytes");
     assert!(peak > 0.0 && peak <= f64::from(128 << 10), "{peak}");
     market.disconnect();

@@ -96,11 +96,7 @@ fn cpu_seconds() -> f64 {
 
 async fn connect() -> (Connection, Connection) {
     let bind_addr: Option<SocketAddr> = Some("127.0.0.1:0".parse().unwrap());
-    let config = |secret| EndpointConfig {
-        bind_addr,
-        stream_window: std::env::var("SW").map_or(1 << 20, |w| w.parse::<u32>().unwrap() << 10),
-        ..EndpointConfig::new([secret; 32])
-    };
+    let config = |secret| EndpointConfig { bind_addr, ..EndpointConfig::new([secret; 32]) };
     let provider = Endpoint::bind(config(1)).await.unwrap();
     let consumer = Endpoint::bind(config(2)).await.unwrap();
     let address = provider.address();

@@ -32,9 +32,13 @@ pub const ALPN: &[u8] = b"sparewire/1";
 /// The most streams that one peer may have open at once. 1,000 tunnels at a time are ordinary;
 /// the rest is room for streams that are just ending.
 const STREAMS_MAX: u32 = 4096;
-/// Unread bytes that we hold for one stream; with 100 ms of round trip it carries 80 Mbit/s to one
-/// stream, and a stream that nobody reads can hold up no more unpaid bytes than this.
-const STREAM_WINDOW: u32 = 1 << 20;
+/// Unread bytes that we hold for one stream, at most; with 100 ms of round trip it carries
+/// 80 Mbit/s to one stream, and a stream that nobody reads can hold up no more unpaid bytes than
+/// this. More is dangerous: noq-proto 1.4 ends the whole *connection* ("too many gaps in stream
+/// buffer") when a stream holds more than 2,048 unread packets, gaps or none, and with 4 MiB it
+/// did on loopback. Within this window it takes 2,049 packets of less than 512 bytes on a stream
+/// that is not read (quinn-rs/quinn#2809; quinn has mended it in #2814, noq 1.4.0 has not).
+const STREAM_WINDOW_MAX: u32 = 1 << 20;
 /// Unread bytes that we hold for all streams of one connection.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Unacknowledged bytes that we hold for one connection. 64 MiB made loopback slower.
@@ -57,7 +61,7 @@ pub struct EndpointConfig {
     pub secret: [u8; 32],
     /// The UDP address to listen on; `None` takes any port on all IPv4 and IPv6 addresses.
     pub bind_addr: Option<SocketAddr>,
-    /// Unread bytes held for one stream. What a stalled stream can hold unpaid is bounded by this.
+    /// Unread bytes held for one stream, at most 1 MiB: what a stalled stream can hold unpaid.
     pub stream_window: u32,
     /// Unread bytes held for one connection.
     pub connection_window: u32,
@@ -69,7 +73,7 @@ impl EndpointConfig {
         Self {
             secret,
             bind_addr: None,
-            stream_window: STREAM_WINDOW,
+            stream_window: STREAM_WINDOW_MAX,
             connection_window: CONNECTION_WINDOW,
         }
     }
@@ -98,7 +102,7 @@ impl Endpoint {
         let quic = QuicTransportConfig::builder()
             .max_concurrent_bidi_streams(STREAMS_MAX.into())
             .max_concurrent_uni_streams(0u32.into())
-            .stream_receive_window(config.stream_window.into())
+            .stream_receive_window(config.stream_window.min(STREAM_WINDOW_MAX).into())
             .receive_window(config.connection_window.into())
             .send_window(SEND_WINDOW)
             .keep_alive_interval(KEEP_ALIVE)

@@ -103,3 +103,27 @@ async fn addresses_are_read_and_shown() {
     let many = vec!["1.2.3.4:5"; 17].join(",");
     assert_eq!(parse(&format!("{node}@{many}")), PeerAddressError::TooMany);
 }
+
+/// A stream that nobody reads must not take the connection with it: see `STREAM_WINDOW_MAX`.
+#[tokio::test]
+async fn a_stream_that_nobody_reads_does_not_harm_the_others() {
+    for piece in [65_536, 1200, 600] {
+        let rig = Rig::new().await;
+        let ((_send, mut unread), (mut stalled, _recv)) = rig.stream().await;
+        let filling = async {
+            loop {
+                stalled.write_chunk(Bytes::from(vec![7; piece])).await.unwrap();
+                // Each piece in a packet of its own.
+                tokio::task::yield_now().await;
+            }
+        };
+        assert!(timeout(Duration::from_secs(2), filling).await.is_err(), "flow control holds it");
+        let ((mut send, _recv), (_send, mut recv)) = rig.stream().await;
+        send.write_chunk(Bytes::from_static(b"alive")).await.unwrap();
+        recv.read_exact(&mut [0; 5]).await.unwrap();
+        let mut read = 0;
+        while read < 1 << 20 {
+            read += unread.read_chunk(1 << 20).await.unwrap().unwrap().len();
+        }
+    }
+}

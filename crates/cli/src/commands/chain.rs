@@ -1,10 +1,10 @@
 //! `sparewire chain`: the embedded chain on its own, for nodes that run apart.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Result;
 use clap::Subcommand;
-use sparewire_chain::{Endpoint, serve};
+use sparewire_chain::{Endpoint, deploy, serve};
 use sparewire_core::Address;
 
 use crate::{assemble::interrupted, hint::Hint, home::Home, network, output};
@@ -21,6 +21,13 @@ pub(crate) enum ChainCommand {
         /// Let callers shift time and take blocks back (`evm_*` methods), for tests.
         #[arg(long)]
         dev_methods: bool,
+    },
+    /// Put the channel contract and a test token on the chain of --rpc, paid by this node's wallet;
+    /// for chains that have none yet.
+    Deploy {
+        /// A file with the keystore's password.
+        #[arg(long)]
+        password_file: Option<PathBuf>,
     },
     /// Give an address 1 ether for gas and 100 test tokens of the embedded chain.
     Faucet {
@@ -56,6 +63,22 @@ pub(crate) async fn run(command: ChainCommand, home: &Home, json: bool) -> Resul
                 "serving the embedded chain; test money: sparewire chain faucet ADDRESS; Ctrl-C ends"
             );
             interrupted().await;
+            Ok(())
+        }
+        ChainCommand::Deploy { password_file } => {
+            let keys = home.keys(password_file.as_deref()).await?;
+            let endpoint = Endpoint::Http(home.config.chain.rpc.clone());
+            let policy = home.policy();
+            let deployed = deploy(endpoint, keys.wallet, policy).await?;
+            let (contract, chain_id) = (deployed.domain.contract, deployed.domain.chain_id);
+            if json {
+                return output::json(&serde_json::json!({
+                    "chain_id": chain_id, "contract": contract, "token": deployed.token,
+                }));
+            }
+            output::out!("chain id  {chain_id}");
+            output::out!("contract  {contract}");
+            output::out!("token     {} (a test token that anybody can mint)", deployed.token);
             Ok(())
         }
         ChainCommand::Faucet { address } => {

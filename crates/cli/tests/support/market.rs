@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Ended, Origin, Running, addr_in, curl, number, run, sparewire, until};
+use super::{Ended, Origin, Running, addr_in, curl, number, owed, run, sparewire, until};
 
 /// One unit of money for about one byte: figures show every byte.
 pub const PRICE: &str = "1000";
@@ -315,7 +315,8 @@ impl Market {
         until("bytes", || self.counted().filter(|counted| *counted > bytes));
     }
 
-    /// Waits until the running session carries no more, and says how much it had.
+    /// Waits until the running session's figures change no more, and returns its bytes. They may
+    /// lag behind the last bytes by less than a payment step.
     #[track_caller]
     pub fn at_rest(&self) -> u128 {
         let mut before = None;
@@ -324,6 +325,18 @@ impl Market {
             let rests = now.is_some() && now == before;
             before = now;
             if rests { now } else { None }
+        })
+    }
+
+    /// Waits until the running session has carried at least so many bytes and all is paid, which
+    /// it is 10 s after the last byte, and returns its bytes exactly.
+    #[track_caller]
+    pub fn all_paid(&self, least: u128) -> u128 {
+        until("the last payment", || {
+            let session = self.consumer.status()["session"].clone();
+            let counted = number(&session["counted"]["up"]) + number(&session["counted"]["down"]);
+            let is_paid = paid(&session) == owed(counted, PRICE_UNITS);
+            (counted >= least && is_paid).then_some(counted)
         })
     }
 

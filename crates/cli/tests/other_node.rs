@@ -1,0 +1,134 @@
+//! The parts apart, on an Ethereum node that nobody here wrote: anvil, which `scripts/contracts`
+//! installs from npm beside forge.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+use support::{
+    Origin, Running, curl, number, run, sha256, sha256_of, sparewire, until, wallet_new,
+};
+
+/// Where npm puts it; `None` on machines that npm has none for, or where npm was not run.
+fn anvil() -> Option<PathBuf> {
+    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../contracts/node_modules");
+    let file = modules.join("@foundry-rs/anvil-linux-amd64/bin/anvil");
+    file.exists().then_some(file)
+}
+
+fn ask(rpc: &str, method: &str, params: &Value) -> Option<Value> {
+    let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+    let header = "content-type: application/json";
+    let ended = run(curl(["-H", header, "--data", &body.to_string(), rpc]));
+    let answer: Value = serde_json::from_str(&ended.stdout).ok()?;
+    answer.get("result").cloned()
+}
+
+/// A text field in a line of printed JSON.
+fn field(line: &str, name: &str) -> Option<String> {
+    let (_, rest) = line.split_once(&format!("\"{name}\": \""))?;
+    Some(rest.split('"').next()?.to_owned())
+}
+
+#[test]
+fn a_session_is_paid_and_settled_on_an_ethereum_node_that_nobody_here_wrote() {
+    let Some(anvil) = anvil() else {
+        eprintln!("skipped: no anvil here; scripts/contracts installs it where npm has it");
+        return;
+    };
+    let root = tempfile::tempdir().unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let rpc = format!("http://127.0.0.1:{port}");
+    let mut node = Command::new(anvil);
+    // Blocks by time, and final only with others on top: nothing here is instant.
+    node.args(["--port", &port.to_string(), "--hardfork", "osaka"]);
+    node.args(["--block-time", "1", "--slots-in-an-epoch", "1"]);
+    let _node = Running::start(node);
+    until("anvil answers", || ask(&rpc, "eth_chainId", &json!([])));
+
+    let wallet = |name: &str| {
+        let dir = root.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        let made = wallet_new(&dir).json();
+        let wallet = made["keys"]["wallet"].as_str().unwrap().to_owned();
+        ask(&rpc, "anvil_setBalance", &json!([wallet, "0x8AC7230489E80000"])).unwrap();
+        (dir, wallet)
+    };
+    let ((seller, _), (buyer, payer)) = (wallet("seller"), wallet("buyer"));
+    let command = |dir: &Path, contracts: &[&str], arguments: &[&str]| {
+        let mut command = sparewire(dir, ["--rpc", &rpc, "--chain-id", "31337", "--json"]);
+        command.args(contracts).args(arguments);
+        command.env("SPAREWIRE_PASSWORD", "correct horse");
+        command
+    };
+    let deployed = run(command(&seller, &[], &["chain", "deploy"])).json();
+    let (contract, token) =
+        (deployed["contract"].as_str().unwrap(), deployed["token"].as_str().unwrap());
+    // mint(address,uint256) of 100 tokens, by one of anvil's own accounts.
+    let data = format!("0x40c10f19{:0>64}{:064x}", &payer[2..], 100_000_000);
+    let from = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266";
+    let transaction = json!([{ "from": from, "to": token, "data": data }]);
+    let hash = ask(&rpc, "eth_sendTransaction", &transaction).unwrap();
+    until("the tokens are minted and final", || {
+        let receipt = ask(&rpc, "eth_getTransactionReceipt", &json!([hash]))?;
+        let block = receipt["blockNumber"].as_str()?.to_owned();
+        let newest = ask(&rpc, "eth_getBlockByNumber", &json!(["finalized", false]))?;
+        let height = |hex: &str| u64::from_str_radix(hex.trim_start_matches("0x"), 16).ok();
+        (height(newest["number"].as_str()?)? >= height(&block)?).then_some(())
+    });
+
+    let contracts = ["--contract", contract, "--token", token];
+    let origin = Origin::start();
+    let allow = origin.addr.to_string();
+    let arguments = ["provide", "--listen", "127.0.0.1:0", "--price", "1000", "--allow", &allow];
+    let mut provider = Running::start(command(&seller, &contracts, &arguments));
+    let address = provider.said(|line| field(line, "address"));
+    let arguments = [
+        "connect",
+        &address,
+        "--proxy",
+        "127.0.0.1:0",
+        "--max-price",
+        "1000",
+        "--channel-amount",
+        "10",
+        "--budget",
+        "20",
+    ];
+    let mut consumer = Running::start(command(&buyer, &contracts, &arguments));
+    let proxy = consumer.said(|line| field(line, "proxy"));
+    consumer.warned("connected:");
+
+    let length = 3 << 20;
+    let got = root.path().join("got");
+    run(curl([
+        "--proxy",
+        &format!("socks5h://{proxy}"),
+        "--output",
+        got.to_str().unwrap(),
+        &origin.url(&format!("/bytes/{length}")),
+    ]))
+    .ok();
+    assert_eq!(sha256(&fs::read(&got).unwrap()), sha256_of(length));
+
+    let statement: Value = serde_json::from_str(&{
+        let ended = consumer.stopped();
+        let at = ended.stdout.rfind("\n{").map_or(0, |at| at + 1);
+        ended.stdout[at..].to_owned()
+    })
+    .unwrap();
+    let cumulative = number(&statement["cumulative"]);
+    assert!(cumulative > 0);
+    let outcome = run(command(&seller, &contracts, &["settle"])).json();
+    assert_eq!(outcome["transactions"].as_array().unwrap().len(), 1);
+    let shown = run(command(&seller, &contracts, &["wallet", "show"])).json();
+    assert_eq!(number(&shown["funds"]["wallet"]), cumulative, "claimed and paid out");
+    provider.stopped().ok();
+}
