@@ -44,8 +44,9 @@ impl Server {
         A: Future<Output = Result<Value>> + Send + 'static,
     {
         let _ = std::fs::remove_file(path);
-        let listener = UnixListener::bind(path)
-            .with_context(|| format!("cannot listen on {}", path.display()))?;
+        let listener = UnixListener::bind(path).with_context(|| {
+            format!("cannot listen on {}; is --data-dir too long?", path.display())
+        })?;
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let answer = answer.clone();

@@ -162,7 +162,7 @@ impl Provider {
                             Ok(()) => connection.close(0, "done"),
                             Err(error) => {
                                 tracing::info!(%peer, %error, "session broke off");
-                                connection.close(1, &error.to_string());
+                                connection.close(1, &error.for_peer());
                             }
                         }
                     }

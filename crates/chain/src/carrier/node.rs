@@ -132,6 +132,9 @@ impl Node {
                     |reason: String| ChainError::Unreachable { endpoint: name.clone(), reason };
                 let url = reqwest::Url::parse(&url)
                     .map_err(|error| unreachable(format!("malformed URL: {error}")))?;
+                if !matches!(url.scheme(), "http" | "https") {
+                    return Err(unreachable("its URL must begin with http:// or https://".into()));
+                }
                 let transport = HttpTransport::new(url, policy.request_timeout)
                     .map_err(|error| unreachable(error.without_url().to_string()))?;
                 RpcClient::new(transport, false)

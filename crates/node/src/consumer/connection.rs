@@ -194,7 +194,7 @@ impl Consumer {
                     counted: meter.reading(),
                     reported_up: payer.reported_up(),
                 });
-                connection.close(1, &error.to_string());
+                connection.close(1, &error.for_peer());
                 Err(error)
             }
         }

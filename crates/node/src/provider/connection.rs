@@ -104,7 +104,10 @@ impl Provider {
         let mut slot = SlotGuard { provider: self, channel, live: live.clone(), leave: left };
         let mut payee = match self.start(terms, peer, *acceptance, signature, left).await {
             Ok(payee) => payee,
-            Err((error, code)) => return refuse(control, code, error.to_string()).await,
+            Err((error, code)) => {
+                tracing::info!(%peer, %error, "refused");
+                return refuse(control, code, error.for_peer()).await;
+            }
         };
         if let Some((session, left)) = left.filter(|(session, _)| *session != live.session) {
             self.write_off(session, left).await?;

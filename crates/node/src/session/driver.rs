@@ -49,6 +49,17 @@ pub enum SessionError {
     Shutdown,
 }
 
+impl SessionError {
+    /// In words for the peer: where our disk and our chain node are is none of its business.
+    pub(crate) fn for_peer(&self) -> String {
+        match self {
+            Self::Store(_) => "nothing can be recorded at this end now".to_owned(),
+            Self::Chain(_) => "the chain cannot be asked at this end now".to_owned(),
+            told => told.to_string(),
+        }
+    }
+}
+
 impl From<DecodeError> for SessionError {
     fn from(error: DecodeError) -> Self {
         Self::Protocol(error.into())
