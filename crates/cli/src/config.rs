@@ -89,7 +89,7 @@ pub(crate) struct ProviderConfig {
     /// How long an offer stays valid, in minutes: 1 to 1440.
     #[toml_example(default = 60)]
     pub(crate) terms_valid_minutes: u64,
-    /// Most connections at a time.
+    /// Most sessions at a time.
     #[toml_example(default = 256)]
     pub(crate) connections_max: usize,
     /// Most streams of one connection at a time: 1 to 4000.

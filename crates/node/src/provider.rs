@@ -3,6 +3,7 @@
 
 mod connection;
 mod settling;
+mod strangers;
 
 pub use settling::settle;
 
@@ -20,6 +21,7 @@ use sparewire_protocol::{
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::strangers::Strangers;
 use crate::{
     exit::Exit,
     identity::Identity,
@@ -43,7 +45,7 @@ pub struct ProviderConfig {
     pub channel_min: Amount,
     /// How long terms can be accepted and sessions under them resumed, in milliseconds.
     pub terms_valid_ms: u64,
-    /// Most connections at a time, those included that have not shown a channel yet.
+    /// Most sessions at a time.
     pub connections_max: usize,
     /// Most streams of one session at a time.
     pub streams_max: usize,
@@ -61,7 +63,8 @@ pub struct Provider {
     exit: Exit,
     clock: Clock,
     slots: Mutex<HashMap<ChannelId, Slot>>,
-    connections: Arc<Semaphore>,
+    strangers: Strangers,
+    connections: Semaphore,
     tracker: TaskTracker,
 }
 
@@ -123,7 +126,7 @@ impl Provider {
         exit: Exit,
         clock: Clock,
     ) -> Arc<Self> {
-        let connections = Arc::new(Semaphore::new(config.connections_max));
+        let connections = Semaphore::new(config.connections_max);
         Arc::new(Self {
             config,
             identity,
@@ -133,6 +136,7 @@ impl Provider {
             exit,
             clock,
             slots: Mutex::new(HashMap::new()),
+            strangers: Strangers::default(),
             connections,
             tracker: TaskTracker::new(),
         })
@@ -143,11 +147,6 @@ impl Provider {
     pub async fn run(self: &Arc<Self>, shutdown: CancellationToken) {
         let watcher = self.tracker.spawn(Arc::clone(self).watch_closes(shutdown.clone()));
         loop {
-            let permit = tokio::select! {
-                () = shutdown.cancelled() => break,
-                permit = Arc::clone(&self.connections).acquire_owned() => permit,
-            };
-            let Ok(permit) = permit else { break };
             let incoming = tokio::select! {
                 () = shutdown.cancelled() => break,
                 incoming = self.endpoint.accept() => incoming,
@@ -168,7 +167,6 @@ impl Provider {
                     }
                     Err(error) => tracing::debug!(%error, "no connection"),
                 }
-                drop(permit);
             });
         }
         self.tracker.close();

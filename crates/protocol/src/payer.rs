@@ -591,11 +591,13 @@ impl Payer {
             None
         };
         // A checkpoint alone repeats the payment before it.
-        self.payments_count += u64::from(reading != self.paid);
+        if reading != self.paid {
+            self.payments_count += 1;
+            self.last_payment = now;
+        }
         self.paid = reading;
         self.promised = amount;
         self.payment = Some(payment);
-        self.last_payment = now;
         self.outputs.push_back(Output::Persist(records));
         self.outputs.push_back(Output::Transmit(Message::Payment { payment, receipt }));
         self.outputs.push_back(Output::Event(Event::Paid { reading, amount }));

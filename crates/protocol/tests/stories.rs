@@ -841,8 +841,10 @@ fn a_chain_node_that_lags_behind_our_own_promise_stops_payments_and_panics_nobod
     let promised = payer.statement(late).cumulative;
     assert_eq!(promised, units(500));
     payer.handle_top_up(units(1_000), late).unwrap();
-    payer.handle_reading(reading(0, 1_000), late).unwrap();
-    assert_eq!(payer.statement(late).cumulative, units(1_000));
+    assert_eq!(payer.statement(late).cumulative, units(900));
+    let later = late.plus_ms(10_000);
+    payer.handle_reading(reading(0, 1_000), later).unwrap();
+    assert_eq!(payer.statement(later).cumulative, units(1_000));
 }
 
 #[test]

@@ -74,8 +74,9 @@ impl Consumer {
         self.check_terms(&terms)?;
 
         let funded = tokio::select! {
+            // Not cut off where the connection goes meanwhile: the channel that it opens is used
+            // by the next one.
             funded = self.channel_for(&terms, known.as_ref()) => funded?,
-            error = connection.closed() => return Err(error.into()),
             () = shutdown.cancelled() => return Err(stop()),
         };
         let known = known.filter(|known| known.agreement.config == funded.config);

@@ -44,48 +44,22 @@ impl Provider {
         connection: &Connection,
         shutdown: CancellationToken,
     ) -> Result<(), SessionError> {
-        let late = |_| SessionError::Stalled;
-        let (send, receive) =
-            timeout(HELLO_TIMEOUT, connection.accept_bi()).await.map_err(late)??;
-        let mut control = ControlWriter::new(send);
-        let mut reader = ControlReader::new(receive);
-        let peer = connection.peer();
-
-        let hello = timeout(HELLO_TIMEOUT, reader.next()).await.map_err(late)??;
-        let Some(Message::Hello { domain, token, resume, .. }) = hello else {
-            return Err(ProtocolError::Unexpected("first message").into());
-        };
-        let ours = self.chain.domain();
-        if domain != ours || token != self.config.token {
-            let reason = format!(
-                "this provider settles on chain {} contract {} token {}",
-                ours.chain_id, ours.contract, self.config.token
-            );
-            return refuse(control, RefusalCode::WrongNetwork, reason).await;
-        }
-        let terms = match resume {
-            Some(session) => self.terms_of(session, peer).await?,
-            None => None,
-        };
-        let terms = terms.unwrap_or_else(|| self.terms(ours));
-        let signature = self.identity.device.sign_bytes(&terms.signing_bytes());
-        let offer = Offer { terms, delegation: self.identity.delegation, signature };
-        control.send(&Message::Offer(Box::new(offer))).await?;
-
-        let accept = tokio::select! {
-            accept = timeout(ACCEPT_TIMEOUT, reader.next()) => accept.map_err(late)??,
+        let stranger = self.strangers.enter();
+        let greeted = tokio::select! {
+            greeted = self.greet(connection) => greeted?,
+            () = stranger.evicted.cancelled() => {
+                return Err(SessionError::Policy("others needed the room; come again".into()));
+            }
             () = shutdown.cancelled() => return Err(SessionError::Shutdown),
         };
-        let Some(Message::Accept { acceptance, signature }) = accept else {
-            return match accept {
-                None => Ok(()), // it only wanted to see the terms
-                Some(_) => Err(ProtocolError::Unexpected("answer to the terms").into()),
-            };
+        drop(stranger);
+        let Some(Greeted { control, reader, terms, acceptance, signature }) = greeted else {
+            return Ok(());
         };
-        // Before anything is done for the channel's sake: does this device speak for its owner?
-        if let Err(error) = acceptance.verify(&signature, peer, &terms, (self.clock)()) {
-            return refuse(control, error.refusal_code(), error.to_string()).await;
-        }
+        let (peer, ours) = (connection.peer(), terms.domain);
+        let Ok(_room) = self.connections.try_acquire() else {
+            return refuse(control, RefusalCode::Busy, "too many sessions at once".into()).await;
+        };
         let channel = acceptance.channel.id(&ours);
         let (figures, seen) = watch::channel(None);
         let live = LiveSession {
@@ -169,6 +143,53 @@ impl Provider {
                 Err(error)
             }
         }
+    }
+
+    /// From hello to an acceptance whose sender may speak for the channel's owner; `None` where it
+    /// was turned down, or only looked at the terms.
+    async fn greet(&self, connection: &Connection) -> Result<Option<Greeted>, SessionError> {
+        let late = |_| SessionError::Stalled;
+        let (send, receive) =
+            timeout(HELLO_TIMEOUT, connection.accept_bi()).await.map_err(late)??;
+        let mut control = ControlWriter::new(send);
+        let mut reader = ControlReader::new(receive);
+        let peer = connection.peer();
+
+        let hello = timeout(HELLO_TIMEOUT, reader.next()).await.map_err(late)??;
+        let Some(Message::Hello { domain, token, resume, .. }) = hello else {
+            return Err(ProtocolError::Unexpected("first message").into());
+        };
+        let ours = self.chain.domain();
+        if domain != ours || token != self.config.token {
+            let reason = format!(
+                "this provider settles on chain {} contract {} token {}",
+                ours.chain_id, ours.contract, self.config.token
+            );
+            refuse(control, RefusalCode::WrongNetwork, reason).await?;
+            return Ok(None);
+        }
+        let terms = match resume {
+            Some(session) => self.terms_of(session, peer).await?,
+            None => None,
+        };
+        let terms = terms.unwrap_or_else(|| self.terms(ours));
+        let signature = self.identity.device.sign_bytes(&terms.signing_bytes());
+        let offer = Offer { terms, delegation: self.identity.delegation, signature };
+        control.send(&Message::Offer(Box::new(offer))).await?;
+
+        let accept = timeout(ACCEPT_TIMEOUT, reader.next()).await.map_err(late)??;
+        let Some(Message::Accept { acceptance, signature }) = accept else {
+            return match accept {
+                None => Ok(None), // it only wanted to see the terms
+                Some(_) => Err(ProtocolError::Unexpected("answer to the terms").into()),
+            };
+        };
+        // Before anything is done for the channel's sake: does this device speak for its owner?
+        if let Err(error) = acceptance.verify(&signature, peer, &terms, (self.clock)()) {
+            refuse(control, error.refusal_code(), error.to_string()).await?;
+            return Ok(None);
+        }
+        Ok(Some(Greeted { control, reader, terms, acceptance, signature }))
     }
 
     /// The terms of a session that this peer may resume.
@@ -355,6 +376,15 @@ async fn refuse(
     control.send(&Message::Refused(Refused { code, reason })).await?;
     control.finish().await;
     Ok(())
+}
+
+/// A consumer that has shown whom it speaks for.
+struct Greeted {
+    control: ControlWriter,
+    reader: ControlReader,
+    terms: Terms,
+    acceptance: Box<Acceptance>,
+    signature: DeviceSignature,
 }
 
 /// Gives the channel free again, whatever happens to the task.

@@ -1,0 +1,204 @@
+//! A chain in memory, with the contract's rules and with faults to switch on.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use sparewire_core::{Address, Amount, B256, ChannelId, Domain, Signed};
+use sparewire_protocol::{
+    ChannelConfig, ChannelFacts, ChannelStatus, Voucher,
+    settlement::{Chain, ChainError, Funds, Head, Intent, Outcome, TokenInfo, TransactionSummary},
+};
+
+pub const TOKEN: Address = Address::repeat_byte(0x70);
+
+pub fn domain() -> Domain {
+    Domain { chain_id: 31_337, contract: Address::repeat_byte(0xc0) }
+}
+
+pub fn amount(units: u128) -> Amount {
+    Amount::new(units).unwrap()
+}
+
+#[derive(Default)]
+struct State {
+    channels: HashMap<ChannelId, ChannelFacts>,
+    wallets: HashMap<Address, u128>,
+    deposits: HashMap<Address, u128>,
+    performed: Vec<(Address, Intent)>,
+}
+
+/// What all wallets share.
+#[derive(Default)]
+pub struct FakeChain {
+    state: Mutex<State>,
+}
+
+impl FakeChain {
+    pub fn mint(&self, wallet: Address, units: u128) {
+        *self.state.lock().unwrap().wallets.entry(wallet).or_default() += units;
+    }
+
+    pub fn wallet(&self, wallet: Address) -> u128 {
+        self.state.lock().unwrap().wallets.get(&wallet).copied().unwrap_or_default()
+    }
+
+    pub fn set_status(&self, channel: ChannelId, status: ChannelStatus) {
+        self.state.lock().unwrap().channels.get_mut(&channel).unwrap().status = status;
+    }
+
+    pub fn facts(&self, channel: ChannelId) -> ChannelFacts {
+        self.state.lock().unwrap().channels[&channel]
+    }
+
+    /// What `wallet` asked for so far.
+    pub fn performed(&self, wallet: Address) -> Vec<Intent> {
+        let state = self.state.lock().unwrap();
+        state.performed.iter().filter(|(by, _)| *by == wallet).map(|(_, i)| i.clone()).collect()
+    }
+
+    /// A channel out of thin air.
+    pub fn open(&self, config: &ChannelConfig, units: u128) {
+        let facts = ChannelFacts {
+            reserved: amount(units),
+            claimed: Amount::ZERO,
+            status: ChannelStatus::Open,
+        };
+        self.state.lock().unwrap().channels.insert(config.id(&domain()), facts);
+    }
+}
+
+/// The chain as one wallet sees it.
+pub struct Seat {
+    chain: Arc<FakeChain>,
+    wallet: Address,
+    pub unreachable: AtomicBool,
+    pub slow: Mutex<Duration>,
+}
+
+impl Seat {
+    pub fn new(chain: &Arc<FakeChain>, wallet: Address) -> Arc<Self> {
+        Arc::new(Self {
+            chain: Arc::clone(chain),
+            wallet,
+            unreachable: false.into(),
+            slow: Mutex::default(),
+        })
+    }
+
+    async fn reach(&self) -> Result<(), ChainError> {
+        let slow = *self.slow.lock().unwrap();
+        tokio::time::sleep(slow).await;
+        if self.unreachable.load(SeqCst) {
+            let (endpoint, reason) = ("node-of-the-provider".to_owned(), "switched off".to_owned());
+            return Err(ChainError::Unreachable { endpoint, reason });
+        }
+        Ok(())
+    }
+}
+
+fn take(from: &mut u128, units: Amount, what: &'static str) -> Result<(), ChainError> {
+    let reverted = || ChainError::Reverted { what, reason: "balance".to_owned() };
+    *from = from.checked_sub(units.get()).ok_or_else(reverted)?;
+    Ok(())
+}
+
+#[async_trait]
+impl Chain for Seat {
+    fn domain(&self) -> Domain {
+        domain()
+    }
+
+    fn wallet(&self) -> Address {
+        self.wallet
+    }
+
+    async fn head(&self) -> Result<Head, ChainError> {
+        self.reach().await?;
+        Ok(Head { number: 1, time_secs: 1, final_number: 1 })
+    }
+
+    async fn channel(&self, id: ChannelId) -> Result<Option<ChannelFacts>, ChainError> {
+        self.reach().await?;
+        Ok(self.chain.state.lock().unwrap().channels.get(&id).copied())
+    }
+
+    async fn funds(&self, owner: Address, _token: Address) -> Result<Funds, ChainError> {
+        self.reach().await?;
+        let state = self.chain.state.lock().unwrap();
+        Ok(Funds {
+            native_wei: 1,
+            wallet: state.wallets.get(&owner).copied().unwrap_or_default(),
+            deposit: amount(state.deposits.get(&owner).copied().unwrap_or_default()),
+            claimable: Amount::ZERO,
+        })
+    }
+
+    async fn token(&self, address: Address) -> Result<TokenInfo, ChainError> {
+        Ok(TokenInfo { address, symbol: "T".to_owned(), decimals: 0 })
+    }
+
+    async fn perform(&self, intent: &Intent) -> Result<Outcome, ChainError> {
+        self.reach().await?;
+        let what = intent.kind();
+        let reverted = |reason: &str| ChainError::Reverted { what, reason: reason.to_owned() };
+        let mut state = self.chain.state.lock().unwrap();
+        state.performed.push((self.wallet, intent.clone()));
+        match intent {
+            Intent::Deposit { amount, .. } => {
+                take(state.wallets.entry(self.wallet).or_default(), *amount, what)?;
+                *state.deposits.entry(self.wallet).or_default() += amount.get();
+            }
+            Intent::Open { channels } => {
+                for (config, amount) in channels {
+                    take(state.deposits.entry(self.wallet).or_default(), *amount, what)?;
+                    let facts = ChannelFacts {
+                        reserved: *amount,
+                        claimed: Amount::ZERO,
+                        status: ChannelStatus::Open,
+                    };
+                    if state.channels.insert(config.id(&domain()), facts).is_some() {
+                        return Err(reverted("exists"));
+                    }
+                }
+            }
+            Intent::TopUp { config, amount } => {
+                take(state.deposits.entry(self.wallet).or_default(), *amount, what)?;
+                let facts = state.channels.get_mut(&config.id(&domain()));
+                let facts = facts.ok_or_else(|| reverted("unknown channel"))?;
+                facts.reserved = facts.reserved.checked_add(*amount).unwrap();
+            }
+            Intent::Claim { claims } => {
+                for claim in claims {
+                    let channel = claim.config.id(&domain());
+                    let body = Voucher { channel, amount: claim.amount };
+                    Signed { body, signature: claim.signature }
+                        .verify(&domain(), claim.config.payer_authorizer)
+                        .map_err(|_| reverted("signature"))?;
+                    let facts = state.channels.get_mut(&channel);
+                    let facts = facts.ok_or_else(|| reverted("unknown channel"))?;
+                    if claim.amount > facts.reserved || facts.status == ChannelStatus::Closed {
+                        return Err(reverted("not covered"));
+                    }
+                    let more = claim.amount.saturating_sub(facts.claimed).get();
+                    facts.claimed = facts.claimed.max(claim.amount);
+                    *state.wallets.entry(claim.config.payee).or_default() += more;
+                }
+            }
+            _ => return Err(reverted("the fake chain cannot do this")),
+        }
+        let transaction =
+            TransactionSummary { hash: B256::ZERO, block: 1, gas_used: 1, fee_wei: 1 };
+        Ok(Outcome { transactions: vec![transaction] })
+    }
+
+    async fn resume(&self) -> Result<usize, ChainError> {
+        Ok(0)
+    }
+}

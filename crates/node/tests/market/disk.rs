@@ -1,0 +1,61 @@
+//! A store whose disk can be full at any moment, whatever room SQLite still has in its pages.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::SeqCst},
+};
+
+use sparewire_core::{ChannelId, Domain, SessionId};
+use sparewire_node::store::{KnownChannel, KnownSession, SqliteStore, Store, StoreError};
+use sparewire_protocol::{ChannelConfig, Countersigned, Memory, Record, Role};
+
+pub struct Disk {
+    pub sqlite: Arc<SqliteStore>,
+    pub full: AtomicBool,
+}
+
+impl Disk {
+    fn room(&self) -> Result<(), StoreError> {
+        match self.full.load(SeqCst) {
+            true => Err(StoreError::Full { path: "disk".to_owned() }),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Store for Disk {
+    fn record(&self, records: &[Record]) -> Result<(), StoreError> {
+        self.room()?;
+        self.sqlite.record(records)
+    }
+
+    fn keep_channel(
+        &self,
+        role: Role,
+        domain: &Domain,
+        config: &ChannelConfig,
+    ) -> Result<(), StoreError> {
+        self.room()?;
+        self.sqlite.keep_channel(role, domain, config)
+    }
+
+    fn memory(&self, channel: ChannelId, session: Option<SessionId>) -> Result<Memory, StoreError> {
+        self.sqlite.memory(channel, session)
+    }
+
+    fn channels(&self, role: Role) -> Result<Vec<KnownChannel>, StoreError> {
+        self.sqlite.channels(role)
+    }
+
+    fn sessions(&self) -> Result<Vec<KnownSession>, StoreError> {
+        self.sqlite.sessions()
+    }
+
+    fn session(&self, id: SessionId) -> Result<Option<KnownSession>, StoreError> {
+        self.sqlite.session(id)
+    }
+
+    fn receipts(&self, session: SessionId) -> Result<Vec<Countersigned>, StoreError> {
+        self.sqlite.receipts(session)
+    }
+}
