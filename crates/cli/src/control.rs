@@ -16,8 +16,8 @@ use tokio::{
 const REQUEST_LEN_MAX: u64 = 4096;
 /// How long a client may take to say what it wants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an answer may take: a settlement waits for the chain.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long an answer may take: a settlement waits until it is final on the chain.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -109,7 +109,11 @@ impl Home {
     /// Connects the wallet to the configured chain and finishes what was left unfinished.
     pub(crate) async fn connect(&self, wallet: Arc<dyn Signer>) -> Result<Arc<EvmChain>> {
         let (domain, _) = self.network()?;
-        let journal = Journal::open(self.dir.join("transactions.sqlite"))?;
+        let file = format!("transactions-{}.sqlite", domain.chain_id);
+        let journal = Journal::open(self.dir.join(file))?;
+        if journal.unfinished()? > 0 {
+            eprintln!("finishing what an earlier run left under way on chain…");
+        }
         let endpoint = Endpoint::Http(self.config.chain.rpc.clone());
         let carrier = EvmChain::connect(endpoint, domain, wallet, journal, self.policy()).await?;
         let left = carrier.resume().await?;

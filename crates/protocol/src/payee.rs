@@ -174,6 +174,13 @@ impl Payee {
                 }
             }
         }
+        // More was claimed than we remember being promised: our store was set back, and vouchers up
+        // to there would be worth nothing.
+        if facts.claimed > promised {
+            return Err(ProtocolError::ChannelUnusable(
+                "more was claimed than is remembered of it",
+            ));
+        }
         if !resumed {
             let paid_before =
                 acceptance.payment.is_some_and(|theirs| theirs.session == acceptance.session);
@@ -245,10 +252,19 @@ impl Payee {
             if chain.sequence == receipts.sequence && chain.hash != receipts.hash {
                 return Err(conflict(chain.sequence, receipts.hash, chain.hash));
             }
-            // Countersigned only where the money that it speaks of is promised already.
+            // Countersigned only where the money that it speaks of is promised already, and the
+            // bytes that it speaks of are worth no more: exactly, where we know its session.
+            let worth = receipt.reading.checked_total().and_then(|total| terms.price.owed(total));
+            let fits = if receipt.session == agreement.session {
+                paid.covers(receipt.reading)
+                    && agreement.owed(receipt.reading) == Some(receipt.amount)
+            } else {
+                worth.is_some_and(|worth| worth <= receipt.amount)
+            };
             if chain.sequence == receipts.sequence + 1
                 && receipt.previous == receipts.hash
                 && receipt.amount <= promised
+                && fits
             {
                 let payee_signature = signer.sign_digest(chain.hash)?;
                 receipts = chain;
@@ -527,6 +543,7 @@ impl Payee {
     /// Messages that cost us more than they bring (payments far below the step, hints to look at
     /// the chain) are taken at a rate that no honest consumer comes near.
     fn spend_patience(&mut self, now: Timestamp) -> Result<(), ProtocolError> {
+        self.patience_at = self.patience_at.min(now); // the clock was set back
         let earned = now.ms_since(self.patience_at) / PATIENCE_MS;
         if earned > 0 {
             self.patience = PATIENCE_MAX.min(self.patience.saturating_add(earned));

@@ -385,22 +385,25 @@ impl Payer {
         }
         let mut records = Vec::new();
         let (mut down_max, mut up_max) = (self.counted.down, self.up_max);
+        let sent_and_received = Reading { up: self.up_max, down: self.counted.down };
+        let mut total_max = total(sent_and_received);
         if let Some(theirs) = accepted.payment {
             // Our own signature: if it is above what we remember, our store was set back, and
             // going on below it would sign a second amount for what is promised already.
             let voucher = self.agreement.verify_voucher(&theirs)?;
-            if self.resumed && theirs.session == self.agreement.session {
-                down_max = down_max.max(theirs.reading.down);
-                up_max = up_max.max(theirs.reading.up);
-            }
             if voucher.amount > self.promised {
                 self.promised = voucher.amount;
                 self.payment = Some(theirs);
                 if !self.resumed {
                     self.agreement.base = voucher.amount;
                 } else if theirs.session == self.agreement.session {
+                    // The reading beside a voucher is not signed, only what it is worth: it counts
+                    // as far as the voucher is above what we remember, and only in all.
                     self.agreement.verify_payment(&theirs)?;
                     self.paid = theirs.reading;
+                    down_max = down_max.max(theirs.reading.down);
+                    up_max = up_max.max(theirs.reading.up);
+                    total_max = total_max.max(total(theirs.reading));
                 } else {
                     return Err(ProtocolError::Inconsistent("another session paid in between"));
                 }
@@ -416,7 +419,7 @@ impl Payer {
             || reading.up > up_max
             || reading.down > down_max
             || !reading.covers(self.paid)
-            || reading.checked_total().is_none()
+            || reading.checked_total().is_none_or(|total| total > total_max)
         {
             return Err(ProtocolError::Inconsistent(
                 "reading to resume from is not what was carried",

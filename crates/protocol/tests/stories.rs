@@ -757,6 +757,39 @@ fn an_acceptance_that_bills_for_what_was_not_carried_is_refused() {
 }
 
 #[test]
+fn a_resumed_session_is_not_billed_for_what_an_unsigned_reading_claims() {
+    // Found by review: the reading beside our own voucher raised what we went on from, and the
+    // whole channel was signed away for it.
+    let cast = cast();
+    let paid = cast.payment(session_id(1), Amount::ZERO, reading(0, 500));
+    let memory = || Memory {
+        payment: Some(paid),
+        session: Some(own_session(&cast, 0, reading(0, 500))),
+        ..Memory::default()
+    };
+    let lies = [reading(0, 501), reading(0, 1 << 60), reading(1 << 60, 500), reading(500, 500)];
+    for lie in lies {
+        for (reading_told, beside) in [(lie, lie), (lie, reading(0, 500)), (reading(0, 500), lie)] {
+            let setup = cast.payer_setup(session_id(1), units(1_000_000), memory());
+            let mut payer = Payer::accept(setup, EPOCH).unwrap();
+            let accepted = Accepted {
+                session: session_id(1),
+                reading: reading_told,
+                base: Amount::ZERO,
+                history: ByteCount::ZERO,
+                payment: Some(Payment { reading: beside, ..paid }),
+                receipt: None,
+            };
+            let message = Message::Accepted(Box::new(accepted));
+            let _ = payer.handle_message(message, EPOCH);
+            let _ = payer.handle_top_up(units(2_000_000), EPOCH.plus_ms(10_000));
+            let _ = payer.handle_timeout(EPOCH.plus_ms(20_000));
+            assert_eq!(payer.statement(EPOCH).cumulative, units(500), "{lie:?} {beside:?}");
+        }
+    }
+}
+
+#[test]
 fn a_history_that_the_provider_invents_costs_the_consumer_nothing() {
     let cast = cast();
     let (mut payer, accepted) = payer_alone(&cast, Memory::default());

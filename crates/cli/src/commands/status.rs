@@ -24,8 +24,10 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
         }
         None => Default::default(),
     };
+    // Keys are kept in such URLs: only scheme and host are shown.
+    let chain = sparewire_chain::Endpoint::Http(home.config.chain.rpc.clone()).name();
     let value = json!({
-        "data_dir": home.dir, "keys": keys, "chain": home.config.chain.rpc,
+        "data_dir": home.dir, "keys": keys, "chain": chain,
         "sessions": sessions, "earned_units": earned, "spent_units": spent, "running": running,
     });
     if json {
@@ -39,7 +41,7 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
         }
         None => crate::output::out!("wallet    none; make one with `sparewire wallet new`"),
     }
-    crate::output::out!("chain     {}", home.config.chain.rpc);
+    crate::output::out!("chain     {}", chain);
     crate::output::out!("sessions  {sessions}; earned {earned}, spent {spent} (smallest units)");
     match running {
         Some(running) => {

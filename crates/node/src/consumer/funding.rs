@@ -1,6 +1,8 @@
 //! The consumer's money: finds or opens the channel to a provider, and keeps it funded within the
 //! budget.
 
+use std::time::Duration;
+
 use sparewire_core::Amount;
 use sparewire_protocol::{
     ChannelConfig, ChannelFacts, ChannelStatus, ProtocolError, Role, SessionMemory, Terms,
@@ -14,6 +16,9 @@ use crate::{
     store::{KnownChannel, ask},
     transport::TransportError,
 };
+
+/// How long a failed top-up rests.
+const TOP_UP_RETRY: Duration = Duration::from_secs(15);
 
 /// A channel that is final on chain and can pay.
 pub(super) struct Funded {
@@ -29,6 +34,8 @@ impl Consumer {
         terms: &Terms,
         resumed: Option<&SessionMemory>,
     ) -> Result<Funded, SessionError> {
+        // What an earlier attempt left unfinished first: a channel under way is not opened twice.
+        self.chain.resume().await?;
         let mut best: Option<(KnownChannel, ChannelFacts)> = None;
         for channel in self.channels_to(terms).await? {
             let Some(facts) = self.chain.channel(channel.id).await? else { continue };
@@ -73,20 +80,31 @@ impl Consumer {
     ) -> SessionError {
         loop {
             wanted.notified().await;
-            match self.top_up(config).await {
-                Ok(reserved) => {
-                    if commands.send(Command::ToppedUp(reserved)).await.is_err() {
-                        return TransportError::ClosedLocally.into();
+            let reserved = loop {
+                match self.top_up(config).await {
+                    Ok(reserved) => break reserved,
+                    // What is left in the channel can still be used; then service stops until the
+                    // chain answers, or money comes.
+                    Err(error) => {
+                        tracing::warn!(%error, "the channel cannot be topped up; trying again");
                     }
                 }
-                // What is left in the channel can still be used; then service stops.
-                Err(error) => tracing::warn!(%error, "the channel cannot be topped up"),
+                tokio::time::sleep(TOP_UP_RETRY).await;
+            };
+            if commands.send(Command::ToppedUp(reserved)).await.is_err() {
+                return TransportError::ClosedLocally.into();
             }
         }
     }
 
     async fn open_channel(&self, terms: &Terms) -> Result<Funded, SessionError> {
-        let amount = self.config.channel_amount.max(terms.channel_min);
+        let amount = self.config.channel_amount;
+        if amount < terms.channel_min {
+            return Err(SessionError::Policy(format!(
+                "the provider asks for channels of {} units, more than the {amount} that new ones get; raise --channel-amount or choose another",
+                terms.channel_min
+            )));
+        }
         self.check_budget(amount).await?;
         let mut salt = [0; 8];
         getrandom::fill(&mut salt).map_err(|error| {

@@ -1,6 +1,10 @@
 //! One connection: handshake, session, streams.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use sparewire_core::{ByteCount, ChannelId, DeviceSignature, DeviceStatement, NodeId, SessionId};
@@ -57,9 +61,6 @@ impl Provider {
             return Ok(());
         };
         let (peer, ours) = (connection.peer(), terms.domain);
-        let Ok(_room) = self.connections.try_acquire() else {
-            return refuse(control, RefusalCode::Busy, "too many sessions at once".into()).await;
-        };
         let channel = acceptance.channel.id(&ours);
         let (figures, seen) = watch::channel(None);
         let live = LiveSession {
@@ -82,6 +83,10 @@ impl Provider {
                 tracing::info!(%peer, %error, "refused");
                 return refuse(control, code, error.for_peer()).await;
             }
+        };
+        // Room is taken by those whose channel the chain knows, not by those who say so.
+        let Ok(_room) = self.connections.try_acquire() else {
+            return refuse(control, RefusalCode::Busy, "too many sessions at once".into()).await;
         };
         if let Some((session, left)) = left.filter(|(session, _)| *session != live.session) {
             self.write_off(session, left).await?;
@@ -315,7 +320,8 @@ impl Provider {
         };
         match dialed {
             Ok((origin, _permit)) => {
-                write_reply(&mut send, &OpenReply::Opened).await?;
+                let replied = timeout(HEAD_TIMEOUT, write_reply(&mut send, &OpenReply::Opened));
+                replied.await.map_err(|_| SessionError::Stalled)??;
                 let tunnel = Tunnel { tcp: origin, leftover: Bytes::new(), send, recv: receive };
                 let heard = cancel.cancelled();
                 let report = provider_copy(tunnel, meter, DrainLimit::default(), heard, tell).await;
@@ -336,6 +342,9 @@ impl Provider {
         look: &Notify,
         commands: &mpsc::Sender<Command>,
     ) -> Infallible {
+        // Half the shortest delay after which a payer who leaves has its money back.
+        let blind_max = Duration::from_secs(u64::from(self.config.withdraw_delay_secs_min) / 2);
+        let mut seen = Instant::now();
         loop {
             tokio::select! {
                 () = look.notified() => {}
@@ -343,10 +352,15 @@ impl Provider {
             }
             match self.chain.channel(channel).await {
                 Ok(Some(facts)) => {
+                    seen = Instant::now();
                     let _ = commands.send(Command::Facts(facts)).await; // or the session is over
                 }
+                Err(error) if seen.elapsed() > blind_max => {
+                    tracing::error!(%error, "the chain has been silent for too long; ending a session");
+                    let reason = "the provider cannot see the chain";
+                    let _ = commands.send(Command::Close(reason)).await;
+                }
                 Ok(None) => tracing::warn!(%channel, "the chain has forgotten a channel in use"),
-                // Credit that was given stays within its bound; it is not extended by silence.
                 Err(error) => tracing::warn!(%error, "cannot check a channel in use"),
             }
         }

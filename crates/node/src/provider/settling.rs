@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use sparewire_protocol::{
     ChannelStatus, Claim, Role,
-    settlement::{Chain, Intent, Outcome},
+    settlement::{Chain, ChainError, Intent, Outcome},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +33,30 @@ pub async fn settle(
     if claims.is_empty() {
         return Ok(Outcome::default());
     }
-    Ok(chain.perform(&Intent::Claim { claims }).await?)
+    claim(chain, claims).await
+}
+
+/// Claims together; where the contract refuses, each alone, so that one bad entry holds up no
+/// other.
+async fn claim(chain: &Arc<dyn Chain>, claims: Vec<Claim>) -> Result<Outcome, SessionError> {
+    let alone = claims.clone();
+    let error = match chain.perform(&Intent::Claim { claims }).await {
+        Ok(outcome) => return Ok(outcome),
+        Err(error @ ChainError::Reverted { .. }) if alone.len() > 1 => error,
+        Err(error) => return Err(error.into()),
+    };
+    tracing::error!(%error, "the claims are refused together; claiming each alone");
+    let mut done = Outcome::default();
+    for claim in alone {
+        match chain.perform(&Intent::Claim { claims: vec![claim] }).await {
+            Ok(outcome) => done.transactions.extend(outcome.transactions),
+            Err(error @ ChainError::Reverted { .. }) => {
+                tracing::error!(payer = %claim.config.payer, %error, "a claim is refused");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(done)
 }
 
 /// The vouchers worth claiming; with `leaving`, only those whose payer has started to close.
@@ -76,7 +99,7 @@ impl Provider {
                 Ok(claims) if claims.is_empty() => continue,
                 Ok(claims) => {
                     tracing::warn!(channels = claims.len(), "payers are leaving; claiming");
-                    self.chain.perform(&Intent::Claim { claims }).await.map_err(SessionError::from)
+                    claim(&self.chain, claims).await
                 }
                 Err(error) => Err(error),
             };

@@ -36,7 +36,8 @@ impl KnownChannel {
     /// The claim of its newest voucher, if there is one worth anything.
     pub fn claim(&self) -> Option<Claim> {
         let voucher = self.payment?.voucher;
-        (voucher.body.amount > Amount::ZERO).then_some(Claim {
+        // A claim with a voucher of another channel would spoil every claim beside it.
+        (voucher.body.channel == self.id && voucher.body.amount > Amount::ZERO).then_some(Claim {
             config: self.config,
             amount: voucher.body.amount,
             signature: voucher.signature,

@@ -38,14 +38,14 @@ create table sessions (
     statement text                       -- JSON, once it has ended
 );
 create index sessions_by_channel on sessions (channel);
-create table payments (                  -- the newest of each session
-    session blob primary key,
+create table payments (                  -- the newest of each session over each channel
     channel blob not null,
+    session blob not null,               -- a peer names it: never trusted without the channel
     amount  blob not null,               -- 16 bytes big endian: sorts as the number
     bytes   integer not null,            -- total of the reading
-    payment blob not null
+    payment blob not null,
+    primary key (channel, session)
 ) without rowid;
-create index payments_by_channel on payments (channel);
 create table receipts (
     channel         blob not null,
     sequence        integer not null,
@@ -269,7 +269,7 @@ impl Store for SqliteStore {
 const SESSION: &str = "
 select s.role, s.peer, s.agreement, s.started, s.lost, s.statement, p.payment,
        (select count(*) from receipts r where r.session = s.id and r.payee_signature is not null)
-from sessions s left join payments p on p.session = s.id";
+from sessions s left join payments p on p.session = s.id and p.channel = s.channel";
 
 fn write_record(connection: &Connection, record: &Record) -> Result<(), Trouble> {
     match record {
@@ -296,7 +296,7 @@ fn write_record(connection: &Connection, record: &Record) -> Result<(), Trouble>
                 .prepare_cached(
                     "insert into payments (session, channel, amount, bytes, payment)
                      values (?1, ?2, ?3, ?4, ?5)
-                     on conflict (session) do update
+                     on conflict (channel, session) do update
                      set amount = ?3, bytes = ?4, payment = ?5 where amount <= ?3",
                 )?
                 .execute(params![
@@ -369,7 +369,8 @@ fn newest_payment(connection: &Connection, channel: ChannelId) -> Result<Option<
     // Where two sessions stand at one amount, the later one goes on from it.
     let bytes = connection
         .prepare_cached(
-            "select p.payment from payments p left join sessions s on s.id = p.session
+            "select p.payment from payments p
+             left join sessions s on s.id = p.session and s.channel = p.channel
              where p.channel = ? order by p.amount desc, s.number desc nulls last limit 1",
         )?
         .query_row([blob(&channel.0)], |row| row.get::<_, Vec<u8>>(0))
@@ -608,6 +609,21 @@ mod tests {
         store.record(&[began(9, 0), paid(9, 100, 100)]).unwrap();
         store.record(&[began(1, 100), paid(1, 0, 100)]).unwrap();
         assert_eq!(store.memory(channel(), None).unwrap().payment, Some(payment(1, 0, 100)));
+    }
+
+    #[test]
+    fn a_payment_that_names_another_channels_session_touches_only_its_own_channel() {
+        // Found by review: it overwrote what that session had paid, and spoiled every claim.
+        let (_directory, store) = store();
+        store.record(&[began(1, 0), paid(1, 100, 100)]).unwrap();
+        let other = ChannelId(B256::repeat_byte(99));
+        let mut lie = payment(1, 7, 500);
+        lie.voucher.body.channel = other;
+        store.record(&[Record::Payment { channel: other, payment: lie }]).unwrap();
+        assert_eq!(store.memory(channel(), id(1)).unwrap().payment, Some(payment(1, 100, 100)));
+        assert_eq!(store.memory(other, None).unwrap().payment, Some(lie));
+        assert_eq!(store.channels(Role::Payee).unwrap()[0].promised().get(), 100);
+        assert_eq!(store.sessions().unwrap()[0].payment, Some(payment(1, 100, 100)));
     }
 
     #[test]
