@@ -13,6 +13,7 @@ use sparewire_protocol::{
     RefusalCode, Refused, Role, Terms,
 };
 use tokio::{
+    net::TcpStream,
     sync::{Notify, mpsc, watch},
     time::timeout,
 };
@@ -27,6 +28,7 @@ use crate::{
         SessionMeter, Streams, read_request, write_reply,
     },
     store::KnownSession,
+    target::Target,
     transport::{Connection, RecvStream, SendStream},
 };
 
@@ -313,7 +315,7 @@ impl Provider {
         let OpenRequest::Tcp(target) = request.map_err(|_| SessionError::Stalled)??;
         let dialed = match streams.room.try_acquire() {
             Ok(permit) => tokio::select! {
-                dialed = self.exit.dial(&target) => dialed.map(|origin| (origin, permit)),
+                dialed = self.dial(&target, streams) => dialed.map(|origin| (origin, permit)),
                 () = cancel.cancelled() => return Ok(None),
             },
             Err(_) => Err(Refusal::new(RefusalKind::Busy, "too many streams at once")),
@@ -332,6 +334,14 @@ impl Provider {
                 send.finish();
                 Ok(None)
             }
+        }
+    }
+
+    /// Dials when it is this session's turn.
+    async fn dial(&self, target: &Target, streams: &Streams) -> Result<TcpStream, Refusal> {
+        match timeout(HEAD_TIMEOUT, streams.connecting.acquire()).await {
+            Ok(Ok(_turn)) => self.exit.dial(target).await,
+            _ => Err(Refusal::new(RefusalKind::Busy, "too many connections are being opened")),
         }
     }
 

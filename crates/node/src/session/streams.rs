@@ -8,11 +8,17 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+/// A quarter of the dials that an exit has under way at once.
+const CONNECTING_MAX: usize = 128;
+
 /// The streams of a session.
 #[derive(Debug)]
 pub(crate) struct Streams {
     /// How many more may run.
     pub(crate) room: Semaphore,
+    /// How many more may be connecting to their origins: a share of what the exit can do at once,
+    /// so that one consumer's dead destinations do not hold up the others.
+    pub(crate) connecting: Semaphore,
     /// Ends them all.
     pub(crate) all: CancellationToken,
     each: Mutex<HashMap<u64, CancellationToken>>,
@@ -22,6 +28,7 @@ impl Streams {
     pub(crate) fn new(streams_max: usize) -> Self {
         Self {
             room: Semaphore::new(streams_max),
+            connecting: Semaphore::new(CONNECTING_MAX),
             all: CancellationToken::new(),
             each: Mutex::new(HashMap::new()),
         }
