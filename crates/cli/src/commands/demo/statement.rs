@@ -62,10 +62,8 @@ impl Report {
                 "the provider's exposure kept within its bound",
                 provider.exposure_peak <= provider.exposure_bound,
             ),
-            (
-                "the consumer's exposure kept within its bound",
-                consumer.exposure_peak <= consumer.exposure_bound,
-            ),
+            // The consumer's exposure is shown and not checked: its machine signs for nothing ahead,
+            // so that the check could not fail.
         ];
         let disagreements: Vec<_> =
             checks.iter().filter(|(_, holds)| !holds).map(|(what, _)| *what).collect();
