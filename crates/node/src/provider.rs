@@ -1,21 +1,23 @@
 //! The provider: sells its line as a TCP exit, one session per connection, and never serves more
 //! than its credit rule allows.
 
+mod admission;
 mod connection;
 mod settling;
 mod strangers;
 
+pub use admission::{Applicant, admit, terms_of};
 pub use settling::settle;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use sparewire_core::{Amount, ByteCount, ChannelId, Domain, NodeId, Price, SessionId};
+use sparewire_core::{Amount, ChannelId, Domain, NodeId, Price};
 use sparewire_protocol::{
-    CountingRule, CreditRule, Reading, Record, Service, Statement, Terms,
+    CountingRule, CreditRule, Service, Statement, Terms,
     settlement::{Chain, Outcome},
 };
 use tokio::sync::{Semaphore, watch};
@@ -25,7 +27,7 @@ use self::strangers::Strangers;
 use crate::{
     exit::Exit,
     identity::Identity,
-    session::{Clock, SessionError, persist},
+    session::{Clock, SessionError},
     store::Store,
     transport::Endpoint,
 };
@@ -62,44 +64,15 @@ pub struct Provider {
     chain: Arc<dyn Chain>,
     exit: Exit,
     clock: Clock,
-    slots: Mutex<HashMap<ChannelId, Slot>>,
+    /// At most one session over a channel.
+    slots: Mutex<HashMap<ChannelId, LiveSession>>,
     strangers: Strangers,
     connections: Semaphore,
     tracker: TaskTracker,
 }
 
-/// What is going on over a channel: at most one session.
-enum Slot {
-    Live(LiveSession),
-    /// The connection broke; the consumer may come back.
-    Suspended {
-        session: SessionId,
-        left: Left,
-    },
-}
-
-/// What a broken connection had counted, and what of it was paid for.
-#[derive(Clone, Copy)]
-struct Left {
-    counted: Reading,
-    paid: Reading,
-}
-
-impl Left {
-    fn unpaid(&self) -> ByteCount {
-        let total = |reading: Reading| reading.checked_total().unwrap_or_default();
-        total(self.counted).saturating_sub(total(self.paid))
-    }
-}
-
-enum Taken {
-    Yes(Option<(SessionId, Left)>),
-    No(LiveSession),
-}
-
 #[derive(Clone)]
 struct LiveSession {
-    session: SessionId,
     peer: NodeId,
     figures: watch::Receiver<Option<Statement>>,
     cancel: CancellationToken,
@@ -179,13 +152,9 @@ impl Provider {
     pub fn live(&self) -> Vec<LiveFigures> {
         self.slots()
             .values()
-            .filter_map(|slot| match slot {
-                Slot::Live(live) => live
-                    .figures
-                    .borrow()
-                    .clone()
-                    .map(|statement| LiveFigures { peer: live.peer, statement }),
-                Slot::Suspended { .. } => None,
+            .filter_map(|live| {
+                let statement = live.figures.borrow().clone()?;
+                Some(LiveFigures { peer: live.peer, statement })
             })
             .collect()
     }
@@ -198,7 +167,7 @@ impl Provider {
         settling::settle(&self.store, &self.chain, &self.identity).await
     }
 
-    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<ChannelId, Slot>> {
+    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<ChannelId, LiveSession>> {
         // Every change under this lock is a single insert or remove: a panic leaves no half.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -223,17 +192,15 @@ impl Provider {
         }
     }
 
-    /// Waits until no connection uses the channel, and takes it for `live`. Returns what a broken
-    /// connection left, and of which session.
-    async fn take_slot(
-        &self,
-        channel: ChannelId,
-        live: &LiveSession,
-    ) -> Result<Option<(SessionId, Left)>, SessionError> {
+    /// Waits until no connection uses the channel, and takes it for `live`.
+    async fn take_slot(&self, channel: ChannelId, live: &LiveSession) -> Result<(), SessionError> {
         loop {
-            let running = match self.try_slot(channel, live) {
-                Taken::Yes(left) => return Ok(left),
-                Taken::No(running) => running,
+            let running = match self.slots().entry(channel) {
+                Entry::Vacant(free) => {
+                    free.insert(live.clone());
+                    return Ok(());
+                }
+                Entry::Occupied(taken) => taken.get().clone(),
             };
             if running.peer != live.peer {
                 return Err(SessionError::Policy("the channel is in use by another device".into()));
@@ -245,24 +212,5 @@ impl Provider {
                 return Err(SessionError::Policy("the channel's old session is still busy".into()));
             }
         }
-    }
-
-    fn try_slot(&self, channel: ChannelId, live: &LiveSession) -> Taken {
-        let mut slots = self.slots();
-        if let Some(Slot::Live(running)) = slots.get(&channel) {
-            return Taken::No(running.clone());
-        }
-        match slots.insert(channel, Slot::Live(live.clone())) {
-            Some(Slot::Suspended { session, left }) => Taken::Yes(Some((session, left))),
-            _ => Taken::Yes(None),
-        }
-    }
-
-    async fn write_off(&self, session: SessionId, left: Left) -> Result<(), SessionError> {
-        let bytes = left.unpaid();
-        if bytes > ByteCount::ZERO {
-            persist(&self.store, vec![Record::Loss { session, bytes }]).await?;
-        }
-        Ok(())
     }
 }

@@ -382,13 +382,13 @@ async fn a_provider_with_a_full_disk_stops_serving_and_keeps_its_voucher() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_provider_whose_database_cannot_grow_begins_no_session_until_it_can() {
     let market = Market::new().await;
-    let (first, channel) = market.client().await;
     market.seller.disk.sqlite.limit_pages(1).unwrap();
     let (mut begun, mut session) = (Vec::new(), 0);
     loop {
         session += 1;
         assert!(session < 100, "the database is never full");
-        let mut client = Client::connect(&first.keys, &market.seller.address()).await;
+        // A channel each: of one channel no more than one unpaid session is remembered.
+        let (mut client, channel) = market.client().await;
         let terms = client.terms(None).await;
         let acceptance = client.acceptance(&terms, channel, session);
         let id = acceptance.session;

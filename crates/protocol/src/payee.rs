@@ -227,6 +227,10 @@ impl Payee {
         if lost > ByteCount::ZERO {
             records.push(Record::Loss { session: agreement.session, bytes: lost });
         }
+        if resumed {
+            // From here on the session stands there; also, whoever cannot write does not serve.
+            records.push(Record::Counted { session: agreement.session, reading });
+        }
 
         let (mut receipts, mut receipted) = agreement.recall_receipts(memory.receipt.as_ref())?;
         let mut last = memory.receipt;
@@ -405,6 +409,21 @@ impl Payee {
             self.outputs
                 .push_back(Output::Transmit(Message::Close { reason: short_reason(reason) }));
             self.grant();
+        }
+    }
+
+    /// The connection is gone, or the session broke off: takes the meter's last reading, drops what
+    /// was still to be done, and has what was carried remembered for when the consumer comes back.
+    ///
+    /// # Panics
+    /// As [`Payee::handle_reading`].
+    pub fn handle_disconnect(&mut self, reading: Reading, now: Timestamp) {
+        self.handle_reading(reading, now);
+        self.outputs.clear();
+        if self.phase != Phase::Ended {
+            let session = self.agreement.session;
+            self.outputs.push_back(Output::Persist(vec![Record::Counted { session, reading }]));
+            self.phase = Phase::Ended;
         }
     }
 

@@ -149,19 +149,20 @@ pub struct Memory {
     pub pending: Option<Signed<Receipt>>,
     /// Bytes that sessions other than this one paid for.
     pub history: ByteCount,
-    /// Bytes that were carried over this channel and lost unpaid (payee only).
+    /// Bytes that were carried over this channel and lost unpaid (payee only), those included that
+    /// other sessions which have not ended had carried and were not paid for.
     pub lost: ByteCount,
     /// The session that is resumed.
     pub session: Option<SessionMemory>,
 }
 
-/// What our store and, where the process lived on, our meter remember of a session.
+/// What our store and (at the payer) a meter that lived on remember of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionMemory {
     /// What was agreed.
     pub agreement: Agreement,
-    /// What we have counted: the meter's reading where the process lived on, else the newest
-    /// payment's.
+    /// What we have counted: what the newest [`Record::Counted`] says or is paid for, whichever is
+    /// more; at the payer the meter's reading, where the process lived on.
     pub counted: Reading,
     /// What the other side told of `up` (payer only).
     pub reported_up: ByteCount,
@@ -196,6 +197,14 @@ pub enum Record {
         receipt: Signed<Receipt>,
         /// The payee's.
         payee_signature: Option<Signature>,
+    },
+    /// What the payee has carried in a session, as its connection broke or the session went on over
+    /// a new one: what is not paid of it counts as lost, whoever restarts in between.
+    Counted {
+        /// The session.
+        session: SessionId,
+        /// Where its counters stand.
+        reading: Reading,
     },
     /// Bytes that were carried and will not be paid for.
     Loss {

@@ -7,10 +7,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use sparewire_core::{ByteCount, ChannelId, DeviceSignature, DeviceStatement, NodeId, SessionId};
+use sparewire_core::{ByteCount, ChannelId, DeviceStatement};
 use sparewire_protocol::{
-    Acceptance, Action, Event, Message, Offer, Payee, PayeeSetup, ProtocolError, Reading,
-    RefusalCode, Refused, Role, Terms,
+    Action, Event, Message, Offer, Output, Payee, ProtocolError, RefusalCode, Refused,
 };
 use tokio::{
     net::TcpStream,
@@ -19,15 +18,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Left, LiveSession, Provider, Slot};
+use super::{Applicant, LiveSession, Provider, admit, terms_of};
 use crate::{
     copy::{CopyEnd, DrainLimit, Tunnel, provider_copy},
     refusal::{Refusal, RefusalKind},
     session::{
         Command, ControlReader, ControlWriter, Driver, OpenReply, OpenRequest, SessionError,
-        SessionMeter, Streams, read_request, write_reply,
+        SessionMeter, Streams, persist, read_request, write_reply,
     },
-    store::KnownSession,
+    store::ask,
     target::Target,
     transport::{Connection, RecvStream, SendStream},
 };
@@ -59,27 +58,24 @@ impl Provider {
             () = shutdown.cancelled() => return Err(SessionError::Shutdown),
         };
         drop(stranger);
-        let Some(Greeted { control, reader, terms, acceptance, signature }) = greeted else {
+        let Some(Greeted { control, reader, applicant }) = greeted else {
             return Ok(());
         };
-        let (peer, ours) = (connection.peer(), terms.domain);
-        let channel = acceptance.channel.id(&ours);
+        let (peer, terms) = (applicant.peer, applicant.terms);
+        let channel = applicant.acceptance.channel.id(&terms.domain);
         let (figures, seen) = watch::channel(None);
         let live = LiveSession {
-            session: acceptance.session,
             peer,
             figures: seen,
             cancel: shutdown.child_token(),
             gone: CancellationToken::new(),
         };
-        let left = match self.take_slot(channel, &live).await {
-            Ok(left) => left,
-            Err(error) => return refuse(control, RefusalCode::Busy, error.to_string()).await,
-        };
-        // From here on the channel is ours, and given free again whatever happens; what an earlier
-        // connection left is forgotten only once it is carried on or written off.
-        let mut slot = SlotGuard { provider: self, channel, live: live.clone(), leave: left };
-        let mut payee = match self.start(terms, peer, *acceptance, signature, left).await {
+        if let Err(error) = self.take_slot(channel, &live).await {
+            return refuse(control, RefusalCode::Busy, error.to_string()).await;
+        }
+        // From here on the channel is ours, and given free again whatever happens.
+        let _slot = SlotGuard { provider: self, channel, live: live.clone() };
+        let mut payee = match self.start(channel, applicant).await {
             Ok(payee) => payee,
             Err((error, code)) => {
                 tracing::info!(%peer, %error, "refused");
@@ -90,10 +86,6 @@ impl Provider {
         let Ok(_room) = self.connections.try_acquire() else {
             return refuse(control, RefusalCode::Busy, "too many sessions at once".into()).await;
         };
-        if let Some((session, left)) = left.filter(|(session, _)| *session != live.session) {
-            self.write_off(session, left).await?;
-        }
-        slot.leave = None;
         let start = payee.statement((self.clock)()).counted;
         let meter = Arc::new(SessionMeter::new(start, ByteCount::ZERO));
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
@@ -125,7 +117,6 @@ impl Provider {
         };
         meter.stop();
         streams.all.cancel();
-        let figures = payee.statement((self.clock)());
         match result {
             Ok(statement) => {
                 tracing::info!(%peer, session = %statement.session, "session settled");
@@ -144,9 +135,14 @@ impl Provider {
                     let code = violation.refusal_code();
                     let _ = refuse(driver.control, code, violation.to_string()).await;
                 }
-                // What was counted after the last payment is remembered for when it comes back.
-                let paid = self.paid_of(figures.session).await.unwrap_or(figures.counted);
-                slot.leave = Some((live.session, Left { counted: meter.reading(), paid }));
+                payee.handle_disconnect(meter.reading(), (self.clock)());
+                while let Some(output) = payee.poll_output() {
+                    if let Output::Persist(records) = output
+                        && let Err(error) = persist(&self.store, records).await
+                    {
+                        tracing::error!(%peer, %error, "what a session carried is not remembered");
+                    }
+                }
                 Err(error)
             }
         }
@@ -176,7 +172,10 @@ impl Provider {
             return Ok(None);
         }
         let terms = match resume {
-            Some(session) => self.terms_of(session, peer).await?,
+            Some(session) => {
+                let now = (self.clock)();
+                ask(&self.store, move |store| terms_of(store, session, peer, now)).await?
+            }
             None => None,
         };
         let terms = terms.unwrap_or_else(|| self.terms(ours));
@@ -196,80 +195,21 @@ impl Provider {
             refuse(control, error.refusal_code(), error.to_string()).await?;
             return Ok(None);
         }
-        Ok(Some(Greeted { control, reader, terms, acceptance, signature }))
-    }
-
-    /// The terms of a session that this peer may resume.
-    async fn terms_of(
-        &self,
-        session: SessionId,
-        peer: NodeId,
-    ) -> Result<Option<Terms>, SessionError> {
-        let known = self.with_store(move |store| store.session(session)).await?;
-        let now = (self.clock)();
-        Ok(known
-            .filter(|known| known.role == Role::Payee && known.peer == peer)
-            .filter(|known| known.statement.is_none() && now <= known.agreement.terms.expires)
-            .map(|known| known.agreement.terms))
-    }
-
-    async fn paid_of(&self, session: SessionId) -> Option<Reading> {
-        let known = self.with_store(move |store| store.session(session)).await.ok()??;
-        Some(known.payment.map(|payment| payment.reading).unwrap_or_default())
-    }
-
-    async fn with_store<T: Send + 'static>(
-        &self,
-        ask: impl FnOnce(&dyn crate::store::Store) -> Result<T, crate::store::StoreError>
-        + Send
-        + 'static,
-    ) -> Result<T, SessionError> {
-        crate::store::ask(&self.store, ask).await
+        let applicant = Applicant { terms, peer, acceptance: *acceptance, signature };
+        Ok(Some(Greeted { control, reader, applicant }))
     }
 
     async fn start(
         &self,
-        terms: Terms,
-        consumer: NodeId,
-        acceptance: Acceptance,
-        signature: DeviceSignature,
-        left: Option<(SessionId, Left)>,
+        channel: ChannelId,
+        applicant: Applicant,
     ) -> Result<Payee, (SessionError, RefusalCode)> {
-        let unavailable = |error: SessionError| (error, RefusalCode::ChainUnavailable);
-        let channel = acceptance.channel.id(&terms.domain);
-        let facts = self.chain.channel(channel).await.map_err(|error| unavailable(error.into()))?;
-        let Some(facts) = facts else {
-            let unknown = ProtocolError::ChannelUnusable("the chain does not know it (yet)");
-            return Err((unknown.into(), RefusalCode::ChannelUnusable));
-        };
-        let session = acceptance.session;
-        let asked = self
-            .with_store(move |store| {
-                Ok((store.session(session)?, store.memory(channel, Some(session))?))
-            })
-            .await;
-        let (known, mut memory) = asked.map_err(|error| (error, RefusalCode::Busy))?;
-        let is_anothers =
-            |known: &KnownSession| known.role != Role::Payee || known.peer != consumer;
-        if known.is_some_and(|known| known.statement.is_some() || is_anothers(&known)) {
-            let ended = SessionError::Policy("this session has ended; start a new one".into());
-            return Err((ended, RefusalCode::UnknownSession));
-        }
-        match (left, &mut memory.session) {
-            (Some((of, left)), Some(known)) if of == session => known.counted = left.counted,
-            (Some((of, left)), _) if of != session => {
-                // Not written off yet, but as good as lost.
-                let lost = memory.lost.checked_add(left.unpaid()).unwrap_or(memory.lost);
-                memory.lost = lost;
-            }
-            _ => {}
-        }
-        let signer = Arc::clone(&self.identity.authorizer);
-        let setup = PayeeSetup { terms, consumer, acceptance, signature, facts, memory, signer };
-        Payee::start(setup, (self.clock)()).map_err(|error| {
-            let code = error.refusal_code();
-            (error.into(), code)
-        })
+        let facts = self.chain.channel(channel).await;
+        let facts = facts.map_err(|error| (error.into(), RefusalCode::ChainUnavailable))?;
+        let (signer, now) = (Arc::clone(&self.identity.authorizer), (self.clock)());
+        ask(&self.store, move |store| Ok(admit(store, facts, applicant, signer, now)))
+            .await
+            .map_err(|error| (error, RefusalCode::Busy))?
     }
 
     /// Takes data streams. When the connection ends, the machine's loop learns of it by itself,
@@ -406,9 +346,7 @@ async fn refuse(
 struct Greeted {
     control: ControlWriter,
     reader: ControlReader,
-    terms: Terms,
-    acceptance: Box<Acceptance>,
-    signature: DeviceSignature,
+    applicant: Applicant,
 }
 
 /// Gives the channel free again, whatever happens to the task.
@@ -416,22 +354,11 @@ struct SlotGuard<'a> {
     provider: &'a Provider,
     channel: ChannelId,
     live: LiveSession,
-    /// What to remember, and of which session.
-    leave: Option<(SessionId, Left)>,
 }
 
 impl Drop for SlotGuard<'_> {
     fn drop(&mut self) {
-        let mut slots = self.provider.slots();
-        match self.leave {
-            Some((session, left)) => {
-                slots.insert(self.channel, Slot::Suspended { session, left });
-            }
-            None => {
-                slots.remove(&self.channel);
-            }
-        }
-        drop(slots);
+        self.provider.slots().remove(&self.channel);
         self.live.gone.cancel();
     }
 }

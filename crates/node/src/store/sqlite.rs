@@ -15,7 +15,7 @@ use sparewire_protocol::{
 
 use super::{KnownChannel, KnownSession, Store, StoreError};
 
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// Longest value that we ever wrote: what a damaged file can make us read.
 const VALUE_LEN_MAX: usize = 1 << 16;
 
@@ -24,7 +24,8 @@ create table channels (
     id      blob primary key,
     role    integer not null,            -- 1 payer, 2 payee
     domain  blob not null,
-    config  blob not null
+    config  blob not null,
+    lost    integer not null default 0   -- bytes of sessions that are forgotten
 ) without rowid;
 create table sessions (
     number    integer primary key,       -- the order in which they began
@@ -34,6 +35,8 @@ create table sessions (
     peer      blob not null,
     agreement blob not null,
     started   integer not null,          -- ms since the epoch
+    up        integer not null default 0,-- bytes that the payee had carried when the connection
+    down      integer not null default 0,-- last broke or the session went on
     lost      integer not null default 0,-- bytes
     statement text                       -- JSON, once it has ended
 );
@@ -197,9 +200,18 @@ impl Store for SqliteStore {
                     "select coalesce(sum(bytes), 0) from payments where channel = ? and session <> ?",
                 )?
                 .query_row([blob(&channel.0), blob(&excluded.0)], |row| row.get(0))?;
+            // Written off, or carried and unpaid in a session that may never come back.
             let lost: i64 = connection
-                .prepare_cached("select coalesce(sum(lost), 0) from sessions where channel = ?")?
-                .query_row([blob(&channel.0)], |row| row.get(0))?;
+                .prepare_cached(
+                    "select coalesce((select lost from channels where id = ?1), 0)
+                     + coalesce(sum(s.lost + case
+                           when s.statement is null and s.id <> ?2
+                           then max(0, s.up + s.down - coalesce(p.bytes, 0)) else 0 end), 0)
+                     from sessions s
+                     left join payments p on p.session = s.id and p.channel = s.channel
+                     where s.channel = ?1",
+                )?
+                .query_row([blob(&channel.0), blob(&excluded.0)], |row| row.get(0))?;
             let session = match session {
                 Some(id) => session_memory(connection, id)?,
                 None => None,
@@ -208,8 +220,8 @@ impl Store for SqliteStore {
                 payment,
                 receipt,
                 pending,
-                history: ByteCount::new(history.unsigned_abs()),
-                lost: ByteCount::new(lost.unsigned_abs()),
+                history: bytes(history),
+                lost: bytes(lost),
                 session,
             })
         })
@@ -275,6 +287,9 @@ fn write_record(connection: &Connection, record: &Record) -> Result<(), Trouble>
     match record {
         Record::Session { role, peer, agreement, started } => {
             keep_channel(connection, *role, agreement.domain(), &agreement.config)?;
+            if *role == Role::Payee {
+                forget_unpaid(connection, agreement.channel())?;
+            }
             connection
                 .prepare_cached(
                     "insert into sessions (id, channel, role, peer, agreement, started)
@@ -303,7 +318,7 @@ fn write_record(connection: &Connection, record: &Record) -> Result<(), Trouble>
                     blob(&payment.session.0),
                     blob(&channel.0),
                     payment.voucher.body.amount.get().to_be_bytes(),
-                    i64::try_from(bytes).unwrap_or(i64::MAX),
+                    integer(bytes),
                     encode(payment),
                 ])?;
             assert_eq!(changed, 1, "a promise never shrinks");
@@ -326,13 +341,19 @@ fn write_record(connection: &Connection, record: &Record) -> Result<(), Trouble>
                 ])?;
             assert_eq!(changed, 1, "one receipt for each sequence number");
         }
+        Record::Counted { session, reading } => {
+            connection
+                .prepare_cached("update sessions set up = ?, down = ? where id = ?")?
+                .execute(params![
+                    integer(reading.up.get()),
+                    integer(reading.down.get()),
+                    blob(&session.0)
+                ])?;
+        }
         Record::Loss { session, bytes } => {
             connection
                 .prepare_cached("update sessions set lost = lost + ? where id = ?")?
-                .execute(params![
-                    i64::try_from(bytes.get()).unwrap_or(i64::MAX / 4),
-                    blob(&session.0)
-                ])?;
+                .execute(params![integer(bytes.get()), blob(&session.0)])?;
         }
         Record::Ended(statement) => {
             let json = serde_json::to_string(statement)
@@ -343,6 +364,31 @@ fn write_record(connection: &Connection, record: &Record) -> Result<(), Trouble>
         }
     }
     Ok(())
+}
+
+/// Forgets the payee's sessions over a channel that never paid, all but what they lost: whoever
+/// begins sessions without end must not fill the disk with them.
+fn forget_unpaid(connection: &Connection, channel: ChannelId) -> Result<(), Trouble> {
+    const UNPAID: &str = "from sessions where channel = ?1 and not exists
+        (select 1 from payments p where p.session = sessions.id and p.channel = sessions.channel)";
+    connection
+        .prepare_cached(&format!(
+            "update channels set lost = lost
+                 + (select coalesce(sum(lost + iif(statement is null, up + down, 0)), 0) {UNPAID})
+             where id = ?1"
+        ))?
+        .execute([blob(&channel.0)])?;
+    connection.prepare_cached(&format!("delete {UNPAID}"))?.execute([blob(&channel.0)])?;
+    Ok(())
+}
+
+fn bytes(integer: i64) -> ByteCount {
+    ByteCount::new(integer.unsigned_abs())
+}
+
+/// Bytes as SQLite counts them. What no line can carry is cut off, so that sums stay in range.
+fn integer(bytes: u64) -> i64 {
+    bytes.min(1 << 56) as i64
 }
 
 fn keep_channel(
@@ -386,16 +432,23 @@ fn known_session(connection: &Connection, id: SessionId) -> Result<Option<KnownS
         .transpose()
 }
 
-/// What can be resumed after a restart: what is paid for; nothing unpaid was remembered.
+/// What can be resumed: what is paid for and, at the payee, what it had carried beyond that.
 fn session_memory(
     connection: &Connection,
     id: SessionId,
 ) -> Result<Option<SessionMemory>, Trouble> {
     let known = known_session(connection, id)?.filter(|known| known.statement.is_none());
-    Ok(known.map(|known| {
-        let paid = known.payment.map_or(Reading::ZERO, |payment| payment.reading);
-        SessionMemory { agreement: known.agreement, counted: paid, reported_up: paid.up, paid }
-    }))
+    let Some(known) = known else { return Ok(None) };
+    let paid = known.payment.map_or(Reading::ZERO, |payment| payment.reading);
+    let counted = connection
+        .prepare_cached("select up, down from sessions where id = ?")?
+        .query_row([blob(&id.0)], |row| {
+            Ok(Reading {
+                up: bytes(row.get(0)?).max(paid.up),
+                down: bytes(row.get(1)?).max(paid.down),
+            })
+        })?;
+    Ok(Some(SessionMemory { agreement: known.agreement, counted, reported_up: paid.up, paid }))
 }
 
 fn read_session(row: &Row<'_>) -> Result<KnownSession, Trouble> {
@@ -411,7 +464,7 @@ fn read_session(row: &Row<'_>) -> Result<KnownSession, Trouble> {
         peer: sparewire_core::NodeId(read_id(&row.get::<_, Vec<u8>>(1)?)?),
         agreement: read::<Agreement>(&row.get::<_, Vec<u8>>(2)?)?,
         started: Timestamp::from_ms(row.get::<_, i64>(3)?.unsigned_abs()),
-        lost: ByteCount::new(row.get::<_, i64>(4)?.unsigned_abs()),
+        lost: bytes(row.get(4)?),
         statement: statement
             .map(|json| serde_json::from_str(&json))
             .transpose()
@@ -601,6 +654,45 @@ mod tests {
         assert_eq!(store.memory(channel(), id(2)).unwrap().payment, Some(payment(2, 50, 150)));
         assert_eq!(store.channels(Role::Payee).unwrap()[0].promised().get(), 150);
         assert_eq!(store.sessions().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_was_carried_unpaid_is_remembered_over_a_restart() {
+        let (directory, store) = store();
+        let carried = |session, up, down| Record::Counted {
+            session: id(session).unwrap(),
+            reading: Reading { up: ByteCount::new(up), down: ByteCount::new(down) },
+        };
+        store.record(&[began(1, 0), paid(1, 100, 100), carried(1, 5, 120)]).unwrap();
+        drop(store);
+        let store = SqliteStore::open(&directory.path().join("store.sqlite")).unwrap();
+        let memory = store.memory(channel(), id(1)).unwrap();
+        let counted = Reading { up: ByteCount::new(5), down: ByteCount::new(120) };
+        assert_eq!(memory.session.unwrap().counted, counted);
+        assert_eq!(memory.lost, ByteCount::ZERO, "it may come back");
+        assert_eq!(store.memory(channel(), id(2)).unwrap().lost, ByteCount::new(25));
+        // It went on where the consumer stood, and then paid for more.
+        let lost = Record::Loss { session: id(1).unwrap(), bytes: ByteCount::new(15) };
+        store.record(&[lost, carried(1, 0, 110), paid(1, 130, 130)]).unwrap();
+        let memory = store.memory(channel(), id(1)).unwrap();
+        assert_eq!(memory.session.unwrap().counted.down, ByteCount::new(130));
+        assert_eq!(memory.lost, ByteCount::new(15));
+    }
+
+    #[test]
+    fn sessions_that_never_paid_are_forgotten_but_not_what_they_lost() {
+        let (_directory, store) = store();
+        store.record(&[began(1, 0), paid(1, 100, 100)]).unwrap();
+        for session in 2..50 {
+            let reading = Reading { up: ByteCount::ZERO, down: ByteCount::new(7) };
+            let session_id = id(session).unwrap();
+            store.record(&[began(session, 100)]).unwrap();
+            store.record(&[Record::Counted { session: session_id, reading }]).unwrap();
+        }
+        assert_eq!(store.sessions().unwrap().len(), 2, "the paid one and the newest");
+        assert_eq!(store.memory(channel(), id(99)).unwrap().lost, ByteCount::new(48 * 7));
+        assert_eq!(store.memory(channel(), id(49)).unwrap().lost, ByteCount::new(47 * 7));
+        assert!(store.memory(channel(), id(48)).unwrap().session.is_none());
     }
 
     #[test]

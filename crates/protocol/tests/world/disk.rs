@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sparewire_core::{ByteCount, SessionId};
-use sparewire_protocol::{Countersigned, Memory, Reading, Record, SessionMemory};
+use sparewire_protocol::{Countersigned, Memory, Reading, Record, Role, SessionMemory};
 
 use super::cast::*;
 
@@ -12,11 +12,12 @@ use super::cast::*;
 /// * `payment`: the highest voucher; of several at one amount the one that was written last.
 /// * `pending`: signed by the payer, and no countersigned record has its number.
 /// * `history`: what all other sessions over the channel paid for, by their last payments.
-/// * `session`: only while it has not ended; what was counted beyond its last payment is for the
-///   process to remember, not for the disk.
+/// * `lost`: written off, or carried and unpaid in other sessions that have not ended.
+/// * `session`: only while it has not ended and, at the payee, no other one began while it had not
+///   paid; counted is what the last `Counted` says, or what is paid for.
 pub(crate) fn recall(disk: &[Record], session: SessionId) -> Memory {
     let mut memory = Memory::default();
-    let mut last = BTreeMap::new();
+    let (mut last, mut counted) = (BTreeMap::new(), BTreeMap::<SessionId, Reading>::new());
     for record in disk {
         match record {
             Record::Session { agreement, .. } if agreement.session == session => {
@@ -27,7 +28,14 @@ pub(crate) fn recall(disk: &[Record], session: SessionId) -> Memory {
                     paid: Reading::ZERO,
                 });
             }
-            Record::Session { .. } => {}
+            Record::Session { role, .. } => {
+                if *role == Role::Payee && !last.contains_key(&session) {
+                    memory.session = None;
+                }
+            }
+            Record::Counted { session: of, reading } => {
+                counted.insert(*of, *reading);
+            }
             Record::Payment { payment, .. } => {
                 last.insert(payment.session, payment.reading);
                 let amount = payment.voucher.body.amount;
@@ -51,14 +59,24 @@ pub(crate) fn recall(disk: &[Record], session: SessionId) -> Memory {
                 memory.lost = memory.lost.checked_add(*bytes).unwrap();
             }
             Record::Ended(statement) => {
+                counted.remove(&statement.session);
                 if statement.session == session {
                     memory.session = None;
                 }
             }
         }
     }
-    if let (Some(known), Some(paid)) = (&mut memory.session, last.get(&session)) {
-        (known.paid, known.counted, known.reported_up) = (*paid, *paid, paid.up);
+    if let Some(known) = &mut memory.session {
+        let paid = last.get(&session).copied().unwrap_or_default();
+        let carried = counted.get(&session).copied().unwrap_or_default();
+        (known.paid, known.reported_up) = (paid, paid.up);
+        known.counted = Reading { up: carried.up.max(paid.up), down: carried.down.max(paid.down) };
+    }
+    counted.remove(&session);
+    for (other, carried) in counted {
+        let paid = last.get(&other).map_or(0, |reading| total(*reading));
+        let unpaid = total(carried).saturating_sub(paid);
+        memory.lost = memory.lost.checked_add(bytes(unpaid)).unwrap();
     }
     last.remove(&session);
     memory.history = bytes(last.values().map(|reading| total(*reading)).sum());

@@ -121,7 +121,6 @@ pub(crate) struct World {
     pub(crate) payer_disk: Vec<Record>,
     pub(crate) payee_disk: Vec<Record>,
     payer_live: Option<(SessionId, Reading, ByteCount)>,
-    pub(crate) payee_live: Option<(SessionId, Reading)>,
     pub(crate) to_payee: VecDeque<Message>,
     pub(crate) to_payer: VecDeque<Message>,
     sent_to_payee: Vec<Message>,
@@ -161,7 +160,6 @@ impl World {
             payer_disk: Vec::new(),
             payee_disk: Vec::new(),
             payer_live: None,
-            payee_live: None,
             to_payee: VecDeque::new(),
             to_payer: VecDeque::new(),
             sent_to_payee: Vec::new(),
@@ -461,20 +459,7 @@ impl World {
                 reason,
             }));
         }
-        // A session that was left for another one is written off, as the driver does it.
-        if let Some((left, counted)) = self.payee_live
-            && left != session
-        {
-            let known = recall(&self.payee_disk, left).session;
-            let paid = known.map_or(0, |known| total(known.paid));
-            let lost = total(counted).saturating_sub(paid);
-            self.payee_disk.push(Record::Loss { session: left, bytes: bytes(lost) });
-            self.payee_live = None;
-        }
-        let mut memory = recall(&self.payee_disk, session);
-        if let (Some(known), Some((_, counted))) = (&mut memory.session, self.payee_live) {
-            known.counted = counted;
-        }
+        let memory = recall(&self.payee_disk, session);
         let theirs = acceptance.payment.map(|payment| payment.voucher.body.amount);
         let resumed = memory.session.is_some();
         let setup =
@@ -536,7 +521,6 @@ impl World {
             Side::Payee => {
                 self.provider = None;
                 self.break_connection();
-                self.payee_live = None;
                 self.ledger.payee_crashes += 1;
             }
         }
@@ -670,11 +654,14 @@ impl World {
             let session = machine.agreement().session;
             self.payer_live = Some((session, meter.reading(), machine.reported_up()));
         }
-        if let Some(Provider { machine, meter }) = self.provider.take() {
-            let session = machine.agreement().session;
-            // What has ended is accounted for.
-            let ended = recall(&self.payee_disk, session).session.is_none();
-            self.payee_live = (!ended).then(|| (session, meter.reading()));
+        if let Some(Provider { mut machine, meter }) = self.provider.take() {
+            machine.handle_disconnect(meter.reading(), self.now);
+            while let Some(output) = machine.poll_output() {
+                let Output::Persist(records) = output else {
+                    self.fail("only what was carried is remembered");
+                };
+                self.payee_disk.extend(records);
+            }
         }
         self.to_payee.clear();
         self.to_payer.clear();
