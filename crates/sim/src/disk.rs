@@ -114,8 +114,8 @@ impl Disk {
     }
 
     /// The power fails: the process dies, and what was not synced survives in parts. Each sector
-    /// has one of the contents it had since it was synced, or is torn between two of them; each
-    /// length of a file and each name likewise.
+    /// has one of the contents it had since it was synced, or is torn between two of them; the
+    /// length of each file and each name likewise.
     pub fn power_cut(&self, rng: &mut Rng) {
         let mut state = self.state();
         state.kill();
@@ -524,7 +524,9 @@ impl Contents {
         }
         let mut lengths_left = survivors(lengths.len() - 1, survival, rng);
         let len = match lengths[lengths_left..] {
-            [this, next, ..] if rng.u8(..4) == 0 => rng.usize(this.min(next)..=this.max(next)),
+            // A file that grows may stop in between; to be cut short is all or nothing, as SQLite
+            // takes it to be.
+            [this, next, ..] if this < next && rng.u8(..4) == 0 => rng.usize(this..=next),
             [this, ..] => this,
             [] => 0,
         };
