@@ -90,7 +90,8 @@ impl Disk {
         self
     }
 
-    /// Opens the store, or makes it.
+    /// Opens the store, or makes it. Dropping the store closes it as a process does that ends well;
+    /// one that was killed is dropped on the thread that opens the next, or before.
     ///
     /// # Errors
     /// [`StoreError`] of the real store; [`StoreError::InUse`] while it is open.
