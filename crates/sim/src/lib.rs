@@ -3,5 +3,6 @@
 //!
 //! Nothing here is shipped. Same seed, same history, on any machine.
 
+pub mod disk;
 pub mod link;
 pub mod road;
