@@ -32,7 +32,7 @@ pub(crate) fn plain_reason(data: &[u8]) -> Option<String> {
 
 /// Any revert data in words: the channel contract's errors, the token's, plain reasons, and bytes
 /// where nothing is known about them.
-pub(crate) fn reason_in_words(data: &Bytes) -> String {
+pub fn reason_in_words(data: &Bytes) -> String {
     if data.is_empty() {
         return "no reason given".to_owned();
     }

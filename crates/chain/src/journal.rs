@@ -80,11 +80,13 @@ impl From<JournalError> for ChainError {
 
 /// One call that an intent takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Call {
-    /// `None` creates a contract.
-    pub(crate) target: Option<Address>,
-    pub(crate) data: Bytes,
-    pub(crate) value: U256,
+pub struct Call {
+    /// Who is called; `None` creates a contract.
+    pub target: Option<Address>,
+    /// What is handed in: ABI-encoded, selector first.
+    pub data: Bytes,
+    /// Native currency that goes along, in wei.
+    pub value: U256,
 }
 
 /// Where a step stands.

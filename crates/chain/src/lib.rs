@@ -46,5 +46,5 @@ mod testing;
 
 pub use carrier::{Allowance, Deployment, Endpoint, EvmChain, Finality, Policy, deploy};
 pub use evm::{Clock, EmbeddedChain, EvmError, Genesis, Options, Place, StoreError};
-pub use journal::{Journal, JournalError};
+pub use journal::{Call, Journal, JournalError};
 pub use rpc::{InProcess, ServeError, Server, serve};

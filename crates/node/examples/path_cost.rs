@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use sparewire_node::{
-    copy::{DrainLimit, Gate, Tally, Tunnel, consumer_copy, provider_copy},
+    copy::{DrainLimit, Gate, Pause, Tally, Tunnel, consumer_copy, provider_copy},
     transport::{Connection, Endpoint, EndpointConfig, RecvStream, SendStream},
 };
 use sparewire_protocol::Direction;
@@ -163,13 +163,15 @@ async fn tunnel(provider: &Connection, consumer: &Connection) -> (TcpStream, Tcp
     tokio::spawn(async move {
         let tunnel = Tunnel { tcp: app_side, leftover: Bytes::new(), send, recv };
         let never = std::future::pending();
-        consumer_copy(tunnel, &Arc::new(Open::default()), limit, never, async {}).await
+        consumer_copy(tunnel, &Arc::new(Open::default()), limit, |_| async {}, never, async {})
+            .await
     });
     tokio::spawn(async move {
         let (send, recv) = (provider_send, provider_recv);
         let tunnel = Tunnel { tcp: origin_side, leftover: Bytes::new(), send, recv };
         let never = std::future::pending();
-        provider_copy(tunnel, &Arc::new(Open::default()), limit, never, async {}).await
+        provider_copy(tunnel, &Arc::new(Open::default()), limit, &Pause::default(), never, async {})
+            .await
     });
     (app, origin)
 }

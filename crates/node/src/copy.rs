@@ -14,16 +14,23 @@
 //! (the caller's) and breaks its TCP connection too. The broken end finishes its half only after
 //! the peer has finished in answer (or after the limit of time), so that the message comes first.
 //!
+//! **Stalls.** An application that does not read must not hold up the credit of the others with
+//! bytes that the provider has counted and nobody has read. Once it has been behind for a while,
+//! the consumer asks the provider to pause the stream, and takes (counts, and so pays for) what is
+//! under way into a bounded queue; the stream goes on once the application has that.
+//!
 //! An idle tunnel holds no buffer: a buffer is taken when there is something to read and is given
 //! away whole to the stream.
 
 use std::{
+    collections::VecDeque,
     future::Future,
     io::{self, IoSlice},
+    mem::take,
     pin::{Pin, pin},
     sync::{
         OnceLock,
-        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -38,10 +45,10 @@ use tokio::{
     },
     sync::Notify,
     task::coop::consume_budget,
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 
-use crate::transport::{RecvStream, SendStream, TransportError};
+use crate::transport::{RecvStream, STREAM_WINDOW_MAX, SendStream, TransportError};
 
 /// The provider's valve: decides how many bytes may pass, and counts them in the same step.
 pub trait Gate: Send + Sync {
@@ -57,6 +64,35 @@ pub trait Gate: Send + Sync {
 pub trait Tally: Send + Sync {
     /// Counts bytes that have moved.
     fn count(&self, direction: Direction, bytes: usize);
+}
+
+/// Whether a stream's application has stopped reading; kept by the provider for each stream.
+#[derive(Debug, Default)]
+pub struct Pause {
+    paused: AtomicBool,
+    changed: Notify,
+}
+
+impl Pause {
+    /// Takes what the consumer says.
+    pub fn set(&self, paused: bool) {
+        self.paused.store(paused, Relaxed);
+        self.changed.notify_waiters();
+    }
+
+    fn is_set(&self) -> bool {
+        self.paused.load(Relaxed)
+    }
+
+    async fn over(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if !self.is_set() {
+                return;
+            }
+            changed.await;
+        }
+    }
 }
 
 impl<T: Gate> Gate for std::sync::Arc<T> {
@@ -138,29 +174,33 @@ pub enum CopyEnd {
 /// Carries a tunnel at the provider: `tunnel.tcp` is the origin. Every byte passes `gate` first.
 ///
 /// `heard` resolves once the consumer says that its application gave up; `tell` is run once if the
-/// origin's connection breaks, and tells the consumer.
+/// origin's connection breaks, and tells the consumer. While `pause` is set, nothing is read from
+/// the origin.
 pub async fn provider_copy<G: Gate>(
     tunnel: Tunnel,
     gate: &G,
     limit: DrainLimit,
+    pause: &Pause,
     heard: impl Future<Output = ()> + Send,
     tell: impl Future<Output = ()> + Send,
 ) -> CopyReport {
-    copy(tunnel, &ProviderEnd(gate), limit, heard, tell).await
+    copy(tunnel, &ProviderEnd { gate, pause }, limit, heard, tell).await
 }
 
 /// Carries a tunnel at the consumer: `tunnel.tcp` is the application.
 ///
 /// `heard` resolves once the provider says that the origin broke; `tell` is run once if the
-/// application gives up, and tells the provider.
-pub async fn consumer_copy<T: Tally>(
+/// application gives up, and tells the provider; `flow` tells it to pause the stream (`true`) or to
+/// go on.
+pub async fn consumer_copy<T: Tally, F: Future<Output = ()> + Send>(
     tunnel: Tunnel,
     tally: &T,
     limit: DrainLimit,
+    flow: impl Fn(bool) -> F + Send + Sync,
     heard: impl Future<Output = ()> + Send,
     tell: impl Future<Output = ()> + Send,
 ) -> CopyReport {
-    copy(tunnel, &ConsumerEnd(tally), limit, heard, tell).await
+    copy(tunnel, &ConsumerEnd { tally, flow }, limit, heard, tell).await
 }
 
 /// What differs between the two ends. "Outward" is from TCP to the stream.
@@ -181,9 +221,16 @@ trait End: Send + Sync {
     fn admit_inward(&self, want: usize) -> usize;
     /// Waits until more may be; `false` where nothing ever will.
     fn wait(&self) -> impl Future<Output = bool> + Send;
+    /// Tells the peer to pause the stream, or to go on.
+    fn flow(&self, paused: bool) -> impl Future<Output = ()> + Send;
+    /// Where the peer has asked us to pause, waits until we may go on.
+    fn flowing(&self) -> impl Future<Output = ()> + Send;
 }
 
-struct ProviderEnd<'a, G>(&'a G);
+struct ProviderEnd<'a, G> {
+    gate: &'a G,
+    pause: &'a Pause,
+}
 
 impl<G: Gate> End for ProviderEnd<'_, G> {
     const OUTWARD: Direction = Direction::Down;
@@ -191,20 +238,29 @@ impl<G: Gate> End for ProviderEnd<'_, G> {
     const SERVES_APPLICATION: bool = false;
 
     fn admit_outward(&self, want: usize) -> usize {
-        self.0.try_admit(Direction::Down, want)
+        self.gate.try_admit(Direction::Down, want)
     }
     fn sent_outward(&self, _bytes: usize) {}
     fn admit_inward(&self, want: usize) -> usize {
-        self.0.try_admit(Direction::Up, want)
+        self.gate.try_admit(Direction::Up, want)
     }
     fn wait(&self) -> impl Future<Output = bool> + Send {
-        self.0.wait()
+        self.gate.wait()
+    }
+    async fn flow(&self, _paused: bool) {}
+    fn flowing(&self) -> impl Future<Output = ()> + Send {
+        self.pause.over()
     }
 }
 
-struct ConsumerEnd<'a, T>(&'a T);
+struct ConsumerEnd<'a, T, F> {
+    tally: &'a T,
+    flow: F,
+}
 
-impl<T: Tally> End for ConsumerEnd<'_, T> {
+impl<T: Tally, F: Fn(bool) -> P + Send + Sync, P: Future<Output = ()> + Send> End
+    for ConsumerEnd<'_, T, F>
+{
     const OUTWARD: Direction = Direction::Up;
     const COUNTS_WHEN_SENT: bool = true;
     const SERVES_APPLICATION: bool = true;
@@ -213,14 +269,20 @@ impl<T: Tally> End for ConsumerEnd<'_, T> {
         want
     }
     fn sent_outward(&self, bytes: usize) {
-        self.0.count(Direction::Up, bytes);
+        self.tally.count(Direction::Up, bytes);
     }
     fn admit_inward(&self, want: usize) -> usize {
-        self.0.count(Direction::Down, want);
+        self.tally.count(Direction::Down, want);
         want
     }
     fn wait(&self) -> impl Future<Output = bool> + Send {
         std::future::ready(true) // never called: everything is admitted
+    }
+    fn flow(&self, paused: bool) -> impl Future<Output = ()> + Send {
+        (self.flow)(paused)
+    }
+    fn flowing(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(()) // what an application sends is counted when it is taken
     }
 }
 
@@ -231,6 +293,14 @@ const BUFFER_MAX: usize = 128 << 10;
 const BUFFER_MIN: usize = 8 << 10;
 /// Packets' worth of payload that are handed to TCP in one call.
 const CHUNKS_MAX: usize = 64;
+
+/// An application that has been behind for this long is stalled. Between a burst that the kernel's
+/// buffers take and a pause that holds up others, 100 ms of a full line is one credit.
+const STALLED_AFTER: Duration = Duration::from_millis(100);
+/// What is taken of a stalled stream at most. An honest provider cannot have more under way: a
+/// stream window that nobody has read, another one that it may fill until it hears of the pause,
+/// and what it had read from the origin already.
+const HELD_MAX: usize = 2 * STREAM_WINDOW_MAX as usize + 2 * BUFFER_MAX;
 
 /// What both pumps of a tunnel know of its fate. One task polls them all; the atomics are for
 /// `Sync` only.
@@ -488,9 +558,13 @@ async fn outward<E: End>(
         if fate.is(CUT) {
             return (send, PumpEnd::Cut);
         }
+        let readable = async {
+            end.flowing().await;
+            reader.readable().await
+        };
         let readable = tokio::select! {
             biased;
-            readable = reader.readable() => readable,
+            readable = readable => readable,
             () = fate.until(CUT) => return (send, PumpEnd::Cut),
         };
         let mut buffer = BytesMut::new();
@@ -526,7 +600,8 @@ async fn inward<E: End>(
 ) -> PumpEnd {
     let mut chunks = [const { Bytes::new() }; CHUNKS_MAX];
     let mut discarded = 0u64;
-    loop {
+    let mut behind = None;
+    'stream: loop {
         consume_budget().await;
         let filled = match recv.read_chunks(&mut chunks).await {
             Ok(Some(filled)) => filled,
@@ -541,6 +616,7 @@ async fn inward<E: End>(
             Err(error) => return PumpEnd::Transport(error),
         };
         let mut queue = &mut chunks[..filled];
+        let mut blocked = false;
         let mut queued: usize = queue.iter().map(Bytes::len).sum();
         while queued > 0 {
             let granted = end.admit_inward(queued);
@@ -561,12 +637,23 @@ async fn inward<E: End>(
                     match write_front(&writer, queue, admitted) {
                         Ok(moved) => moved,
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            blocked = true;
+                            let stalls = *behind.get_or_insert_with(Instant::now) + STALLED_AFTER;
                             tokio::select! {
                                 biased;
                                 () = fate.until(DISCARD) => {}
                                 ready = writer.writable() => if let Err(error) = ready {
                                     fate.tcp_broke::<E>(error.kind());
                                 },
+                                () = sleep_until(stalls), if E::SERVES_APPLICATION => {
+                                    let held = VecDeque::from_iter(queue.iter_mut().map(take));
+                                    match hold(&writer, &mut recv, end, fate, held).await {
+                                        Ok(left) => discarded += left,
+                                        Err(how) => return how,
+                                    }
+                                    behind = None;
+                                    continue 'stream;
+                                }
                             }
                             continue;
                         }
@@ -583,7 +670,59 @@ async fn inward<E: End>(
                 return PumpEnd::Overrun;
             }
         }
+        if !blocked {
+            behind = None; // it keeps up
+        }
     }
+}
+
+/// The application is stalled: has the stream paused, and takes what is under way until the
+/// application has taken that. Returns how much it never took.
+async fn hold<E: End>(
+    writer: &WriteHalf<'_>,
+    recv: &mut RecvStream,
+    end: &E,
+    fate: &Fate,
+    mut held: VecDeque<Bytes>,
+) -> Result<u64, PumpEnd> {
+    end.flow(true).await;
+    let mut chunks = [const { Bytes::new() }; CHUNKS_MAX];
+    let mut length: usize = held.iter().map(Bytes::len).sum();
+    let mut more = true;
+    while length > 0 {
+        tokio::select! {
+            biased;
+            () = fate.until(DISCARD) => break,
+            ready = writer.writable() => {
+                let moved = ready.and_then(|()| write_front(writer, held.make_contiguous(), length));
+                match moved {
+                    Ok(moved) => {
+                        let left = advance(held.make_contiguous(), moved).len();
+                        held.drain(..held.len() - left);
+                        length -= moved;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => fate.tcp_broke::<E>(error.kind()),
+                }
+            }
+            read = recv.read_chunks(&mut chunks), if more && length < HELD_MAX => match read {
+                Ok(Some(filled)) => {
+                    let taken: usize = chunks[..filled].iter().map(Bytes::len).sum();
+                    let counted = end.admit_inward(taken);
+                    assert_eq!(counted, taken, "a consumer counts whatever has arrived");
+                    fate.inward.fetch_add(counted as u64, Relaxed);
+                    held.extend(chunks[..filled].iter_mut().map(take));
+                    length += taken;
+                }
+                Ok(None) => more = false,
+                Err(error) => return Err(PumpEnd::Transport(error)),
+            },
+        }
+    }
+    if more && length == 0 {
+        end.flow(false).await;
+    }
+    Ok(length as u64)
 }
 
 /// Hands the first `length` bytes of `queue` to TCP in one call; returns how many it took.

@@ -10,7 +10,7 @@ use sparewire_protocol::Direction;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    copy::{DrainLimit, Gate, Tally, Tunnel, consumer_copy, provider_copy},
+    copy::{DrainLimit, Gate, Pause, Tally, Tunnel, consumer_copy, provider_copy},
     exit::Exit,
     proxy::{Accepted, ProxyHandler, ProxyRequest},
     refusal::{Refusal, RefusalKind},
@@ -58,7 +58,15 @@ pub async fn serve(endpoint: Endpoint, exit: Exit, shutdown: CancellationToken) 
                             write_reply(&mut send, &OpenReply::Opened).await?;
                             let tunnel = Tunnel { tcp, leftover: Bytes::new(), send, recv };
                             let (limit, never) = (DrainLimit::default(), std::future::pending());
-                            provider_copy(tunnel, &Unmetered, limit, never, async {}).await;
+                            provider_copy(
+                                tunnel,
+                                &Unmetered,
+                                limit,
+                                &Pause::default(),
+                                never,
+                                async {},
+                            )
+                            .await;
                         }
                         Err(refusal) => {
                             write_reply(&mut send, &OpenReply::Refused(refusal)).await?;
@@ -99,7 +107,7 @@ impl ProxyHandler for PlainConsumer {
         if let Ok(Accepted { tcp, leftover }) = request.accept().await {
             let tunnel = Tunnel { tcp, leftover, send, recv };
             let (limit, never) = (DrainLimit::default(), std::future::pending());
-            consumer_copy(tunnel, &Unmetered, limit, never, async {}).await;
+            consumer_copy(tunnel, &Unmetered, limit, |_| async {}, never, async {}).await;
         }
     }
 }

@@ -38,7 +38,7 @@ const STREAMS_MAX: u32 = 4096;
 /// buffer") when a stream holds more than 2,048 unread packets, gaps or none, and with 4 MiB it
 /// did on loopback. Within this window it takes 2,049 packets of less than 512 bytes on a stream
 /// that is not read (quinn-rs/quinn#2809; quinn has mended it in #2814, noq 1.4.0 has not).
-const STREAM_WINDOW_MAX: u32 = 1 << 20;
+pub(crate) const STREAM_WINDOW_MAX: u32 = 1 << 20;
 /// Unread bytes that we hold for all streams of one connection.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Unacknowledged bytes that we hold for one connection. 64 MiB made loopback slower.

@@ -678,3 +678,30 @@ async fn two_hundred_streams_at_once_are_all_answered_and_refusals_are_not_bille
     assert_eq!(total(&statement), 200 * 5_000 * 2);
     assert_agree(&statement, &market.seller.statement(statement.session).await);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn applications_that_do_not_read_hold_up_no_credit_that_others_need() {
+    let market = Market::new().await;
+    let (buyer, _directory) = market.buyer().await;
+    let source = source().await;
+    let mut stalled = Vec::new();
+    for _ in 0..4 {
+        stalled.push(buyer.connect(source).await.unwrap());
+    }
+    // The kernel's buffers are full, and all that is counted is paid.
+    let session = buyer.session().await;
+    let mut before = 0;
+    until("nothing more comes", || {
+        std::thread::sleep(Duration::from_millis(400));
+        let now = session.figures().map_or(0, |figures| total(&figures));
+        std::mem::replace(&mut before, now) == now && now > 0
+    })
+    .await;
+    let mut tcp = buyer.connect(echo().await).await.unwrap();
+    tcp.write_all(&[7; 1 << 20]).await.unwrap();
+    let mut answer = vec![0; 1 << 20];
+    within(20, tcp.read_exact(&mut answer)).await.unwrap();
+    drop((tcp, stalled));
+    let statement = buyer.close().await.unwrap();
+    assert_agree(&statement, &market.seller.statement(statement.session).await);
+}

@@ -149,6 +149,14 @@ pub enum Message {
         /// The transport's stream id.
         stream: u64,
     },
+    /// Consumer: an application has stopped reading, or reads again. What a paused stream has under
+    /// way is still taken and paid for, so that it holds up no credit that others need.
+    Flow {
+        /// The transport's stream id.
+        stream: u64,
+        /// Whether the provider should send no more on it for now.
+        paused: bool,
+    },
     /// Consumer: it has put more into the channel; look at the chain.
     Funded,
     /// Either: wants to end the session. The consumer answers with its own `Close`, the provider
@@ -180,6 +188,7 @@ impl Message {
             Self::Broken { stream } => (10, encode(stream)),
             Self::Funded => (11, Vec::new()),
             Self::Close { reason } => (12, encode(reason)),
+            Self::Flow { stream, paused } => (13, encode(&(stream, paused))),
         };
         let length = body.len() + 1;
         assert!(length <= FRAME_LEN_MAX, "our own messages fit a frame");
@@ -235,6 +244,10 @@ impl Message {
             12 => {
                 let Reason(reason) = read(body)?;
                 Self::Close { reason }
+            }
+            13 => {
+                let (stream, paused) = read(body)?;
+                Self::Flow { stream, paused }
             }
             _ if frame.len() > FRAME_LEN_MAX => {
                 return Err(DecodeError::TooLong {

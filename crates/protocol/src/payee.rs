@@ -357,6 +357,10 @@ impl Payee {
                 self.outputs.push_back(Output::Event(Event::Abort { stream }));
                 Ok(())
             }
+            Message::Flow { stream, paused } => {
+                self.outputs.push_back(Output::Event(Event::Flow { stream, paused }));
+                Ok(())
+            }
             Message::Funded => {
                 self.spend_patience(now)?;
                 self.outputs.push_back(Output::Event(Event::Funded));

@@ -276,6 +276,13 @@ impl Payer {
         }
     }
 
+    /// Our application has stopped reading a stream, or reads it again.
+    pub fn handle_flow(&mut self, stream: u64, paused: bool) {
+        if matches!(self.phase, Phase::Live | Phase::Closing { .. }) {
+            self.outputs.push_back(Output::Transmit(Message::Flow { stream, paused }));
+        }
+    }
+
     /// Ends the session: what is owed is paid, and the last receipt signed by both. All streams
     /// must have ended.
     pub fn handle_close(&mut self, reason: &str, now: Timestamp) {

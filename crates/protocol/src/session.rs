@@ -262,6 +262,13 @@ pub enum Event {
         /// The transport's stream id.
         stream: u64,
     },
+    /// The peer's application has stopped reading a stream, or reads it again.
+    Flow {
+        /// The transport's stream id.
+        stream: u64,
+        /// Whether to send no more on it for now.
+        paused: bool,
+    },
     /// The origin broke a stream off.
     Broken {
         /// The transport's stream id.

@@ -237,6 +237,7 @@ fn message() -> impl Strategy<Value = Message> {
         (any_reading(), count(), any::<bool>())
             .prop_map(|(reading, credit, last)| Message::Report { reading, credit, last }),
         any::<u64>().prop_map(|stream| Message::Abort { stream }),
+        any::<(u64, bool)>().prop_map(|(stream, paused)| Message::Flow { stream, paused }),
         any::<u64>().prop_map(|stream| Message::Broken { stream }),
         Just(Message::Funded),
         reason().prop_map(|reason| Message::Close { reason }),
@@ -453,6 +454,7 @@ fn examples() -> BTreeMap<&'static str, Message> {
             Message::Report { reading: payment.reading, credit: bytes(131_072), last: true },
         ),
         ("abort", Message::Abort { stream: 12 }),
+        ("flow", Message::Flow { stream: 12, paused: true }),
         ("broken", Message::Broken { stream: 16 }),
         ("funded", Message::Funded),
         ("close", Message::Close { reason: "settled".into() }),

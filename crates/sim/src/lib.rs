@@ -3,4 +3,7 @@
 //!
 //! Nothing here is shipped. Same seed, same history, on any machine.
 
+pub mod chain;
 pub mod disk;
+pub mod link;
+pub mod road;

@@ -21,6 +21,7 @@ pub use deploy::{Deployment, deploy};
 use follow::Follower;
 pub use node::Endpoint;
 use node::{Node, NodeError};
+pub use plan::{approval, calls_of};
 
 use crate::{
     contracts::{Channels, TestToken},
@@ -184,11 +185,23 @@ impl EvmChain {
             error => node.blame(error),
         })
     }
+}
 
-    fn amount(&self, units: u128) -> Result<Amount, ChainError> {
-        let nonsense = || NodeError::Nonsense("an amount above 2^104 - 1".to_owned());
-        Amount::new(units).ok_or_else(|| self.follower.node.blame(nonsense()))
-    }
+/// What the contract's answer about a channel means; `None` where it was never opened.
+///
+/// # Errors
+/// In words, where the contract cannot have answered that.
+pub fn facts_of(state: &Channels::ChannelState) -> Result<Option<ChannelFacts>, String> {
+    let status = match state.status {
+        0 => return Ok(None),
+        1 => ChannelStatus::Open,
+        2 => ChannelStatus::Closing { finish_at_secs: state.closeAt.to() },
+        3 => ChannelStatus::Closed,
+        other => return Err(format!("channel status {other}")),
+    };
+    let amount = |units| Amount::new(units).ok_or("an amount above 2^104 - 1");
+    let (reserved, claimed) = (amount(state.reserved)?, amount(state.claimed)?);
+    Ok(Some(ChannelFacts { reserved, claimed, status }))
 }
 
 #[async_trait]
@@ -217,21 +230,7 @@ impl Chain for EvmChain {
                 }
                 Err(error) => return Err(error),
             };
-        let status = match state.status {
-            0 => return Ok(None),
-            1 => ChannelStatus::Open,
-            2 => ChannelStatus::Closing { finish_at_secs: state.closeAt.to() },
-            3 => ChannelStatus::Closed,
-            other => {
-                let reason = NodeError::Nonsense(format!("channel status {other}"));
-                return Err(self.follower.node.blame(reason));
-            }
-        };
-        Ok(Some(ChannelFacts {
-            reserved: self.amount(state.reserved)?,
-            claimed: self.amount(state.claimed)?,
-            status,
-        }))
+        facts_of(&state).map_err(|reason| self.follower.node.blame(NodeError::Nonsense(reason)))
     }
 
     async fn funds(&self, owner: Address, token: Address) -> Result<Funds, ChainError> {

@@ -1,6 +1,6 @@
 //! From intents to contract calls: what there is left to do, checked against final facts first.
 
-use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy_primitives::{Address, B256, U256, keccak256};
 use alloy_sol_types::SolCall;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use sparewire_core::Amount;
@@ -74,65 +74,7 @@ impl EvmChain {
 
     /// The calls of an intent of which nothing is done yet.
     fn all_calls(&self, intent: &Intent) -> Vec<Call> {
-        let one = |data: Vec<u8>| vec![self.channels_call(data)];
-        match intent {
-            Intent::Deposit { token, amount } => {
-                one(Channels::depositCall::new((*token, amount.get())).abi_encode())
-            }
-            Intent::Withdraw { token, amount } => {
-                one(Channels::withdrawCall::new((*token, amount.get(), self.wallet())).abi_encode())
-            }
-            Intent::Open { channels } => channels
-                .chunks(OPENS_MAX)
-                .map(|chunk| {
-                    self.channels_call(match chunk {
-                        [(config, amount)] => {
-                            Channels::openCall::new((config_of(config), amount.get())).abi_encode()
-                        }
-                        _ => {
-                            let configs = chunk.iter().map(|(config, _)| config_of(config));
-                            let amounts = chunk.iter().map(|(_, amount)| amount.get());
-                            Channels::openBatchCall::new((configs.collect(), amounts.collect()))
-                                .abi_encode()
-                        }
-                    })
-                })
-                .collect(),
-            Intent::TopUp { config, amount } => {
-                let amount = amount.get();
-                one(Channels::topUpCall::new((config_of(config), amount)).abi_encode())
-            }
-            Intent::Claim { claims } => pack_claims(claims)
-                .iter()
-                .flat_map(|group| split_group(group))
-                .map(|data| {
-                    let call = Channels::claimPackedAndSweepCall::new((data.into(),));
-                    self.channels_call(call.abi_encode())
-                })
-                .collect(),
-            Intent::CloseCooperatively { claim, payee_signature } => {
-                let last = Channels::Claim {
-                    config: config_of(&claim.config),
-                    amount: claim.amount.get(),
-                    signature: claim.signature.to_bytes().into(),
-                };
-                let agreed = payee_signature.to_bytes().into();
-                one(Channels::closeCooperativelyCall::new((last, agreed)).abi_encode())
-            }
-            Intent::StartClose { config } => {
-                one(Channels::startCloseCall::new((config_of(config),)).abi_encode())
-            }
-            Intent::FinishClose { config } => {
-                one(Channels::finishCloseCall::new((config_of(config),)).abi_encode())
-            }
-            Intent::Sweep { payee, token } => {
-                one(Channels::sweepCall::new((*payee, *token)).abi_encode())
-            }
-        }
-    }
-
-    fn channels_call(&self, data: Vec<u8>) -> Call {
-        Call { target: Some(self.domain().contract), data: data.into(), value: U256::ZERO }
+        calls_of(self.domain().contract, self.wallet(), intent)
     }
 
     async fn deposit_calls(&self, token: Address, amount: Amount) -> Result<Vec<Call>, ChainError> {
@@ -146,11 +88,7 @@ impl EvmChain {
                 needed: amount.get(),
             });
         }
-        let approve = |value: U256| Call {
-            target: Some(token),
-            data: Bytes::from(TestToken::approveCall { spender, value }.abi_encode()),
-            value: U256::ZERO,
-        };
+        let approve = |value| approval(token, spender, value);
         let allowance =
             self.read_newest(token, TestToken::allowanceCall { owner: wallet, spender }).await?;
         let needed = U256::from(amount.get());
@@ -205,6 +143,71 @@ impl EvmChain {
         });
         Ok(left.map(|(claim, _)| claim).collect())
     }
+}
+
+/// The calls to the channel contract that carry out the whole of `wallet`'s intent, in order. A
+/// deposit also needs an [`approval`] before it.
+pub fn calls_of(contract: Address, wallet: Address, intent: &Intent) -> Vec<Call> {
+    let call =
+        |data: Vec<u8>| Call { target: Some(contract), data: data.into(), value: U256::ZERO };
+    let one = |data| vec![call(data)];
+    match intent {
+        Intent::Deposit { token, amount } => {
+            one(Channels::depositCall::new((*token, amount.get())).abi_encode())
+        }
+        Intent::Withdraw { token, amount } => {
+            one(Channels::withdrawCall::new((*token, amount.get(), wallet)).abi_encode())
+        }
+        Intent::Open { channels } => channels
+            .chunks(OPENS_MAX)
+            .map(|chunk| {
+                call(match chunk {
+                    [(config, amount)] => {
+                        Channels::openCall::new((config_of(config), amount.get())).abi_encode()
+                    }
+                    _ => {
+                        let configs = chunk.iter().map(|(config, _)| config_of(config));
+                        let amounts = chunk.iter().map(|(_, amount)| amount.get());
+                        Channels::openBatchCall::new((configs.collect(), amounts.collect()))
+                            .abi_encode()
+                    }
+                })
+            })
+            .collect(),
+        Intent::TopUp { config, amount } => {
+            let amount = amount.get();
+            one(Channels::topUpCall::new((config_of(config), amount)).abi_encode())
+        }
+        Intent::Claim { claims } => pack_claims(claims)
+            .iter()
+            .flat_map(|group| split_group(group))
+            .map(|data| call(Channels::claimPackedAndSweepCall::new((data.into(),)).abi_encode()))
+            .collect(),
+        Intent::CloseCooperatively { claim, payee_signature } => {
+            let last = Channels::Claim {
+                config: config_of(&claim.config),
+                amount: claim.amount.get(),
+                signature: claim.signature.to_bytes().into(),
+            };
+            let agreed = payee_signature.to_bytes().into();
+            one(Channels::closeCooperativelyCall::new((last, agreed)).abi_encode())
+        }
+        Intent::StartClose { config } => {
+            one(Channels::startCloseCall::new((config_of(config),)).abi_encode())
+        }
+        Intent::FinishClose { config } => {
+            one(Channels::finishCloseCall::new((config_of(config),)).abi_encode())
+        }
+        Intent::Sweep { payee, token } => {
+            one(Channels::sweepCall::new((*payee, *token)).abi_encode())
+        }
+    }
+}
+
+/// The call that lets `spender` draw up to `value` of the sender's `token`.
+pub fn approval(token: Address, spender: Address, value: U256) -> Call {
+    let data = TestToken::approveCall { spender, value }.abi_encode();
+    Call { target: Some(token), data: data.into(), value: U256::ZERO }
 }
 
 /// Splits one packed group into groups that fit a transaction, each with the head.

@@ -20,8 +20,8 @@ use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use store::Store;
 pub use store::StoreError;
 pub(crate) use store::{BlockRecord, LogRecord, TransactionRecord, UNDO_DEPTH};
-use world::{AccountState, World};
-pub(crate) use world::{Changes, View};
+pub(crate) use world::View;
+pub use world::{AccountState, Changes, World};
 
 /// Most snapshots that are remembered at a time; tests nest a handful.
 const SNAPSHOTS_MAX: usize = 64;

@@ -13,10 +13,13 @@ use super::store::{Store, StoreError};
 
 /// An account without its storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct AccountState {
-    pub(crate) balance: U256,
-    pub(crate) nonce: u64,
-    pub(crate) code_hash: B256,
+pub struct AccountState {
+    /// Native currency, in wei.
+    pub balance: U256,
+    /// How many transactions it has sent.
+    pub nonce: u64,
+    /// keccak256 of its code.
+    pub code_hash: B256,
 }
 
 impl Default for AccountState {
@@ -27,18 +30,18 @@ impl Default for AccountState {
 
 /// New values of what one block touches; the same form holds the old ones, to take a block back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Changes {
+pub struct Changes {
     /// `None` where the account is gone.
-    pub(crate) accounts: BTreeMap<Address, Option<AccountState>>,
+    pub accounts: BTreeMap<Address, Option<AccountState>>,
     /// Zero where the slot is gone.
-    pub(crate) slots: BTreeMap<(Address, U256), U256>,
+    pub slots: BTreeMap<(Address, U256), U256>,
     /// Code is only ever added: it is found by its hash.
-    pub(crate) code: BTreeMap<B256, Bytes>,
+    pub code: BTreeMap<B256, Bytes>,
 }
 
 impl Changes {
     /// Picks out what a transaction changed.
-    pub(crate) fn from_revm(state: EvmState) -> Self {
+    pub fn from_revm(state: EvmState) -> Self {
         let mut changes = Self::default();
         for (address, account) in state {
             if !account.is_touched() {
@@ -127,22 +130,26 @@ fn take<const N: usize>(input: &mut &[u8]) -> Option<[u8; N]> {
 
 /// All accounts at the newest block. About 200 bytes an account and 130 a slot, so that a million
 /// channels take about as much memory as a browser tab.
-#[derive(Debug, Default)]
-pub(crate) struct World {
-    pub(crate) accounts: HashMap<Address, AccountState>,
-    pub(crate) slots: HashMap<(Address, U256), U256>,
-    pub(crate) code: HashMap<B256, Bytecode>,
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// Accounts that exist.
+    pub accounts: HashMap<Address, AccountState>,
+    /// Slots that are not zero.
+    pub slots: HashMap<(Address, U256), U256>,
+    /// Code by its hash.
+    pub code: HashMap<B256, Bytecode>,
 }
 
 impl World {
     /// The values that `changes` would overwrite.
-    pub(crate) fn undo_of(&self, changes: &Changes) -> Changes {
+    pub fn undo_of(&self, changes: &Changes) -> Changes {
         let accounts = changes.accounts.keys().map(|key| (*key, self.accounts.get(key).copied()));
         let slots = changes.slots.keys().map(|key| (*key, self.slot(key.0, key.1)));
         Changes { accounts: accounts.collect(), slots: slots.collect(), code: BTreeMap::new() }
     }
 
-    pub(crate) fn apply(&mut self, changes: &Changes) {
+    /// Makes `changes` count.
+    pub fn apply(&mut self, changes: &Changes) {
         for (address, account) in &changes.accounts {
             match account {
                 Some(account) => self.accounts.insert(*address, *account),
@@ -156,13 +163,17 @@ impl World {
             };
         }
         for (hash, code) in &changes.code {
-            if let Ok(code) = Bytecode::new_raw_checked(code.clone()) {
+            // It comes along with every call; it is looked through once.
+            if !self.code.contains_key(hash)
+                && let Ok(code) = Bytecode::new_raw_checked(code.clone())
+            {
                 self.code.insert(*hash, code);
             }
         }
     }
 
-    fn slot(&self, address: Address, slot: U256) -> U256 {
+    /// The value of a slot; zero where nothing is.
+    pub fn slot(&self, address: Address, slot: U256) -> U256 {
         self.slots.get(&(address, slot)).copied().unwrap_or_default()
     }
 }

@@ -283,7 +283,7 @@ impl Tunnel {
     pub(super) async fn carry(self, application: TcpStream, leftover: Bytes) {
         let Self { session, send, recv, _permit } = self;
         let stream = send.id();
-        let broken = session.streams.enter(stream);
+        let broken = session.streams.enter(stream).cancel;
         let abort = async || {
             let _ = session.commands.send(Command::Abort(stream)).await;
         };
@@ -296,7 +296,11 @@ impl Tunnel {
         };
         let tunnel = Copied { tcp: application, leftover, send, recv };
         let limit = DrainLimit::default();
-        let report = consumer_copy(tunnel, &session.meter, limit, heard, abort()).await;
+        let commands = &session.commands;
+        let flow = |paused| async move {
+            let _ = commands.send(Command::Flow { stream, paused }).await;
+        };
+        let report = consumer_copy(tunnel, &session.meter, limit, flow, heard, abort()).await;
         tracing::trace!(?report, "tunnel ended");
         session.streams.leave(stream);
     }

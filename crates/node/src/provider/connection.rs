@@ -24,7 +24,7 @@ use crate::{
     refusal::{Refusal, RefusalKind},
     session::{
         Command, ControlReader, ControlWriter, Driver, OpenReply, OpenRequest, SessionError,
-        SessionMeter, Streams, persist, read_request, write_reply,
+        SessionMeter, Signals, Streams, persist, read_request, write_reply,
     },
     store::ask,
     target::Target,
@@ -104,6 +104,7 @@ impl Provider {
             let run = driver.run(&mut payee, |event| match event {
                 Event::Funded => look.notify_one(),
                 Event::Abort { stream } => streams.cancel(stream),
+                Event::Flow { stream, paused } => streams.pause(stream, paused),
                 Event::PeerClosing { reason } => tracing::debug!(%peer, reason, "consumer closes"),
                 Event::Exhausted => tracing::debug!(%peer, "channel is nearly used up"),
                 _ => {}
@@ -229,11 +230,11 @@ impl Provider {
             let (streams, commands) = (Arc::clone(streams), commands.clone());
             self.tracker.spawn(async move {
                 let id = send.id();
-                let cancel = streams.enter(id);
+                let signals = streams.enter(id);
                 let tell = async move {
                     let _ = commands.send(Command::Broken(id)).await;
                 };
-                match provider.serve_stream(send, receive, &meter, &streams, &cancel, tell).await {
+                match provider.serve_stream(send, receive, &meter, &streams, &signals, tell).await {
                     Ok(end) => tracing::trace!(?end, "stream ended"),
                     Err(error) => tracing::trace!(%error, "stream failed"),
                 }
@@ -248,7 +249,7 @@ impl Provider {
         mut receive: RecvStream,
         meter: &Arc<SessionMeter>,
         streams: &Streams,
-        cancel: &CancellationToken,
+        signals: &Signals,
         tell: impl Future<Output = ()> + Send,
     ) -> Result<Option<CopyEnd>, SessionError> {
         let request = timeout(HEAD_TIMEOUT, read_request(&mut receive)).await;
@@ -256,7 +257,7 @@ impl Provider {
         let dialed = match streams.room.try_acquire() {
             Ok(permit) => tokio::select! {
                 dialed = self.dial(&target, streams) => dialed.map(|origin| (origin, permit)),
-                () = cancel.cancelled() => return Ok(None),
+                () = signals.cancel.cancelled() => return Ok(None),
             },
             Err(_) => Err(Refusal::new(RefusalKind::Busy, "too many streams at once")),
         };
@@ -265,8 +266,8 @@ impl Provider {
                 let replied = timeout(HEAD_TIMEOUT, write_reply(&mut send, &OpenReply::Opened));
                 replied.await.map_err(|_| SessionError::Stalled)??;
                 let tunnel = Tunnel { tcp: origin, leftover: Bytes::new(), send, recv: receive };
-                let heard = cancel.cancelled();
-                let report = provider_copy(tunnel, meter, DrainLimit::default(), heard, tell).await;
+                let (limit, heard) = (DrainLimit::default(), signals.cancel.cancelled());
+                let report = provider_copy(tunnel, meter, limit, &signals.pause, heard, tell).await;
                 Ok(Some(report.end))
             }
             Err(refusal) => {

@@ -73,6 +73,8 @@ pub(crate) enum Command {
     Close(&'static str),
     /// Our application gave up on this stream (consumer).
     Abort(u64),
+    /// Our application has stopped reading this stream, or reads it again (consumer).
+    Flow { stream: u64, paused: bool },
     /// Our origin broke this stream off (provider).
     Broken(u64),
     /// The channel holds this much now (consumer).
@@ -107,6 +109,7 @@ impl Machine for Payer {
         match command {
             Command::Close(reason) => self.handle_close(reason, now),
             Command::Abort(stream) => self.handle_abort(stream),
+            Command::Flow { stream, paused } => self.handle_flow(stream, paused),
             Command::ToppedUp(reserved) => self.handle_top_up(reserved, now)?,
             Command::Broken(_) | Command::Facts(_) => {}
         }
@@ -141,7 +144,10 @@ impl Machine for Payee {
         match command {
             Command::Close(reason) => self.handle_close(reason, now),
             Command::Facts(facts) => self.handle_chain_event(facts),
-            Command::Abort(_) | Command::Broken(_) | Command::ToppedUp(_) => {}
+            Command::Abort(_)
+            | Command::Flow { .. }
+            | Command::Broken(_)
+            | Command::ToppedUp(_) => {}
         }
         Ok(())
     }

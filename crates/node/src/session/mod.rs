@@ -13,4 +13,4 @@ pub use gate::SessionMeter;
 pub(crate) use stream::{
     OpenReply, OpenRequest, read_reply, read_request, write_reply, write_request,
 };
-pub(crate) use streams::Streams;
+pub(crate) use streams::{Signals, Streams};

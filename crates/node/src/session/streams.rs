@@ -2,11 +2,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+
+use crate::copy::Pause;
 
 /// A quarter of the dials that an exit has under way at once.
 const CONNECTING_MAX: usize = 128;
@@ -21,7 +23,16 @@ pub(crate) struct Streams {
     pub(crate) connecting: Semaphore,
     /// Ends them all.
     pub(crate) all: CancellationToken,
-    each: Mutex<HashMap<u64, CancellationToken>>,
+    each: Mutex<HashMap<u64, Signals>>,
+}
+
+/// What a running stream is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Signals {
+    /// To end.
+    pub(crate) cancel: CancellationToken,
+    /// To send no more for now.
+    pub(crate) pause: Arc<Pause>,
 }
 
 impl Streams {
@@ -34,22 +45,29 @@ impl Streams {
         }
     }
 
-    fn each(&self) -> MutexGuard<'_, HashMap<u64, CancellationToken>> {
+    fn each(&self) -> MutexGuard<'_, HashMap<u64, Signals>> {
         // Single inserts and removes: a panic leaves no half.
         self.each.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A stream begins; the token says when it should end.
-    pub(crate) fn enter(&self, stream: u64) -> CancellationToken {
-        let token = self.all.child_token();
-        self.each().insert(stream, token.clone());
-        token
+    /// A stream begins.
+    pub(crate) fn enter(&self, stream: u64) -> Signals {
+        let signals = Signals { cancel: self.all.child_token(), pause: Arc::default() };
+        self.each().insert(stream, signals.clone());
+        signals
     }
 
     /// Ends one stream.
     pub(crate) fn cancel(&self, stream: u64) {
-        if let Some(token) = self.each().get(&stream) {
-            token.cancel();
+        if let Some(signals) = self.each().get(&stream) {
+            signals.cancel.cancel();
+        }
+    }
+
+    /// Has one stream send no more for now, or go on.
+    pub(crate) fn pause(&self, stream: u64, paused: bool) {
+        if let Some(signals) = self.each().get(&stream) {
+            signals.pause.set(paused);
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use sparewire_node::{
-    copy::{CopyReport, DrainLimit, Gate, Tally, Tunnel, consumer_copy, provider_copy},
+    copy::{CopyReport, DrainLimit, Gate, Pause, Tally, Tunnel, consumer_copy, provider_copy},
     transport::{Connection, Endpoint, EndpointConfig, RecvStream, SendStream},
 };
 use sparewire_protocol::Direction;
@@ -73,12 +73,20 @@ impl Rig {
         let (origin, origin_side) = tcp_pair().await;
         let ((send, recv), (provider_send, provider_recv)) = self.stream().await;
         let (aborted, broken) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (pause, pauses) = (Arc::new(Pause::default()), Arc::new(AtomicU64::new(0)));
         let consumer = {
+            let (pause, pauses) = (pause.clone(), pauses.clone());
             let (tally, aborted, broken) = (tally.clone(), aborted.clone(), broken.clone());
             let tunnel = Tunnel { tcp: app_side, leftover, send, recv };
             tokio::spawn(async move {
                 let heard = async { broken.notified().await };
-                consumer_copy(tunnel, &tally, limit, heard, async { aborted.notify_one() }).await
+                let flow = |paused| {
+                    pauses.fetch_add(u64::from(paused), SeqCst);
+                    pause.set(paused);
+                    async {}
+                };
+                let abort = async { aborted.notify_one() };
+                consumer_copy(tunnel, &tally, limit, flow, heard, abort).await
             })
         };
         let provider = {
@@ -91,10 +99,11 @@ impl Rig {
             };
             tokio::spawn(async move {
                 let heard = async { aborted.notified().await };
-                provider_copy(tunnel, &gate, limit, heard, async { broken.notify_one() }).await
+                let tell = async { broken.notify_one() };
+                provider_copy(tunnel, &gate, limit, &pause, heard, tell).await
             })
         };
-        Running { app, origin, consumer, provider }
+        Running { app, origin, consumer, provider, pauses }
     }
 }
 
@@ -103,6 +112,8 @@ pub struct Running {
     pub origin: TcpStream,
     pub consumer: JoinHandle<CopyReport>,
     pub provider: JoinHandle<CopyReport>,
+    /// How often the consumer asked for a pause.
+    pub pauses: Arc<AtomicU64>,
 }
 
 /// Our end and the far end of a TCP connection on loopback.
