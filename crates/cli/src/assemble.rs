@@ -20,6 +20,8 @@ use crate::{
 
 /// How often a provider asks the chain about the channels in use.
 const FACTS_EVERY: Duration = Duration::from_secs(15);
+/// How often it asks whether payers have started to leave.
+const CLOSES_EVERY: Duration = Duration::from_secs(60);
 
 /// A provider that is bound and not running yet.
 pub(crate) async fn provider(
@@ -53,6 +55,7 @@ pub(crate) async fn provider(
         connections_max: config.connections_max,
         streams_max: config.streams_max,
         facts_every: FACTS_EVERY,
+        closes_every: CLOSES_EVERY,
     };
     let exit = Exit::new(policy(config)?);
     let endpoint = bind(node, Some(config.listen)).await?;

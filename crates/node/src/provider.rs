@@ -5,7 +5,7 @@ mod connection;
 mod settling;
 mod strangers;
 
-pub use settling::settle;
+pub use settling::{SettleError, settle};
 
 use std::{
     collections::HashMap,
@@ -51,6 +51,9 @@ pub struct ProviderConfig {
     pub streams_max: usize,
     /// How often the chain is asked about the channels in use.
     pub facts_every: Duration,
+    /// How often it is asked whether payers have started to leave. The shortest withdraw delay of
+    /// the contract is 15 minutes.
+    pub closes_every: Duration,
 }
 
 /// A provider at work.
@@ -193,8 +196,9 @@ impl Provider {
     /// Claims every voucher that is worth more than what was claimed, and pays out.
     ///
     /// # Errors
-    /// [`SessionError`] where the store or the chain fails; what is not claimed stays claimable.
-    pub async fn settle(&self) -> Result<Outcome, SessionError> {
+    /// [`SettleError`] where the store or the chain failed for some channels or all; what is not
+    /// claimed stays claimable.
+    pub async fn settle(&self) -> Result<Outcome, SettleError> {
         settling::settle(&self.store, &self.chain, &self.identity).await
     }
 
