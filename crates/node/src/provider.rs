@@ -3,6 +3,7 @@
 
 mod connection;
 mod settling;
+mod shares;
 mod strangers;
 
 pub use settling::{SettleError, settle};
@@ -21,7 +22,7 @@ use sparewire_protocol::{
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::strangers::Strangers;
+use self::{shares::Shares, strangers::Strangers};
 use crate::{
     exit::Exit,
     identity::Identity,
@@ -49,6 +50,9 @@ pub struct ProviderConfig {
     pub connections_max: usize,
     /// Most streams of one session at a time.
     pub streams_max: usize,
+    /// Most new streams of one session a second, and ten times as many at once: to connect them is
+    /// work that is not billed. Others wait a little for their turn.
+    pub streams_per_sec_max: u32,
     /// How often the chain is asked about the channels in use.
     pub facts_every: Duration,
     /// How often it is asked whether payers have started to leave. The shortest withdraw delay of
@@ -67,6 +71,7 @@ pub struct Provider {
     clock: Clock,
     slots: Mutex<HashMap<ChannelId, Slot>>,
     strangers: Strangers,
+    shares: Shares,
     connections: Semaphore,
     tracker: TaskTracker,
 }
@@ -130,6 +135,7 @@ impl Provider {
         clock: Clock,
     ) -> Arc<Self> {
         let connections = Semaphore::new(config.connections_max);
+        let shares = Shares::new(config.streams_per_sec_max);
         Arc::new(Self {
             config,
             identity,
@@ -140,6 +146,7 @@ impl Provider {
             clock,
             slots: Mutex::new(HashMap::new()),
             strangers: Strangers::default(),
+            shares,
             connections,
             tracker: TaskTracker::new(),
         })

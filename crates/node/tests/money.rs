@@ -3,13 +3,31 @@
 
 mod market;
 
-use std::{sync::atomic::Ordering::SeqCst, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
 
-use market::{Keys, Market, amount, domain, exit_policy, provider_config, until};
+use async_trait::async_trait;
+use market::{
+    Client, Keys, Market, amount, assert_agree, connect, domain, echo, exit_policy,
+    provider_config, target, until,
+};
 use sparewire_core::{ByteCount, ChannelId, SessionId, Signer, Verified};
-use sparewire_node::{exit::Exit, session::SessionError, store::Store};
+use sparewire_node::{
+    exit::{Exit, Resolve},
+    session::SessionError,
+    store::Store,
+    target::Target,
+};
 use sparewire_protocol::{
-    ChannelConfig, ChannelStatus, Payment, Reading, Record, Role, Voucher, settlement::ChainError,
+    ChannelConfig, ChannelStatus, Message, Payment, Reading, Record, Role, Voucher,
+    settlement::ChainError,
 };
 
 /// The provider remembers a promise of `units` over the channel.
@@ -92,4 +110,86 @@ async fn a_payer_who_leaves_is_noticed_and_settled_channels_are_not_asked_about_
     until("the other goes on being asked about", || asked(open) >= others + 3).await;
     assert!(asked(claimed) <= before + 1, "settled again");
     assert_eq!(asked(closed), 1);
+}
+
+/// Names that begin with `dead` are looked up for ever; all others are this computer.
+#[derive(Default)]
+struct Sluggish {
+    dead: AtomicUsize,
+}
+
+#[async_trait]
+impl Resolve for Sluggish {
+    async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        if name.starts_with("dead") {
+            self.dead.fetch_add(1, SeqCst);
+            return std::future::pending().await;
+        }
+        Ok(vec![Ipv4Addr::LOCALHOST.into()])
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_with_two_hundred_dead_names_delays_no_other_session() {
+    let resolver = Arc::new(Sluggish::default());
+    let exit = Exit::with_resolver(exit_policy(), resolver.clone());
+    let market = Market::with(provider_config(), exit).await;
+    let (buyer, _directory) = market.buyer().await;
+    buyer.session().await;
+    let origin = echo().await;
+    let live = format!("live.example:{}", origin.port());
+    let (first, channel) = market.client().await;
+    let keys = first.keys.clone();
+    drop(first);
+    // Coming again brings no more look-ups: those that hang are still counted.
+    for session in 1..=3 {
+        let mut client = Client::connect(&keys, &market.seller.address()).await;
+        let terms = client.terms(None).await;
+        let acceptance = client.acceptance(&terms, channel, session);
+        assert!(matches!(client.accept(acceptance).await, Some(Message::Accepted(_))));
+        let mut streams = Vec::new();
+        for number in 0..200 {
+            let dead = Target::parse(&format!("dead{number}.example:443")).unwrap();
+            let (mut send, receive) = client.connection.open_bi().await.unwrap();
+            send.write_chunk(Client::request(&dead)).await.unwrap();
+            streams.push((send, receive));
+        }
+        until("its share hangs", || resolver.dead.load(SeqCst) == 16).await;
+        for _ in 0..5 {
+            let began = Instant::now();
+            connect(buyer.proxy, &live).await.unwrap();
+            assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        client.connection.close(7, "again");
+    }
+    assert_eq!(resolver.dead.load(SeqCst), 16);
+    let statement = buyer.close().await.unwrap();
+    assert_agree(&statement, &market.seller.statement(statement.session).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_opens_streams_too_fast_waits_and_holds_up_nobody() {
+    let mut config = provider_config();
+    config.streams_per_sec_max = 20;
+    let market = Market::with(config, Exit::new(exit_policy())).await;
+    let (buyer, _directory) = market.buyer().await;
+    buyer.session().await;
+    let echo = echo().await;
+    let (mut client, channel) = market.client().await;
+    let terms = client.terms(None).await;
+    let acceptance = client.acceptance(&terms, channel, 1);
+    assert!(matches!(client.accept(acceptance).await, Some(Message::Accepted(_))));
+    let (began, target) = (Instant::now(), target(echo));
+    let opened = futures_util::future::join_all((0..260).map(|_| client.open(&target)));
+    let other = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let began = Instant::now();
+        connect(buyer.proxy, &echo.to_string()).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    };
+    let (opened, ()) = tokio::join!(opened, other);
+    assert_eq!(opened.len(), 260);
+    // Two hundred at once, and the others at twenty a second.
+    assert!(began.elapsed() > Duration::from_millis(2_900), "{:?}", began.elapsed());
 }

@@ -143,7 +143,7 @@ impl Consumer {
             commands: commands.clone(),
             figures: seen,
             terms,
-            streams: Streams::new(self.config.streams_max),
+            streams: Streams::new(self.config.streams_max, Arc::default()),
         });
         let mut driver = Driver {
             control,

@@ -1,5 +1,5 @@
 //! A market on loopback: a chain in memory, a provider and consumers with everything else real.
-#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, missing_docs, unreachable_pub, unused_imports, clippy::unwrap_used)]
 
 mod chain;
 mod client;
@@ -151,6 +151,7 @@ pub fn provider_config() -> ProviderConfig {
         terms_valid_ms: 3_600_000,
         connections_max: 64,
         streams_max: 512,
+        streams_per_sec_max: 200,
         facts_every: Duration::from_millis(100),
         closes_every: Duration::from_secs(60),
     }
