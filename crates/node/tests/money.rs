@@ -15,8 +15,8 @@ use std::{
 
 use async_trait::async_trait;
 use market::{
-    Client, Keys, Market, amount, assert_agree, connect, domain, echo, exit_policy,
-    provider_config, target, until,
+    Client, Keys, Market, amount, assert_agree, connect, consumer_config, domain, echo,
+    exit_policy, provider_config, sink, target, total, until, within,
 };
 use sparewire_core::{ByteCount, ChannelId, SessionId, Signer, Verified};
 use sparewire_node::{
@@ -27,8 +27,9 @@ use sparewire_node::{
 };
 use sparewire_protocol::{
     ChannelConfig, ChannelStatus, Message, Payment, Reading, Record, Role, Voucher,
-    settlement::ChainError,
+    settlement::{ChainError, Intent},
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The provider remembers a promise of `units` over the channel.
 fn promise(market: &Market, keys: &Keys, config: &ChannelConfig, units: u128) -> ChannelId {
@@ -192,4 +193,34 @@ async fn a_session_that_opens_streams_too_fast_waits_and_holds_up_nobody() {
     assert_eq!(opened.len(), 260);
     // Two hundred at once, and the others at twenty a second.
     assert!(began.elapsed() > Duration::from_millis(2_900), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_is_topped_up_while_a_quarter_of_it_is_left() {
+    const MIB: u64 = 1 << 20;
+    let market = Market::new().await;
+    let mut config = consumer_config();
+    config.channel_amount = amount(u128::from(8 * MIB));
+    let (buyer, _directory) = market.buyer_with(config).await;
+    let asked = || -> Vec<_> {
+        let wallet = buyer.keys.wallet.address();
+        market.chain.performed(wallet).iter().map(Intent::kind).collect()
+    };
+    let (sink, mut swallowed) = sink().await;
+    let upload = async |bytes: u64| {
+        let mut tcp = buyer.connect(sink).await.unwrap();
+        tcp.write_all(&vec![1; bytes as usize]).await.unwrap();
+        tcp.shutdown().await.unwrap();
+        let _ = tcp.read_to_end(&mut Vec::new()).await;
+    };
+    upload(5 * MIB).await;
+    assert_eq!(within(20, swallowed.recv()).await, Some(5 * MIB));
+    assert_eq!(asked(), ["deposit", "open"]);
+    // Less than 2 MiB are left, more than ten times the credit; nothing more is carried.
+    upload(MIB + MIB / 4).await;
+    assert_eq!(within(20, swallowed.recv()).await, Some(MIB + MIB / 4));
+    until("it is topped up", || asked().contains(&"top_up")).await;
+    let statement = buyer.close().await.unwrap();
+    assert_eq!(total(&statement), 25 * MIB / 4);
+    assert_agree(&statement, &market.seller.statement(statement.session).await);
 }

@@ -96,6 +96,7 @@ impl Consumer {
             session,
             config: funded.config,
             reserved: funded.reserved,
+            low_water: self.low_water(),
             delegation: self.identity.delegation,
             memory,
             signer: Arc::clone(&self.identity.authorizer),

@@ -70,6 +70,12 @@ impl Consumer {
         Ok(Funded { config: channel.config, reserved })
     }
 
+    /// How much is to be left in a channel when it is topped up: a quarter of what it gets, since a
+    /// chain may take many minutes to be final.
+    pub(super) fn low_water(&self) -> Amount {
+        Amount::new(self.config.channel_amount.get() / 4).unwrap_or_default()
+    }
+
     /// Tops the channel up whenever it is nearly used up. Returns only when the session is over or
     /// the budget is.
     pub(super) async fn keep_funded(
