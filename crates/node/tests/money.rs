@@ -15,8 +15,8 @@ use std::{
 
 use async_trait::async_trait;
 use market::{
-    Client, Keys, Market, amount, assert_agree, connect, consumer_config, domain, echo,
-    exit_policy, provider_config, sink, target, total, until, within,
+    Buyer, Client, Keys, Market, amount, assert_agree, connect, consumer_config, domain, echo,
+    exit_policy, provider_config, sink, source, target, total, until, within,
 };
 use sparewire_core::{ByteCount, ChannelId, SessionId, Signer, Verified};
 use sparewire_node::{
@@ -223,4 +223,96 @@ async fn a_channel_is_topped_up_while_a_quarter_of_it_is_left() {
     let statement = buyer.close().await.unwrap();
     assert_eq!(total(&statement), 25 * MIB / 4);
     assert_agree(&statement, &market.seller.statement(statement.session).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_an_empty_wallet_the_rest_of_the_channel_is_used_and_the_session_settled() {
+    const MIB: u64 = 1 << 20;
+    let market = Market::new().await;
+    let (keys, directory) = (Keys::random(), tempfile::tempdir().unwrap());
+    market.chain.mint(keys.wallet.address(), u128::from(2 * MIB));
+    let mut config = consumer_config();
+    config.channel_amount = amount(u128::from(2 * MIB));
+    let address = market.seller.address();
+    let buyer = Buyer::start(&market.chain, &keys, directory.path(), address, config).await;
+    let id = buyer.session_id().await;
+    let (sink, mut swallowed) = sink().await;
+    let mut tcp = buyer.connect(sink).await.unwrap();
+    tcp.write_all(&vec![1; 1_700_000]).await.unwrap();
+    drop(tcp);
+    assert_eq!(within(20, swallowed.recv()).await, Some(1_700_000));
+    // Below low water, and no top-up comes; new streams are served all the same.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut tcp = buyer.connect(echo().await).await.unwrap();
+    tcp.write_all(&[7; 1_000]).await.unwrap();
+    within(10, tcp.read_exact(&mut [0; 1_000])).await.unwrap();
+    drop(tcp);
+
+    let download = buyer.download(source().await).await;
+    let error = within(40, buyer.run).await.unwrap().unwrap_err();
+    let short = matches!(error, SessionError::Chain(ChainError::InsufficientFunds { .. }));
+    assert!(short, "{error}");
+    let answer = within(1, connect(buyer.proxy, "127.0.0.1:9")).await.unwrap_err();
+    assert!(answer.contains("not enough tokens"), "{answer}");
+    let statement = buyer.disk.session(id).unwrap().unwrap().statement.expect("it is settled");
+    assert_eq!(total(&statement), 2 * MIB, "all of the channel was used");
+    assert_agree(&statement, &market.seller.statement(id).await);
+    assert_eq!(within(10, download).await.unwrap(), 2 * MIB - 1_700_000 - 2_000);
+    let asked: Vec<_> =
+        market.chain.performed(keys.wallet.address()).iter().map(Intent::kind).collect();
+    assert_eq!(asked, ["deposit", "open"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_chain_is_silent_streams_wait_for_the_top_up() {
+    const MIB: u64 = 1 << 20;
+    let market = Market::new().await;
+    let mut config = consumer_config();
+    config.channel_amount = amount(u128::from(MIB));
+    let (buyer, _directory) = market.buyer_with(config).await;
+    let id = buyer.session_id().await;
+    buyer.seat.unreachable.store(true, SeqCst);
+    let download = buyer.download(source().await).await;
+    until("the channel is used up", || {
+        market.seller.payment(id).is_some_and(|paid| paid.voucher.body.amount == amount(1 << 20))
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!buyer.run.is_finished() && !download.is_finished(), "it waits");
+    assert_eq!(buyer.session_id().await, id);
+    buyer.seat.unreachable.store(false, SeqCst);
+    until("service goes on", || {
+        market.seller.payment(id).is_some_and(|paid| paid.voucher.body.amount > amount(2 << 20))
+    })
+    .await;
+    drop(download);
+    let statement = buyer.close().await.unwrap();
+    assert_eq!(statement.session, id);
+    assert_agree(&statement, &market.seller.statement(id).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_broke_off_with_an_empty_channel_is_resumed_to_be_settled() {
+    const MIB: u128 = 1 << 20;
+    let market = Market::new().await;
+    let mut config = consumer_config();
+    (config.channel_amount, config.budget) = (amount(MIB), amount(MIB));
+    let (buyer, directory) = market.buyer_with(config.clone()).await;
+    let (id, keys) = (buyer.session_id().await, buyer.keys.clone());
+    buyer.seat.unreachable.store(true, SeqCst); // it does not know yet that there is no more money
+    let download = buyer.download(source().await).await;
+    until("the channel is used up", || {
+        market.seller.payment(id).is_some_and(|paid| paid.voucher.body.amount == amount(MIB))
+    })
+    .await;
+    buyer.kill().await;
+    within(20, download).await.unwrap();
+    assert!(market.seller.session(id).unwrap().statement.is_none(), "it was not settled");
+    let address = market.seller.address();
+    let buyer = Buyer::start(&market.chain, &keys, directory.path(), address, config).await;
+    let error = within(40, buyer.run).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("--budget"), "{error}");
+    let statement = buyer.disk.session(id).unwrap().unwrap().statement.expect("it is settled");
+    assert_eq!(u128::from(total(&statement)), MIB);
+    assert_agree(&statement, &market.seller.statement(id).await);
 }
