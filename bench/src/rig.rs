@@ -79,6 +79,9 @@ impl Rig {
                 ["chain", "faucet", wallet, "--rpc", &self.rpc, "--data-dir", directory];
             Process::run(beside("sparewire")?, &arguments).await?;
         }
+        // Thousands of short connections at once are what is measured.
+        let config = "[provider]\nstreams_per_sec_max = 1000000\n";
+        std::fs::write(std::path::Path::new(&provider_dir).join("config.toml"), config)?;
         let (source, echo) = (self.source.to_string(), self.echo.to_string());
         let provider = Process::start(
             beside("sparewire")?,

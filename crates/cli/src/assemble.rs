@@ -20,6 +20,8 @@ use crate::{
 
 /// How often a provider asks the chain about the channels in use.
 const FACTS_EVERY: Duration = Duration::from_secs(15);
+/// How often it asks whether payers have started to leave.
+const CLOSES_EVERY: Duration = Duration::from_secs(60);
 
 /// A provider that is bound and not running yet.
 pub(crate) async fn provider(
@@ -40,6 +42,8 @@ pub(crate) async fn provider(
     );
     check_delay(config.withdraw_delay_secs, "[provider] withdraw_delay_secs")?;
     check_range(config.streams_max, 1, 4000, "[provider] streams_max")?;
+    let per_sec_max = config.streams_per_sec_max;
+    check_range(per_sec_max as usize, 1, 1_000_000, "[provider] streams_per_sec_max")?;
     check_range(config.connections_max, 1, 100_000, "[provider] connections_max")?;
     check_range(config.terms_valid_minutes as usize, 1, 1440, "[provider] terms_valid_minutes")?;
     let settings = ProviderConfig {
@@ -52,7 +56,9 @@ pub(crate) async fn provider(
         terms_valid_ms: config.terms_valid_minutes * 60_000,
         connections_max: config.connections_max,
         streams_max: config.streams_max,
+        streams_per_sec_max: per_sec_max,
         facts_every: FACTS_EVERY,
+        closes_every: CLOSES_EVERY,
     };
     let exit = Exit::new(policy(config)?);
     let endpoint = bind(node, Some(config.listen)).await?;

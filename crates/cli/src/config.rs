@@ -95,6 +95,10 @@ pub(crate) struct ProviderConfig {
     /// Most streams of one connection at a time: 1 to 4000.
     #[toml_example(default = 2048)]
     pub(crate) streams_max: usize,
+    /// Most new streams of one session a second, and ten times as many at once: connecting is not
+    /// billed. Others wait up to 10 seconds for their turn. 1 to 1000000.
+    #[toml_example(default = 200)]
+    pub(crate) streams_per_sec_max: u32,
     /// Destinations that are reached in spite of the rules: `host:port`, `ip:port`,
     /// `network:port`, `*` for any port. Everything in private networks is denied otherwise.
     #[toml_example(default = [])]
@@ -123,6 +127,7 @@ impl Default for ProviderConfig {
             terms_valid_minutes: 60,
             connections_max: 256,
             streams_max: 2048,
+            streams_per_sec_max: 200,
             allow: Vec::new(),
             deny_domains: Vec::new(),
             deny_networks: Vec::new(),

@@ -157,12 +157,11 @@ fn a_channel_that_runs_dry_is_topped_up_within_the_budget_while_bytes_flow() {
     let mut endless = market.curl(["--output", "/dev/null", "--max-time", "20"]);
     endless.arg(market.origin.url("/bytes/100000000"));
     let starved = Running::start(endless);
-    until("an empty channel", || {
-        (market.consumer.promised() >= 40_000_000 - 300_000).then_some(())
-    });
-    drop(starved);
     market.connecting.as_mut().unwrap().warned("budget");
-    market.disconnect();
+    let ended = market.connecting.take().unwrap().ended();
+    ended.fails_with(&["budget is used up", "raise --budget"]);
+    drop(starved);
+    assert!(market.consumer.promised() >= 40_000_000 - 300_000);
     let session = only(&market.consumer.sessions()).clone();
     market.assert_sides_agree(session["session"].as_str().unwrap());
     assert!(paid(&session) <= 40_000_000, "{session:#}");

@@ -157,7 +157,8 @@ impl Consumer {
     ///
     /// # Errors
     /// [`SessionError`] where trying again would not help: a price above the limit, a wrong
-    /// network, an exhausted budget, a full disk; or where the last session could not be settled.
+    /// network, a budget or wallet with nothing left for a channel that is used up (its session is
+    /// settled then), a full disk; or where the last session could not be settled.
     pub async fn run(
         self: &Arc<Self>,
         shutdown: CancellationToken,

@@ -4,10 +4,11 @@
 mod admission;
 mod connection;
 mod settling;
+mod shares;
 mod strangers;
 
 pub use admission::{Applicant, admit, terms_of};
-pub use settling::settle;
+pub use settling::{SettleError, settle};
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -23,7 +24,7 @@ use sparewire_protocol::{
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::strangers::Strangers;
+use self::{shares::Shares, strangers::Strangers};
 use crate::{
     exit::Exit,
     identity::Identity,
@@ -51,8 +52,14 @@ pub struct ProviderConfig {
     pub connections_max: usize,
     /// Most streams of one session at a time.
     pub streams_max: usize,
+    /// Most new streams of one session a second, and ten times as many at once: to connect them is
+    /// work that is not billed. Others wait a little for their turn.
+    pub streams_per_sec_max: u32,
     /// How often the chain is asked about the channels in use.
     pub facts_every: Duration,
+    /// How often it is asked whether payers have started to leave. The shortest withdraw delay of
+    /// the contract is 15 minutes.
+    pub closes_every: Duration,
 }
 
 /// A provider at work.
@@ -67,6 +74,7 @@ pub struct Provider {
     /// At most one session over a channel.
     slots: Mutex<HashMap<ChannelId, LiveSession>>,
     strangers: Strangers,
+    shares: Shares,
     connections: Semaphore,
     tracker: TaskTracker,
 }
@@ -100,6 +108,7 @@ impl Provider {
         clock: Clock,
     ) -> Arc<Self> {
         let connections = Semaphore::new(config.connections_max);
+        let shares = Shares::new(config.streams_per_sec_max);
         Arc::new(Self {
             config,
             identity,
@@ -110,6 +119,7 @@ impl Provider {
             clock,
             slots: Mutex::new(HashMap::new()),
             strangers: Strangers::default(),
+            shares,
             connections,
             tracker: TaskTracker::new(),
         })
@@ -162,8 +172,9 @@ impl Provider {
     /// Claims every voucher that is worth more than what was claimed, and pays out.
     ///
     /// # Errors
-    /// [`SessionError`] where the store or the chain fails; what is not claimed stays claimable.
-    pub async fn settle(&self) -> Result<Outcome, SessionError> {
+    /// [`SettleError`] where the store or the chain failed for some channels or all; what is not
+    /// claimed stays claimable.
+    pub async fn settle(&self) -> Result<Outcome, SettleError> {
         settling::settle(&self.store, &self.chain, &self.identity).await
     }
 

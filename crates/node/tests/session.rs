@@ -633,9 +633,14 @@ async fn a_channel_is_topped_up_while_it_is_used_and_never_beyond_the_budget() {
         live.first().is_some_and(|live| u128::from(total(&live.statement)) == 3 * MIB)
     })
     .await;
-    assert!(!download.is_finished(), "it waits for money");
     let wallet = buyer.keys.wallet.address();
-    let statement = buyer.close().await.unwrap();
+    // There is no more money: the session is settled, and everybody told why.
+    let error = within(40, buyer.run).await.unwrap().unwrap_err();
+    let SessionError::Policy(reason) = &error else { panic!("{error}") };
+    assert!(reason.contains("budget is used up") && reason.contains("--budget"), "{reason}");
+    let answer = within(1, connect(buyer.proxy, "127.0.0.1:9")).await.unwrap_err();
+    assert!(answer.contains("--budget"), "{answer}");
+    let statement = buyer.disk.session(id).unwrap().unwrap().statement.expect("it is settled");
     assert_eq!(u128::from(total(&statement)), 3 * MIB, "what was paid for was delivered");
     assert_agree(&statement, &market.seller.statement(id).await);
     assert_eq!(within(10, download).await.unwrap(), total(&statement));

@@ -6,8 +6,8 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use sparewire_core::{
-    Amount, B256, ByteCount, DeviceSigner, DeviceStatement, NodeId, SessionId, Signed, Signer,
-    Timestamp, Verified,
+    Amount, B256, ByteCount, DeviceSigner, DeviceStatement, NodeId, Price, SessionId, Signed,
+    Signer, Timestamp, Verified,
 };
 
 use crate::{
@@ -33,6 +33,9 @@ pub struct PayerSetup<'a> {
     pub config: ChannelConfig,
     /// What it holds, by the chain's final state.
     pub reserved: Amount,
+    /// What is to be left unpromised in the channel: with less than that, or than the credit is
+    /// worth, a top-up is asked for ([`Event::Exhausted`]), which takes its time on chain.
+    pub low_water: Amount,
     /// Our wallet's word for our device and authorizer.
     pub delegation: Signed<Delegation>,
     /// What our store remembers of the channel.
@@ -49,6 +52,7 @@ pub struct Payer {
     provider: NodeId,
     signer: Arc<dyn Signer>,
     reserved: Amount,
+    low_water: Amount,
     phase: Phase,
     /// What we sent up and received down.
     counted: Reading,
@@ -92,8 +96,17 @@ impl Payer {
     /// [`ProtocolError`] where the setup contradicts itself, for example a channel of other
     /// parties than the terms name.
     pub fn accept(setup: PayerSetup<'_>, now: Timestamp) -> Result<Self, ProtocolError> {
-        let PayerSetup { terms, session, config, reserved, delegation, memory, signer, device } =
-            setup;
+        let PayerSetup {
+            terms,
+            session,
+            config,
+            reserved,
+            low_water,
+            delegation,
+            memory,
+            signer,
+            device,
+        } = setup;
         if config.payer_authorizer != signer.address() {
             return Err(ProtocolError::Inconsistent(
                 "the channel names another authorizer than our key",
@@ -150,6 +163,7 @@ impl Payer {
             agreement,
             signer,
             reserved,
+            low_water,
             phase: Phase::Accepting { since: now },
             counted: reading,
             up_max,
@@ -518,11 +532,7 @@ impl Payer {
             Phase::Settling { .. } => true,
             Phase::Accepting { .. } | Phase::Ended => return Ok(()),
         };
-        // Told while there is still credit's worth of money left, so that a top-up can come in time.
-        let credit = self.agreement.terms.credit.credit(self.agreement.paid(total(self.paid)));
-        let soon = total(self.payable()).checked_add(credit);
-        let affordable = self.agreement.affordable(self.reserved);
-        if soon.is_none_or(|soon| soon >= affordable) && !self.exhausted {
+        if self.is_low() && !self.exhausted {
             self.exhausted = true;
             self.outputs.push_back(Output::Event(Event::Exhausted));
         }
@@ -612,6 +622,20 @@ impl Payer {
         self.outputs.push_back(Output::Transmit(Message::Payment { payment, receipt }));
         self.outputs.push_back(Output::Event(Event::Paid { reading, amount }));
         Ok(())
+    }
+
+    /// Whether a top-up should be asked for now, so that it can come in time.
+    fn is_low(&self) -> bool {
+        let terms = &self.agreement.terms;
+        if terms.price == Price::FREE {
+            return false; // what costs nothing uses nothing up
+        }
+        let payable = self.payable();
+        let credit = terms.credit.credit(self.agreement.paid(total(self.paid)));
+        let affordable = self.agreement.affordable(self.reserved);
+        let soon = total(payable).checked_add(credit);
+        let left = self.agreement.owed(payable).map(|owed| self.reserved.saturating_sub(owed));
+        soon.is_none_or(|soon| soon >= affordable) || left.is_none_or(|left| left < self.low_water)
     }
 
     /// What of `payable` the channel can pay for. The provider stops by itself before that.

@@ -253,7 +253,8 @@ pub enum Event {
         /// Its number.
         sequence: u64,
     },
-    /// The channel can hardly pay for more than the credit; it needs a top-up.
+    /// The channel can hardly pay for more than the credit, or holds less than the payer wants left
+    /// in it; it needs a top-up.
     Exhausted,
     /// The payer says that it topped the channel up.
     Funded,

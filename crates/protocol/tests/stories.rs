@@ -219,6 +219,34 @@ fn an_exhausted_channel_stops_and_goes_on_after_a_top_up() {
 }
 
 #[test]
+fn a_top_up_is_asked_for_at_the_low_water_mark_or_at_credits_worth_whichever_is_more() {
+    let credit = 1_000;
+    let rule = CreditRule { initial: bytes(credit), maximum: bytes(credit) };
+    let cast = Cast::new(unit_per_byte(), rule);
+    let exhausted_at = |low_water: u64, topped_up: bool| {
+        let mut setup = cast.payer_setup(session_id(1), units(100_000), Memory::default());
+        setup.low_water = units(u128::from(low_water));
+        let mut payer = Payer::accept(setup, EPOCH).unwrap();
+        let (_, accepted) = payer_alone(&cast, Memory::default());
+        payer.handle_message(Message::Accepted(Box::new(accepted)), EPOCH).unwrap();
+        if topped_up {
+            payer.handle_reading(reading(0, 99_999), EPOCH).unwrap();
+            outputs(|| payer.poll_output());
+            payer.handle_top_up(units(200_000), EPOCH).unwrap();
+        }
+        let from = if topped_up { 100_000 } else { 0 };
+        (from..200_000u64).find(|down| {
+            payer.handle_reading(reading(0, *down), EPOCH).unwrap();
+            outputs(|| payer.poll_output()).contains(&Output::Event(Event::Exhausted))
+        })
+    };
+    assert_eq!(exhausted_at(0, false), Some(100_000 - credit));
+    assert_eq!(exhausted_at(credit / 2, false), Some(100_000 - credit));
+    assert_eq!(exhausted_at(25_000, false), Some(75_001), "25,000 must be left");
+    assert_eq!(exhausted_at(25_000, true), Some(175_001), "again after a top-up");
+}
+
+#[test]
 fn a_provider_that_goes_away_asks_and_is_paid_what_it_served() {
     let mut world = world();
     flow(&mut world, 10, 0, 730);

@@ -229,9 +229,7 @@ impl Network {
     /// The host that takes a packet which arrives now, if one does.
     pub fn arrive(&mut self, now_ms: u64, flight: &Flight) -> Option<usize> {
         let host = self.hosts.iter().position(|host| host.ip == flight.to.ip)?;
-        if now_ms < self.cut_until_ms[host]
-            || self.rng.u16(0..1_000) < self.lines[host].lost / 2
-        {
+        if now_ms < self.cut_until_ms[host] || self.rng.u16(0..1_000) < self.lines[host].lost / 2 {
             self.counters.lost += 1;
             return None;
         }
@@ -307,8 +305,7 @@ mod tests {
         let mut network = Network::new(1);
         let public = network.join(Line::PERFECT, None);
         let stranger = network.join(Line::PERFECT, None);
-        let home = network
-            .join(Line::PERFECT, nat(EndpointIndependent, AddressAndPortDependent));
+        let home = network.join(Line::PERFECT, nat(EndpointIndependent, AddressAndPortDependent));
         let call = one(network.send(0, public, network.address(home), 100));
         assert_eq!(network.arrive(5, &call), None, "nobody calls it");
         let question = one(network.send(10, home, network.address(public), 100));

@@ -10,6 +10,7 @@ use sparewire_node::{provider::Provider, store::Store};
 use sparewire_protocol::{Role, settlement::TokenInfo};
 use tokio_util::sync::CancellationToken;
 
+use super::settle::Settled;
 use crate::{
     assemble::{self, interrupted},
     control::{self, Request},
@@ -77,8 +78,8 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
             match request {
                 Request::Status => shown.status(),
                 Request::Settle => {
-                    let outcome = shown.provider.settle().await?;
-                    Ok(serde_json::to_value(outcome)?)
+                    let settled = Settled::from(shown.provider.settle().await);
+                    Ok(serde_json::to_value(settled)?)
                 }
             }
         }

@@ -96,6 +96,7 @@ impl Consumer {
             session,
             config: funded.config,
             reserved: funded.reserved,
+            low_water: self.low_water(),
             delegation: self.identity.delegation,
             memory,
             signer: Arc::clone(&self.identity.authorizer),
@@ -143,7 +144,7 @@ impl Consumer {
             commands: commands.clone(),
             figures: seen,
             terms,
-            streams: Streams::new(self.config.streams_max),
+            streams: Streams::new(self.config.streams_max, Arc::default()),
         });
         let mut driver = Driver {
             control,
@@ -171,8 +172,12 @@ impl Consumer {
             });
             tokio::select! {
                 result = run => result,
-                error = self.keep_funded(&funded.config, &top_up, &commands) => Err(error),
-                error = self.close_when(&live, shutdown, &asked_to_close) => Err(error),
+                error = self.close_when(
+                    &live,
+                    shutdown,
+                    &asked_to_close,
+                    self.keep_funded(&funded, &top_up, &live),
+                ) => Err(error),
             }
         };
         let was_up = matches!(&*self.link.borrow(), Link::Up(up) if Arc::ptr_eq(up, &live));
@@ -187,7 +192,11 @@ impl Consumer {
                 driver.control.finish().await;
                 connection.close(0, "settled");
                 self.past().session = None;
-                Ok(statement)
+                match &*self.link.borrow() {
+                    // There is no money for another one.
+                    Link::Over(Err(error)) if !shutdown.is_cancelled() => Err(error.clone()),
+                    _ => Ok(statement),
+                }
             }
             Err(error) => {
                 self.past().session = Some(BrokenSession {
@@ -255,19 +264,25 @@ impl Consumer {
         }))
     }
 
-    /// On shutdown, or when the provider asks: no new tunnels, a grace for the running ones, then
-    /// the machine closes the session.
+    /// On shutdown, when the provider asks, or when there is no money left: no new tunnels, a grace
+    /// for the running ones, then the machine closes the session.
     async fn close_when(
         &self,
         live: &Session,
         shutdown: &CancellationToken,
         asked: &CancellationToken,
+        out_of_money: impl Future<Output = SessionError>,
     ) -> SessionError {
-        let grace = tokio::select! {
-            () = shutdown.cancelled() => TUNNELS_GRACE,
-            () = asked.cancelled() => Duration::ZERO,
+        let (grace, link) = tokio::select! {
+            () = shutdown.cancelled() => (TUNNELS_GRACE, Link::Down(None)),
+            () = asked.cancelled() => (Duration::ZERO, Link::Down(None)),
+            // Whoever wants a stream is told why there is none, at once.
+            error = out_of_money => {
+                tracing::warn!(%error, "the channel is used up; ending the session");
+                (Duration::ZERO, Link::Over(Err(error)))
+            }
         };
-        self.link.send_replace(Link::Down(None));
+        self.link.send_replace(link);
         self.tunnels.close();
         let _ = timeout(grace, self.tunnels.wait()).await;
         live.streams.all.cancel();

@@ -3,18 +3,18 @@
 
 use std::time::Duration;
 
-use sparewire_core::Amount;
+use sparewire_core::{Amount, ByteCount};
 use sparewire_protocol::{
-    ChannelConfig, ChannelFacts, ChannelStatus, ProtocolError, Role, SessionMemory, Terms,
+    ChannelConfig, ChannelFacts, ChannelStatus, ProtocolError, Role, SessionMemory, Statement,
+    Terms,
     settlement::{ChainError, Intent},
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
-use super::Consumer;
+use super::{Consumer, Session, may_retry};
 use crate::{
     session::{Command, SessionError},
     store::{KnownChannel, ask},
-    transport::TransportError,
 };
 
 /// How long a failed top-up rests.
@@ -57,12 +57,14 @@ impl Consumer {
         let mut reserved = facts.reserved;
         // A channel that is nearly used up is topped up before it is used again.
         let left = reserved.saturating_sub(channel.promised());
-        if terms.price.affordable(left) < terms.credit.maximum {
+        let affordable = terms.price.affordable(left);
+        let can_pay = affordable > ByteCount::ZERO;
+        if affordable < terms.credit.maximum {
             match self.top_up(&channel.config).await {
                 Ok(more) => reserved = more,
-                // What is left can still be used.
-                Err(error) if left > Amount::ZERO => {
-                    tracing::warn!(%error, "the channel cannot be topped up");
+                // What is left can still be used, and a session that broke off be settled.
+                Err(error) if can_pay || resumed.is_some() => {
+                    tracing::warn!(%error, "the channel cannot be topped up; using what is left");
                 }
                 Err(error) => return Err(error),
             }
@@ -70,29 +72,43 @@ impl Consumer {
         Ok(Funded { config: channel.config, reserved })
     }
 
-    /// Tops the channel up whenever it is nearly used up. Returns only when the session is over or
-    /// the budget is.
+    /// How much is to be left in a channel when it is topped up: a quarter of what it gets, since a
+    /// chain may take many minutes to be final.
+    pub(super) fn low_water(&self) -> Amount {
+        Amount::new(self.config.channel_amount.get() / 4).unwrap_or_default()
+    }
+
+    /// Tops the channel up whenever little is left in it. Returns only when the session cannot go on
+    /// for want of money: no more is to be had, and what was left is used up.
     pub(super) async fn keep_funded(
         &self,
-        config: &ChannelConfig,
+        funded: &Funded,
         wanted: &Notify,
-        commands: &mpsc::Sender<Command>,
+        live: &Session,
     ) -> SessionError {
+        let mut reserved = funded.reserved;
         loop {
             wanted.notified().await;
-            let reserved = loop {
-                match self.top_up(config).await {
+            let mut told = String::new();
+            reserved = loop {
+                let error = match self.top_up(&funded.config).await {
                     Ok(reserved) => break reserved,
-                    // What is left in the channel can still be used; then service stops until the
-                    // chain answers, or money comes.
-                    Err(error) => {
-                        tracing::warn!(%error, "the channel cannot be topped up; trying again");
-                    }
+                    Err(error) => error,
+                };
+                let reason = error.to_string();
+                if reason != told {
+                    tracing::warn!(%error, "the channel cannot be topped up; using what is left");
+                    told = reason;
                 }
-                tokio::time::sleep(TOP_UP_RETRY).await;
+                // Money may come while the rest is used, and a silent chain may answer again:
+                // streams wait for that.
+                tokio::select! {
+                    () = tokio::time::sleep(TOP_UP_RETRY) => {}
+                    () = used_up(live, reserved), if !may_retry(&error) => return error,
+                }
             };
-            if commands.send(Command::ToppedUp(reserved)).await.is_err() {
-                return TransportError::ClosedLocally.into();
+            if live.commands.send(Command::ToppedUp(reserved)).await.is_err() {
+                return std::future::pending().await; // the session is over
             }
         }
     }
@@ -203,5 +219,20 @@ impl Consumer {
                 && !self.past().avoid.contains(&channel.id)
         };
         Ok(channels.into_iter().filter(ours).collect())
+    }
+}
+
+/// Returns when the session has promised all that a channel holding `reserved` can pay for. The
+/// last bytes are paid for within the time between payments.
+async fn used_up(live: &Session, reserved: Amount) {
+    let is_used_up = |figures: &Option<Statement>| {
+        figures.as_ref().is_some_and(|figures| {
+            let base = figures.cumulative.saturating_sub(figures.paid);
+            let affordable = figures.price.affordable(reserved.saturating_sub(base));
+            figures.price.owed(affordable).is_some_and(|owed| figures.paid >= owed)
+        })
+    };
+    if live.figures.clone().wait_for(is_used_up).await.is_err() {
+        std::future::pending().await // the session is over
     }
 }

@@ -5,6 +5,7 @@
 //! check and use (DNS rebinding) changes nothing.
 
 mod policy;
+mod share;
 mod special;
 
 use std::{
@@ -25,6 +26,7 @@ use tokio::{
 };
 
 pub use policy::{AllowHost, AllowRule, DomainRule, ExitPolicy, RuleError};
+pub use share::Share;
 
 use crate::{
     refusal::{Refusal, RefusalKind},
@@ -47,7 +49,8 @@ const LOOKUPS_MAX: usize = 64;
 /// How long the list of our own networks stays fresh.
 const OWN_NETWORKS_AGE_MAX: Duration = Duration::from_secs(30);
 
-/// Turns names into addresses.
+/// Turns names into addresses. A look-up counts as under way until it ends, also when nobody waits
+/// for it any more: an implementation bounds how long it takes.
 #[async_trait]
 pub trait Resolve: Send + Sync {
     /// All addresses of `name`. A name that does not exist is an error or an empty list.
@@ -55,26 +58,14 @@ pub trait Resolve: Send + Sync {
 }
 
 /// The system's resolver.
-#[derive(Debug)]
-pub struct SystemResolver {
-    lookups: Arc<Semaphore>,
-}
-
-impl Default for SystemResolver {
-    fn default() -> Self {
-        Self { lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
-    }
-}
+#[derive(Clone, Copy, Debug)]
+pub struct SystemResolver;
 
 #[async_trait]
 impl Resolve for SystemResolver {
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
-        let lookups = Arc::clone(&self.lookups);
-        let permit = lookups.acquire_owned().await.map_err(io::Error::other)?;
         let name = name.to_owned();
         let addresses = spawn_blocking(move || {
-            // The thread cannot be called back, so it keeps its permit until it is done.
-            let _permit = permit;
             (name.as_str(), 0).to_socket_addrs().map(|addrs| addrs.map(|addr| addr.ip()).collect())
         });
         addresses.await.map_err(io::Error::other)?
@@ -86,6 +77,7 @@ pub struct Exit {
     policy: ExitPolicy,
     resolver: Arc<dyn Resolve>,
     dials: Semaphore,
+    lookups: Arc<Semaphore>,
     own: RwLock<OwnNetworks>,
 }
 
@@ -98,13 +90,14 @@ impl std::fmt::Debug for Exit {
 impl Exit {
     /// An exit with the system's resolver.
     pub fn new(policy: ExitPolicy) -> Self {
-        Self::with_resolver(policy, Arc::new(SystemResolver::default()))
+        Self::with_resolver(policy, Arc::new(SystemResolver))
     }
 
     /// An exit with a resolver of the caller's.
     pub fn with_resolver(policy: ExitPolicy, resolver: Arc<dyn Resolve>) -> Self {
         let own = RwLock::new(OwnNetworks { networks: own_networks(), seen: Instant::now() });
-        Self { policy, resolver, dials: Semaphore::new(DIALS_MAX), own }
+        let (dials, lookups) = (Semaphore::new(DIALS_MAX), Arc::new(Semaphore::new(LOOKUPS_MAX)));
+        Self { policy, resolver, dials, lookups, own }
     }
 
     /// The policy.
@@ -119,12 +112,31 @@ impl Exit {
     /// [`Refusal`], to be told to the consumer as it is: it names no address that the consumer did
     /// not name.
     pub async fn dial(&self, target: &Target) -> Result<TcpStream, Refusal> {
+        self.dial_for(target, None).await
+    }
+
+    /// Connects to `target` when it is the session's turn; that it is not within `patience` is a
+    /// [`RefusalKind::Busy`].
+    ///
+    /// # Errors
+    /// [`Refusal`], as of [`Exit::dial`].
+    pub async fn dial_in(
+        &self,
+        share: &Share,
+        target: &Target,
+        patience: Duration,
+    ) -> Result<TcpStream, Refusal> {
+        let _turn = share.turn(patience).await?;
+        self.dial_for(target, Some(share)).await
+    }
+
+    async fn dial_for(&self, target: &Target, share: Option<&Share>) -> Result<TcpStream, Refusal> {
         self.policy.check_target(target)?;
         let Ok(_permit) = self.dials.try_acquire() else {
             return Err(Refusal::new(RefusalKind::Busy, "too many connections are being opened"));
         };
         let dialling = async {
-            let allowed = self.allowed_addresses(target).await?;
+            let allowed = self.allowed_addresses(target, share).await?;
             connect_any(&allowed).await
         };
         timeout(DIAL_TIMEOUT, dialling).await.unwrap_or_else(|_| {
@@ -133,10 +145,14 @@ impl Exit {
     }
 
     /// The addresses of `target` that may be dialled, each of them checked; never empty.
-    async fn allowed_addresses(&self, target: &Target) -> Result<Vec<SocketAddr>, Refusal> {
+    async fn allowed_addresses(
+        &self,
+        target: &Target,
+        share: Option<&Share>,
+    ) -> Result<Vec<SocketAddr>, Refusal> {
         let addresses = match &target.host {
             Host::Ip(ip) => vec![*ip],
-            Host::Domain(name) => self.resolve(name.as_str()).await?,
+            Host::Domain(name) => self.resolve(name.as_str(), share).await?,
         };
         let own = self.own_networks().await;
         let mut refusal = None;
@@ -158,13 +174,29 @@ impl Exit {
         }
     }
 
-    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, Refusal> {
+    async fn resolve(&self, name: &str, share: Option<&Share>) -> Result<Vec<IpAddr>, Refusal> {
         // With the last dot the name is taken as it is: no search list of the host's turns it into
         // a neighbour of the host. A name that the operator allowed may be in the `hosts` file,
         // where names have no last dot.
         let name =
             if self.policy.is_local_name(name) { name.to_owned() } else { format!("{name}.") };
-        match timeout(RESOLVE_TIMEOUT, self.resolver.resolve(&name)).await {
+        let (resolver, lookups) = (Arc::clone(&self.resolver), Arc::clone(&self.lookups));
+        let looking = async {
+            // The session's turn first: who waits for that holds up nobody else.
+            let of_session = match share {
+                Some(share) => Some(Arc::clone(&share.lookups).acquire_owned().await),
+                None => None,
+            };
+            let of_all = lookups.acquire_owned().await;
+            // A look-up in a thread cannot be called back: it keeps its places until it is done,
+            // and not only as long as somebody waits for it.
+            let look_up = tokio::spawn(async move {
+                let _places = (of_session, of_all);
+                resolver.resolve(&name).await
+            });
+            look_up.await.map_err(io::Error::other)?
+        };
+        match timeout(RESOLVE_TIMEOUT, looking).await {
             Ok(Ok(mut addresses)) => {
                 addresses.truncate(CANDIDATES_MAX);
                 Ok(addresses)

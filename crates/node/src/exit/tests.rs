@@ -47,7 +47,7 @@ fn target(text: &str) -> Target {
 async fn would_dial(exit: &Exit, text: &str) -> Result<Vec<SocketAddr>, RefusalKind> {
     let target = target(text);
     exit.policy.check_target(&target).map_err(|refusal| refusal.kind())?;
-    exit.allowed_addresses(&target).await.map_err(|refusal| refusal.kind())
+    exit.allowed_addresses(&target, None).await.map_err(|refusal| refusal.kind())
 }
 
 /// One or more addresses of every special range, at its edges, in every spelling.

@@ -12,7 +12,6 @@ use sparewire_protocol::{
     Action, Event, Message, Offer, Output, Payee, ProtocolError, RefusalCode, Refused,
 };
 use tokio::{
-    net::TcpStream,
     sync::{Notify, mpsc, watch},
     time::timeout,
 };
@@ -27,7 +26,6 @@ use crate::{
         SessionMeter, Signals, Streams, persist, read_request, write_reply,
     },
     store::ask,
-    target::Target,
     transport::{Connection, RecvStream, SendStream},
 };
 
@@ -89,7 +87,7 @@ impl Provider {
         let start = payee.statement((self.clock)()).counted;
         let meter = Arc::new(SessionMeter::new(start, ByteCount::ZERO));
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-        let streams = Arc::new(Streams::new(self.config.streams_max));
+        let streams = Arc::new(Streams::new(self.config.streams_max, self.shares.of(channel)));
         let mut driver = Driver {
             control,
             messages: reader.into_queue(),
@@ -256,7 +254,9 @@ impl Provider {
         let OpenRequest::Tcp(target) = request.map_err(|_| SessionError::Stalled)??;
         let dialed = match streams.room.try_acquire() {
             Ok(permit) => tokio::select! {
-                dialed = self.dial(&target, streams) => dialed.map(|origin| (origin, permit)),
+                dialed = self.exit.dial_in(&streams.share, &target, HEAD_TIMEOUT) => {
+                    dialed.map(|origin| (origin, permit))
+                }
                 () = signals.cancel.cancelled() => return Ok(None),
             },
             Err(_) => Err(Refusal::new(RefusalKind::Busy, "too many streams at once")),
@@ -275,14 +275,6 @@ impl Provider {
                 send.finish();
                 Ok(None)
             }
-        }
-    }
-
-    /// Dials when it is this session's turn.
-    async fn dial(&self, target: &Target, streams: &Streams) -> Result<TcpStream, Refusal> {
-        match timeout(HEAD_TIMEOUT, streams.connecting.acquire()).await {
-            Ok(Ok(_turn)) => self.exit.dial(target).await,
-            _ => Err(Refusal::new(RefusalKind::Busy, "too many connections are being opened")),
         }
     }
 

@@ -8,19 +8,15 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::copy::Pause;
-
-/// A quarter of the dials that an exit has under way at once.
-const CONNECTING_MAX: usize = 128;
+use crate::{copy::Pause, exit::Share};
 
 /// The streams of a session.
 #[derive(Debug)]
 pub(crate) struct Streams {
     /// How many more may run.
     pub(crate) room: Semaphore,
-    /// How many more may be connecting to their origins: a share of what the exit can do at once,
-    /// so that one consumer's dead destinations do not hold up the others.
-    pub(crate) connecting: Semaphore,
+    /// Their share of the provider's exit.
+    pub(crate) share: Arc<Share>,
     /// Ends them all.
     pub(crate) all: CancellationToken,
     each: Mutex<HashMap<u64, Signals>>,
@@ -36,10 +32,10 @@ pub(crate) struct Signals {
 }
 
 impl Streams {
-    pub(crate) fn new(streams_max: usize) -> Self {
+    pub(crate) fn new(streams_max: usize, share: Arc<Share>) -> Self {
         Self {
             room: Semaphore::new(streams_max),
-            connecting: Semaphore::new(CONNECTING_MAX),
+            share,
             all: CancellationToken::new(),
             each: Mutex::new(HashMap::new()),
         }

@@ -1,10 +1,10 @@
 //! A chain in memory, with the contract's rules and with faults to switch on.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -53,6 +53,10 @@ impl FakeChain {
         self.state.lock().unwrap().channels.get_mut(&channel).unwrap().status = status;
     }
 
+    pub fn set_claimed(&self, channel: ChannelId, claimed: Amount) {
+        self.state.lock().unwrap().channels.get_mut(&channel).unwrap().claimed = claimed;
+    }
+
     pub fn facts(&self, channel: ChannelId) -> ChannelFacts {
         self.state.lock().unwrap().channels[&channel]
     }
@@ -80,6 +84,13 @@ pub struct Seat {
     wallet: Address,
     pub unreachable: AtomicBool,
     pub slow: Mutex<Duration>,
+    /// Channels about which it answers nonsense.
+    pub muddled: Mutex<HashSet<ChannelId>>,
+    /// How often it was asked about each channel.
+    pub asked: Mutex<HashMap<ChannelId, usize>>,
+    /// How many such questions are under way, and were at most.
+    asking: AtomicUsize,
+    pub asking_peak: AtomicUsize,
 }
 
 impl Seat {
@@ -89,6 +100,10 @@ impl Seat {
             wallet,
             unreachable: false.into(),
             slow: Mutex::default(),
+            muddled: Mutex::default(),
+            asked: Mutex::default(),
+            asking: 0.into(),
+            asking_peak: 0.into(),
         })
     }
 
@@ -125,7 +140,15 @@ impl Chain for Seat {
     }
 
     async fn channel(&self, id: ChannelId) -> Result<Option<ChannelFacts>, ChainError> {
-        self.reach().await?;
+        *self.asked.lock().unwrap().entry(id).or_default() += 1;
+        self.asking_peak.fetch_max(self.asking.fetch_add(1, SeqCst) + 1, SeqCst);
+        let reached = self.reach().await;
+        self.asking.fetch_sub(1, SeqCst);
+        reached?;
+        if self.muddled.lock().unwrap().contains(&id) {
+            let (endpoint, reason) = ("node-of-the-provider".to_owned(), "muddled".to_owned());
+            return Err(ChainError::Nonsense { endpoint, reason });
+        }
         Ok(self.chain.state.lock().unwrap().channels.get(&id).copied())
     }
 

@@ -1,5 +1,5 @@
 //! A market on loopback: a chain in memory, a provider and consumers with everything else real.
-#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, missing_docs, unreachable_pub, unused_imports, clippy::unwrap_used)]
 
 mod chain;
 mod client;
@@ -151,8 +151,16 @@ pub fn provider_config() -> ProviderConfig {
         terms_valid_ms: 3_600_000,
         connections_max: 64,
         streams_max: 512,
+        streams_per_sec_max: 200,
         facts_every: Duration::from_millis(100),
+        closes_every: Duration::from_secs(60),
     }
+}
+
+/// Loopback is where the origins are.
+pub fn exit_policy() -> ExitPolicy {
+    let loopback = AllowHost::Network(IpAddr::from(Ipv4Addr::LOCALHOST).into());
+    ExitPolicy { allow: vec![AllowRule { host: loopback, port: None }], ..ExitPolicy::default() }
 }
 
 pub fn consumer_config() -> ConsumerConfig {
@@ -185,21 +193,28 @@ impl Seller {
         directory: &Path,
         addr: Option<SocketAddr>,
     ) -> Self {
+        let exit = Exit::new(exit_policy());
+        Self::start_with(chain, keys, directory, addr, provider_config(), exit).await
+    }
+
+    pub async fn start_with(
+        chain: &Arc<FakeChain>,
+        keys: &Arc<Keys>,
+        directory: &Path,
+        addr: Option<SocketAddr>,
+        config: ProviderConfig,
+        exit: Exit,
+    ) -> Self {
         let seat = Seat::new(chain, keys.wallet.address());
         let disk = Arc::new(Disk { sqlite: open_store(directory).await, full: false.into() });
         let endpoint = keys.endpoint(addr).await;
-        let loopback = AllowHost::Network(IpAddr::from(Ipv4Addr::LOCALHOST).into());
-        let policy = ExitPolicy {
-            allow: vec![AllowRule { host: loopback, port: None }],
-            ..ExitPolicy::default()
-        };
         let provider = Provider::new(
-            provider_config(),
+            config,
             keys.identity(),
             endpoint.clone(),
             disk.clone(),
             seat.clone(),
-            Exit::new(policy),
+            exit,
             clock(),
         );
         let shutdown = CancellationToken::new();
@@ -385,9 +400,14 @@ pub struct Market {
 
 impl Market {
     pub async fn new() -> Self {
+        Self::with(provider_config(), Exit::new(exit_policy())).await
+    }
+
+    pub async fn with(config: ProviderConfig, exit: Exit) -> Self {
         let (chain, keys) = (Arc::new(FakeChain::default()), Keys::random());
         let seller_directory = tempfile::tempdir().unwrap();
-        let seller = Seller::start(&chain, &keys, seller_directory.path(), None).await;
+        let path = seller_directory.path();
+        let seller = Seller::start_with(&chain, &keys, path, None, config, exit).await;
         Self { chain, seller, seller_directory }
     }
 

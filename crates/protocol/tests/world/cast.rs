@@ -181,6 +181,7 @@ impl Cast {
             session,
             config: self.config,
             reserved,
+            low_water: Amount::ZERO,
             delegation: self.consumer_delegation(),
             memory,
             signer: self.payer.clone(),
