@@ -3,12 +3,15 @@
 mod assemble;
 mod commands;
 mod config;
+mod console;
 mod control;
 mod hint;
 mod home;
+mod interrupt;
 mod metrics;
 mod network;
 mod output;
+mod side;
 
 use std::{path::PathBuf, process::ExitCode};
 

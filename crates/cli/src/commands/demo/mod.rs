@@ -26,11 +26,12 @@ use sparewire_protocol::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::{market::Side, origin::Origin, statement::Report};
+use self::{market::Party, origin::Origin, statement::Report};
 use crate::{
-    assemble::{self, interrupted},
+    assemble,
     config::{ConsumerConfig, ProviderConfig},
     home::{Node, make_private_dir},
+    interrupt::Interrupts,
     network, output,
 };
 
@@ -67,10 +68,14 @@ pub(crate) async fn run(args: DemoArgs, data_dir: Option<PathBuf>, json: bool) -
         }
     };
     let demo = Demo { size, cost, price: args.price, dir, keep: _temporary.is_none() };
+    if !args.once {
+        return demo.run(false, json).await;
+    }
+    let mut interrupts = Interrupts::listen()?;
     tokio::select! {
-        result = demo.run(args.once, json) => result,
+        result = demo.run(true, json) => result,
         // Before the statement there is nothing to settle that is not durable.
-        () = interrupted(), if args.once => bail!("interrupted"),
+        () = interrupts.next() => bail!("interrupted"),
     }
 }
 
@@ -96,10 +101,8 @@ impl Demo {
         let twice = |amount: Amount| amount.checked_add(amount).context("--price is too high");
         let channel_amount = twice(self.cost)?.max(Amount::new(1_000_000).unwrap_or_default());
         let purse = twice(channel_amount)?;
-        let selling = Side::open(&self.dir.join("provider"), self.keep, &embedded, purse).await?;
-        let buying = Side::open(&self.dir.join("consumer"), self.keep, &embedded, purse).await?;
-        let token = network::contracts().token;
-        let token_info = selling.chain.token(token).await?;
+        let selling = Party::open(&self.dir.join("provider"), self.keep, &embedded, purse).await?;
+        let buying = Party::open(&self.dir.join("consumer"), self.keep, &embedded, purse).await?;
         let origin = Origin::start(self.size.get()).await?;
 
         say("starting a provider and a consumer…");
@@ -109,15 +112,7 @@ impl Demo {
             allow: vec![origin.addr.to_string()],
             ..ProviderConfig::default()
         };
-        let (provider, provider_endpoint) = assemble::provider(
-            &config,
-            &selling.node,
-            selling.chain.clone(),
-            Arc::clone(&selling.store),
-            token,
-            token_info.decimals,
-        )
-        .await?;
+        let (provider, provider_endpoint) = assemble::provider(&config, &selling.side).await?;
         let closing = CancellationToken::new();
         let provider_task = tokio::spawn({
             let (provider, closing) = (Arc::clone(&provider), closing.clone());
@@ -125,8 +120,8 @@ impl Demo {
         });
         let consumer_config = ConsumerConfig {
             price_max: self.price.clone(),
-            channel_amount: channel_amount.display(token_info.decimals),
-            budget: Amount::MAX.display(token_info.decimals),
+            channel_amount: channel_amount.display(network::TOKEN_DECIMALS),
+            budget: Amount::MAX.display(network::TOKEN_DECIMALS),
             ..ConsumerConfig::default()
         };
         let market = Market {
@@ -136,7 +131,6 @@ impl Demo {
             selling,
             buying,
             origin,
-            token_info,
         };
 
         // The same data plane without metering first, so that both runs find the same machine.
@@ -163,7 +157,7 @@ impl Demo {
         if json {
             output::json(&report)?;
         } else {
-            report.print(&market.token_info);
+            report.print(market.token());
         }
         ensure!(report.agree, "the figures do not agree");
         if !once {
@@ -181,23 +175,22 @@ struct Market {
     consumer_config: ConsumerConfig,
     provider: Arc<Provider>,
     provider_addr: PeerAddress,
-    selling: Side,
-    buying: Side,
+    selling: Party,
+    buying: Party,
     origin: Origin,
-    token_info: TokenInfo,
 }
 
 impl Market {
+    fn token(&self) -> &TokenInfo {
+        &self.selling.side.token
+    }
+
     /// Starts a consumer and its proxy.
     async fn connect(&self, proxy: SocketAddr) -> Result<Buyer> {
         let (consumer, endpoint) = assemble::consumer(
             &self.consumer_config,
             self.provider_addr.clone(),
-            &self.buying.node,
-            self.buying.chain.clone(),
-            Arc::clone(&self.buying.store),
-            self.token_info.address,
-            self.token_info.decimals,
+            &self.buying.side,
         )
         .await?;
         let proxy = Proxy::bind(proxy).await?;
@@ -224,6 +217,7 @@ impl Market {
         let session = paid.session;
         let earned = self
             .selling
+            .side
             .store
             .session(session)?
             .and_then(|known| known.statement)
@@ -248,6 +242,7 @@ impl Market {
             );
             eprintln!();
         }
+        let mut interrupts = Interrupts::listen()?;
         let live = ProgressBar::new_spinner();
         if json {
             live.set_draw_target(indicatif::ProgressDrawTarget::hidden());
@@ -263,7 +258,7 @@ impl Market {
                         figures.counted.up,
                         figures.counted.down,
                         ByteCount::new(total.saturating_sub(before)),
-                        output::amount(figures.paid, &self.token_info),
+                        output::amount(figures.paid, self.token()),
                         figures.exposure_peak,
                         figures.exposure_bound,
                     ));
@@ -274,7 +269,7 @@ impl Market {
         };
         tokio::select! {
             () = watch => {}
-            () = interrupted() => {}
+            () = interrupts.next() => {}
         }
         live.finish_and_clear();
         if !json {
@@ -283,7 +278,7 @@ impl Market {
         let paid = buyer.finish().await?;
         self.provider.settle().await?;
         if !json {
-            eprintln!("{}", super::connect::sentence(&paid, &self.token_info));
+            eprintln!("{}", super::connect::sentence(&paid, self.token()));
         }
         Ok(())
     }
