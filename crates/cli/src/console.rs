@@ -72,11 +72,12 @@ impl Console {
     }
 
     /// Runs the node until it ends by itself or is interrupted; then says what it is `settling`
-    /// and lets it finish.
+    /// and lets it finish, until it is interrupted again. `cut` says what that means.
     pub(crate) async fn run<R>(
         mut self,
         node: impl FnOnce(CancellationToken) -> R,
         settling: &str,
+        cut: &'static str,
     ) -> Result<R::Output>
     where
         R: Future<Output: Send + 'static> + Send + 'static,
@@ -86,9 +87,9 @@ impl Console {
         let ended = tokio::select! {
             ended = &mut running => ended,
             () = self.interrupts.next() => {
-                eprintln!("{settling}");
+                eprintln!("{settling} (Ctrl-C again: end at once)");
                 shutdown.cancel();
-                running.await
+                self.interrupts.or(cut, running).await?
             }
         };
         ended.context("the node stopped unexpectedly")

@@ -80,7 +80,9 @@ pub(crate) async fn run(args: ConnectArgs, mut home: Home, json: bool) -> Result
         endpoint.close().await;
         result
     };
-    match console.run(run, "settling the session…").await? {
+    let cut =
+        "nothing that was signed is lost; the next `sparewire connect` goes on with the session";
+    match console.run(run, "settling the session…", cut).await? {
         Ok(statement) if json => output::json(&statement),
         Ok(statement) => {
             eprintln!("{}", sentence(&statement, &token));

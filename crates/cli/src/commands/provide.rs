@@ -70,7 +70,8 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
         provider.run(shutdown).await;
         endpoint.close().await;
     };
-    console.run(run, "asking consumers to settle…").await?;
+    let cut = "nothing that was signed is lost; the next `sparewire provide` goes on with open sessions, and `sparewire settle` claims what was earned";
+    console.run(run, "asking consumers to settle…", cut).await?;
     eprintln!("earned vouchers are kept; `sparewire settle` claims them");
     Ok(())
 }

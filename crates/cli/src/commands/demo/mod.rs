@@ -57,7 +57,7 @@ pub(crate) async fn run(args: DemoArgs, data_dir: Option<PathBuf>, json: bool) -
         bail!("--price times --size is more than a channel holds")
     };
 
-    let (dir, _temporary) = match data_dir {
+    let (dir, temporary) = match data_dir {
         Some(dir) => {
             make_private_dir(&dir)?;
             (dir, None)
@@ -67,16 +67,17 @@ pub(crate) async fn run(args: DemoArgs, data_dir: Option<PathBuf>, json: bool) -
             (temporary.path().to_owned(), Some(temporary))
         }
     };
-    let demo = Demo { size, cost, price: args.price, dir, keep: _temporary.is_none() };
-    if !args.once {
-        return demo.run(false, json).await;
-    }
+    // From here on: a signal's own way to end the process would leave the directory behind.
     let mut interrupts = Interrupts::listen()?;
-    tokio::select! {
-        result = demo.run(true, json) => result,
-        // Before the statement there is nothing to settle that is not durable.
-        () = interrupts.next() => bail!("interrupted"),
+    let demo = Demo { size, cost, price: args.price, dir, keep: temporary.is_none() };
+    let result = demo.run(args.once, json, &mut interrupts).await;
+    if let Some(temporary) = temporary {
+        let dir = temporary.path().to_owned();
+        if let Err(error) = temporary.close() {
+            eprintln!("warning: {} is left behind: {error}", dir.display());
+        }
     }
+    result
 }
 
 struct Demo {
@@ -88,7 +89,28 @@ struct Demo {
 }
 
 impl Demo {
-    async fn run(&self, once: bool, json: bool) -> Result<()> {
+    async fn run(&self, once: bool, json: bool, interrupts: &mut Interrupts) -> Result<()> {
+        let cut = match self.keep {
+            true => "nothing that was signed is lost; a demo on the same --data-dir goes on",
+            false => "nothing is left of this demo; its money was test money",
+        };
+        let (market, proxy) = interrupts.or(cut, self.measure(json)).await??;
+        if !once {
+            let buyer = interrupts.or(cut, market.connect(proxy)).await??;
+            tokio::select! {
+                () = market.stay(&buyer, json) => {}
+                () = interrupts.next() => {}
+            }
+            if !json {
+                eprintln!("settling… (Ctrl-C again: end at once)");
+            }
+            interrupts.or(cut, market.settle(buyer, json)).await??;
+        }
+        interrupts.or(cut, market.close()).await?
+    }
+
+    /// Runs the market up to its statement; returns it with the address of the proxy.
+    async fn measure(&self, json: bool) -> Result<(Market, SocketAddr)> {
         let say = |text: &str| {
             if !json {
                 eprintln!("{text}");
@@ -128,6 +150,9 @@ impl Demo {
             consumer_config,
             provider,
             provider_addr: at_loopback(&provider_endpoint),
+            provider_endpoint,
+            provider_task,
+            closing,
             selling,
             buying,
             origin,
@@ -145,7 +170,6 @@ impl Demo {
         };
 
         let buyer = market.connect(loopback()).await?;
-        buyer.ready().await?;
         let bar = bar(self.size, "metered and paid", json);
         let metered =
             market.origin.fetch(buyer.proxy, self.size.get(), |n| bar.set_position(n)).await?;
@@ -160,13 +184,7 @@ impl Demo {
             report.print(market.token());
         }
         ensure!(report.agree, "the figures do not agree");
-        if !once {
-            market.stay(proxy, json).await?;
-        }
-        closing.cancel();
-        provider_task.await?;
-        provider_endpoint.close().await;
-        Ok(())
+        Ok((market, proxy))
     }
 }
 
@@ -175,6 +193,9 @@ struct Market {
     consumer_config: ConsumerConfig,
     provider: Arc<Provider>,
     provider_addr: PeerAddress,
+    provider_endpoint: Endpoint,
+    provider_task: JoinHandle<()>,
+    closing: CancellationToken,
     selling: Party,
     buying: Party,
     origin: Origin,
@@ -185,7 +206,7 @@ impl Market {
         &self.selling.side.token
     }
 
-    /// Starts a consumer and its proxy.
+    /// Starts a consumer and its proxy, and waits for the session.
     async fn connect(&self, proxy: SocketAddr) -> Result<Buyer> {
         let (consumer, endpoint) = assemble::consumer(
             &self.consumer_config,
@@ -202,7 +223,8 @@ impl Market {
             let (consumer, shutdown) = (Arc::clone(&consumer), shutdown.clone());
             async move { consumer.run(shutdown).await }
         });
-        Ok(Buyer { consumer, endpoint, proxy: addr, serving, shutdown, running })
+        ready(&consumer).await?;
+        Ok(Buyer { endpoint, proxy: addr, serving, shutdown, running })
     }
 
     /// Claims what was earned and holds all figures against each other.
@@ -229,52 +251,40 @@ impl Market {
         Ok(Report::new(size, paid.clone(), earned, claimed, gas, metered, unmetered))
     }
 
-    /// Stays up with live figures until Ctrl-C, which settles.
-    async fn stay(&self, proxy: SocketAddr, json: bool) -> Result<()> {
-        let buyer = self.connect(proxy).await?;
-        buyer.ready().await?;
+    /// Shows live figures until dropped.
+    async fn stay(&self, buyer: &Buyer, json: bool) {
         if !json {
             eprintln!("\nThe market stays up. Use it, or stop it with Ctrl-C:\n");
-            crate::output::out!(
+            output::out!(
                 "curl --proxy socks5h://{} http://{}/sample --output /dev/null",
                 buyer.proxy,
                 self.origin.addr
             );
             eprintln!();
         }
-        let mut interrupts = Interrupts::listen()?;
-        let live = ProgressBar::new_spinner();
-        if json {
-            live.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-        }
-        let watch = async {
-            let mut before = 0;
-            loop {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                if let Some(figures) = self.provider.live().first().map(|live| &live.statement) {
-                    let total = figures.counted.checked_total().unwrap_or_default().get();
-                    live.set_message(format!(
-                        "{} up, {} down ({} a second), {} paid, exposure peak {} of {}",
-                        figures.counted.up,
-                        figures.counted.down,
-                        ByteCount::new(total.saturating_sub(before)),
-                        output::amount(figures.paid, self.token()),
-                        figures.exposure_peak,
-                        figures.exposure_bound,
-                    ));
-                    before = total;
-                    live.tick();
-                }
+        let live = if json { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if let Some(figures) = self.provider.live().first().map(|live| &live.statement) {
+                let total = figures.counted.checked_total().unwrap_or_default().get();
+                live.set_message(format!(
+                    "{} up, {} down ({} a second), {} paid, exposure peak {} of {}",
+                    figures.counted.up,
+                    figures.counted.down,
+                    ByteCount::new(total.saturating_sub(before)),
+                    output::amount(figures.paid, self.token()),
+                    figures.exposure_peak,
+                    figures.exposure_bound,
+                ));
+                before = total;
+                live.tick();
             }
-        };
-        tokio::select! {
-            () = watch => {}
-            () = interrupts.next() => {}
         }
-        live.finish_and_clear();
-        if !json {
-            eprintln!("settling…");
-        }
+    }
+
+    /// Ends the consumer's session and claims what it paid.
+    async fn settle(&self, buyer: Buyer, json: bool) -> Result<()> {
         let paid = buyer.finish().await?;
         self.provider.settle().await?;
         if !json {
@@ -282,11 +292,31 @@ impl Market {
         }
         Ok(())
     }
+
+    /// Ends the provider.
+    async fn close(self) -> Result<()> {
+        self.closing.cancel();
+        self.provider_task.await?;
+        self.provider_endpoint.close().await;
+        Ok(())
+    }
+}
+
+/// Waits for a consumer's session.
+async fn ready(consumer: &Consumer) -> Result<()> {
+    let mut link = consumer.link();
+    let wait = link.wait_for(|link| !matches!(link, Link::Down(_)));
+    let link = tokio::time::timeout(Duration::from_secs(60), wait)
+        .await
+        .context("no session within a minute")??;
+    match &*link {
+        Link::Over(Err(error)) => Err(error.clone().into()),
+        _ => Ok(()),
+    }
 }
 
 /// A running consumer with its proxy.
 struct Buyer {
-    consumer: Arc<Consumer>,
     endpoint: Endpoint,
     proxy: SocketAddr,
     serving: JoinHandle<()>,
@@ -295,19 +325,6 @@ struct Buyer {
 }
 
 impl Buyer {
-    /// Waits for the session.
-    async fn ready(&self) -> Result<()> {
-        let mut link = self.consumer.link();
-        let wait = link.wait_for(|link| !matches!(link, Link::Down(_)));
-        let link = tokio::time::timeout(Duration::from_secs(60), wait)
-            .await
-            .context("no session within a minute")??;
-        match &*link {
-            Link::Over(Err(error)) => Err(error.clone().into()),
-            _ => Ok(()),
-        }
-    }
-
     /// Ends the session properly.
     async fn finish(self) -> Result<Statement> {
         self.shutdown.cancel();
