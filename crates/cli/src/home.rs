@@ -208,7 +208,12 @@ pub(crate) async fn token_info(home: &Home, token: Address) -> TokenInfo {
         let chain = EvmChain::connect(endpoint, domain, reader, journal, policy).await?;
         anyhow::Ok(chain.token(token).await?)
     };
-    asked.await.unwrap_or(TokenInfo { address: token, symbol: "units".into(), decimals: 0 })
+    asked.await.unwrap_or_else(|_: anyhow::Error| smallest_units(token))
+}
+
+/// A token of which nothing is known.
+pub(crate) fn smallest_units(token: Address) -> TokenInfo {
+    TokenInfo { address: token, symbol: "units".into(), decimals: 0 }
 }
 
 /// A password: from `SPAREWIRE_PASSWORD`, a file, or the terminal (twice for a new one).
