@@ -5,6 +5,7 @@ mod commands;
 mod config;
 mod console;
 mod control;
+mod descriptors;
 mod hint;
 mod home;
 mod interrupt;

@@ -16,6 +16,7 @@ use sparewire_protocol::{Statement, settlement::TokenInfo};
 use crate::{
     assemble,
     console::{Console, Shown},
+    descriptors,
     home::Home,
     metrics::{self, Figure},
     output,
@@ -54,6 +55,9 @@ pub(crate) async fn run(args: ConnectArgs, mut home: Home, json: bool) -> Result
     config.budget = args.budget.unwrap_or(config.budget.clone());
     config.channel_amount = args.channel_amount.unwrap_or(config.channel_amount.clone());
     let metrics_at = metrics::addr(args.metrics, &home.config.metrics)?;
+
+    let tunnels = home.config.consumer.streams_max;
+    descriptors::raise(tunnels, &format!("{tunnels} tunnels"));
 
     let proxy = Proxy::bind(home.config.consumer.proxy).await?;
     let side = Side::open(&home, args.password_file.as_deref()).await?;

@@ -12,6 +12,7 @@ use sparewire_protocol::{Role, settlement::TokenInfo};
 use crate::{
     assemble,
     console::{Console, Shown},
+    descriptors,
     home::Home,
     metrics::{self, Figure},
     side::Side,
@@ -44,6 +45,11 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
     config.price = args.price.unwrap_or(config.price.clone());
     config.allow.extend(args.allow);
     let metrics_at = metrics::addr(args.metrics, &home.config.metrics)?;
+
+    let config = &home.config.provider;
+    let (sessions, tunnels) = (config.connections_max, config.streams_max);
+    let who = format!("{sessions} sessions of {tunnels} tunnels");
+    descriptors::raise(sessions.saturating_mul(tunnels), &who);
 
     let side = Side::open(&home, args.password_file.as_deref()).await?;
     let (provider, endpoint) = assemble::provider(&home.config.provider, &side).await?;

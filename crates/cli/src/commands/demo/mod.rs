@@ -30,6 +30,7 @@ use self::{market::Party, origin::Origin, statement::Report};
 use crate::{
     assemble,
     config::{ConsumerConfig, ProviderConfig},
+    descriptors,
     home::{Node, make_private_dir},
     interrupt::Interrupts,
     network, output,
@@ -56,6 +57,10 @@ pub(crate) async fn run(args: DemoArgs, data_dir: Option<PathBuf>, json: bool) -
     let Some(cost) = price.owed(size) else {
         bail!("--price times --size is more than a channel holds")
     };
+
+    // One descriptor each for the application's end, the exit's and the origin's.
+    let tunnels = ConsumerConfig::default().streams_max;
+    descriptors::raise(3 * tunnels, &format!("{tunnels} tunnels"));
 
     let (dir, temporary) = match data_dir {
         Some(dir) => {
