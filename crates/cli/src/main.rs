@@ -20,7 +20,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::{hint::Hint, home::Home, interrupt::Interrupted};
+use crate::{home::Home, interrupt::Interrupted};
 
 /// The exit code after Ctrl-C, as shells have it.
 const INTERRUPTED: i32 = 130;
@@ -111,7 +111,7 @@ fn main() -> ExitCode {
         std::process::exit(INTERRUPTED);
     }
     eprintln!("error: {error:#}");
-    if let Some(advice) = error.downcast_ref::<Hint>().and_then(Hint::advice) {
+    if let Some(advice) = hint::advice(&error) {
         eprintln!("hint: {advice}");
     }
     ExitCode::FAILURE
