@@ -3,19 +3,19 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use sparewire_core::{Address, Amount, ByteCount, Price};
+use sparewire_core::{Amount, ByteCount, Price};
 use sparewire_node::{
     consumer::{Consumer, ConsumerConfig},
     exit::{Exit, ExitPolicy},
     provider::{Provider, ProviderConfig},
-    store::Store,
     transport::{Endpoint, EndpointConfig, PeerAddress},
 };
-use sparewire_protocol::{CreditRule, settlement::Chain};
+use sparewire_protocol::CreditRule;
 
 use crate::{
     config,
     home::{Node, clock},
+    side::Side,
 };
 
 /// How often a provider asks the chain about the channels in use.
@@ -26,12 +26,9 @@ const CLOSES_EVERY: Duration = Duration::from_secs(60);
 /// A provider that is bound and not running yet.
 pub(crate) async fn provider(
     config: &config::ProviderConfig,
-    node: &Node,
-    chain: Arc<dyn Chain>,
-    store: Arc<dyn Store>,
-    token: Address,
-    decimals: u8,
+    side: &Side,
 ) -> Result<(Arc<Provider>, Endpoint)> {
+    let decimals = side.token.decimals;
     let credit = CreditRule {
         initial: ByteCount::parse(&config.credit_initial).context("[provider] credit_initial")?,
         maximum: ByteCount::parse(&config.credit_maximum).context("[provider] credit_maximum")?,
@@ -49,7 +46,7 @@ pub(crate) async fn provider(
     let settings = ProviderConfig {
         price: Price::parse(&config.price, decimals).context("[provider] price")?,
         credit,
-        token,
+        token: side.token.address,
         withdraw_delay_secs_min: config.withdraw_delay_secs,
         channel_min: Amount::parse(&config.channel_min, decimals)
             .context("[provider] channel_min")?,
@@ -61,8 +58,9 @@ pub(crate) async fn provider(
         closes_every: CLOSES_EVERY,
     };
     let exit = Exit::new(policy(config)?);
-    let endpoint = bind(node, Some(config.listen)).await?;
-    let identity = node.identity.clone();
+    let endpoint = bind(&side.node, Some(config.listen)).await?;
+    let identity = side.node.identity.clone();
+    let (store, chain) = (Arc::clone(&side.store), Arc::clone(&side.chain));
     let provider = Provider::new(settings, identity, endpoint.clone(), store, chain, exit, clock());
     Ok((provider, endpoint))
 }
@@ -71,16 +69,13 @@ pub(crate) async fn provider(
 pub(crate) async fn consumer(
     config: &config::ConsumerConfig,
     provider: PeerAddress,
-    node: &Node,
-    chain: Arc<dyn Chain>,
-    store: Arc<dyn Store>,
-    token: Address,
-    decimals: u8,
+    side: &Side,
 ) -> Result<(Arc<Consumer>, Endpoint)> {
     check_delay(config.withdraw_delay_secs, "[consumer] withdraw_delay_secs")?;
     check_range(config.streams_max, 1, 4000, "[consumer] streams_max")?;
+    let decimals = side.token.decimals;
     let settings = ConsumerConfig {
-        token,
+        token: side.token.address,
         price_max: Price::parse(&config.price_max, decimals).context("[consumer] price_max")?,
         channel_amount: Amount::parse(&config.channel_amount, decimals)
             .context("[consumer] channel_amount")?,
@@ -90,8 +85,9 @@ pub(crate) async fn consumer(
         streams_max: config.streams_max,
     };
     ensure!(settings.channel_amount > Amount::ZERO, "[consumer] channel_amount must be above 0");
-    let endpoint = bind(node, None).await?;
-    let identity = node.identity.clone();
+    let endpoint = bind(&side.node, None).await?;
+    let identity = side.node.identity.clone();
+    let (store, chain) = (Arc::clone(&side.store), Arc::clone(&side.chain));
     let consumer =
         Consumer::new(settings, provider, identity, endpoint.clone(), store, chain, clock());
     Ok((consumer, endpoint))
@@ -120,22 +116,6 @@ pub(crate) async fn bind(node: &Node, addr: Option<SocketAddr>) -> Result<Endpoi
     let mut config = EndpointConfig::new(*node.device_secret);
     config.bind_addr = addr;
     Ok(Endpoint::bind(config).await?)
-}
-
-/// Ends on Ctrl-C or SIGTERM.
-pub(crate) async fn interrupted() {
-    let mut terminate =
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(terminate) => terminate,
-            Err(_) => {
-                let _ = tokio::signal::ctrl_c().await;
-                return;
-            }
-        };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
 }
 
 /// The contract takes 15 minutes to 30 days.

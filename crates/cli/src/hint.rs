@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use sparewire_node::session::SessionError;
+use sparewire_protocol::settlement::ChainError;
+
 /// An error message and a hint; `main` prints the hint on a line of its own.
 #[derive(Debug)]
 pub(crate) struct Hint {
@@ -18,10 +21,33 @@ impl Hint {
         self.hint = Some(hint.into());
         self
     }
+}
 
-    /// What to do, if it is known.
-    pub(crate) fn advice(&self) -> Option<&str> {
-        self.hint.as_deref()
+/// What to do about an error, if it is known: its own hint, or what helps against its kind.
+pub(crate) fn advice(error: &anyhow::Error) -> Option<String> {
+    if let Some(own) = error.downcast_ref::<Hint>() {
+        return own.hint.clone();
+    }
+    let of_chain = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(SessionError::Chain(error)) => Some(error),
+        _ => cause.downcast_ref::<ChainError>(),
+    })?;
+    match of_chain {
+        ChainError::Unreachable { .. } => Some(
+            "`sparewire chain serve` runs a chain to try things out on; --rpc URL names another node"
+                .into(),
+        ),
+        ChainError::WrongChain { actual, .. } => Some(format!(
+            "give --chain-id {actual} with its --contract and --token, or the --rpc of the right chain"
+        )),
+        ChainError::NoContract { .. } => Some(
+            "check --contract; `sparewire chain deploy` puts the contract on a chain that has none"
+                .into(),
+        ),
+        ChainError::InsufficientFunds { wallet, .. } => Some(format!(
+            "send it there; on the embedded chain: `sparewire chain faucet {wallet}`"
+        )),
+        _ => None,
     }
 }
 

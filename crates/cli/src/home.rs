@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use crate::{
     config::{ChainConfig, Config},
     hint::Hint,
-    network,
+    network, output,
 };
 
 /// How long our wallet's word for our own hot keys counts, in seconds: it is renewed at each start.
@@ -115,7 +115,9 @@ impl Home {
             eprintln!("finishing what an earlier run left under way on chain…");
         }
         let endpoint = Endpoint::Http(self.config.chain.rpc.clone());
-        let carrier = EvmChain::connect(endpoint, domain, wallet, journal, self.policy()).await?;
+        let node = format!("the chain node at {}", endpoint.name());
+        let connecting = EvmChain::connect(endpoint, domain, wallet, journal, self.policy());
+        let carrier = output::patiently(&node, connecting).await?;
         let left = carrier.resume().await?;
         if left > 0 {
             eprintln!("finished {left} transactions of an earlier run");
@@ -208,7 +210,12 @@ pub(crate) async fn token_info(home: &Home, token: Address) -> TokenInfo {
         let chain = EvmChain::connect(endpoint, domain, reader, journal, policy).await?;
         anyhow::Ok(chain.token(token).await?)
     };
-    asked.await.unwrap_or(TokenInfo { address: token, symbol: "units".into(), decimals: 0 })
+    asked.await.unwrap_or_else(|_: anyhow::Error| smallest_units(token))
+}
+
+/// A token of which nothing is known.
+pub(crate) fn smallest_units(token: Address) -> TokenInfo {
+    TokenInfo { address: token, symbol: "units".into(), decimals: 0 }
 }
 
 /// A password: from `SPAREWIRE_PASSWORD`, a file, or the terminal (twice for a new one).
@@ -246,7 +253,11 @@ pub(crate) fn make_private_dir(dir: &Path) -> Result<()> {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir).with_context(|| format!("cannot make {}", dir.display()))
+    builder.create(dir).map_err(|error| {
+        Hint::new(format!("cannot make {}: {error}", dir.display()))
+            .hint("choose another --data-dir, or set SPAREWIRE_DATA_DIR")
+            .into()
+    })
 }
 
 fn default_dir() -> Result<PathBuf> {

@@ -3,12 +3,16 @@
 mod assemble;
 mod commands;
 mod config;
+mod console;
 mod control;
+mod descriptors;
 mod hint;
 mod home;
+mod interrupt;
 mod metrics;
 mod network;
 mod output;
+mod side;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -16,7 +20,10 @@ use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::{hint::Hint, home::Home};
+use crate::{home::Home, interrupt::Interrupted};
+
+/// The exit code after Ctrl-C, as shells have it.
+const INTERRUPTED: i32 = 130;
 
 /// A marketplace for spare bandwidth: every byte is metered by both ends, receipted with
 /// signatures, and paid for as it moves.
@@ -87,21 +94,27 @@ enum Command {
     Config(commands::config::ConfigCommand),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     log(cli.log_format);
-    match run(cli).await {
-        Ok(()) => ExitCode::SUCCESS,
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: {error:#}");
-            let advice = error.downcast_ref::<Hint>().and_then(Hint::advice);
-            if let Some(advice) = advice {
-                eprintln!("hint: {advice}");
-            }
-            ExitCode::FAILURE
+            eprintln!("error: cannot start threads: {error}");
+            return ExitCode::FAILURE;
         }
+    };
+    let Err(error) = runtime.block_on(run(cli)) else { return ExitCode::SUCCESS };
+    if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
+        eprintln!("{interrupted}");
+        // Not by returning: that would wait for what still runs, which is what was refused.
+        std::process::exit(INTERRUPTED);
     }
+    eprintln!("error: {error:#}");
+    if let Some(advice) = hint::advice(&error) {
+        eprintln!("hint: {advice}");
+    }
+    ExitCode::FAILURE
 }
 
 async fn run(cli: Cli) -> Result<()> {

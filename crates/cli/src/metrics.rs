@@ -11,6 +11,17 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::config::MetricsConfig;
+
+/// Where metrics are served: `--metrics`, else the configuration's.
+pub(crate) fn addr(flag: Option<SocketAddr>, config: &MetricsConfig) -> Result<Option<SocketAddr>> {
+    match (flag, config.listen.as_str()) {
+        (Some(addr), _) => Ok(Some(addr)),
+        (None, "") => Ok(None),
+        (None, text) => text.parse().map(Some).context("[metrics] listen"),
+    }
+}
+
 /// One figure of a node.
 #[derive(Clone, Debug)]
 pub(crate) struct Figure {

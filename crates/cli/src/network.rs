@@ -3,13 +3,16 @@
 
 use std::{path::Path, sync::Arc};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use sparewire_chain::{
     Deployment, EmbeddedChain, Endpoint, EvmChain, Finality, Genesis, Journal, Options, Place,
     Policy, deploy,
 };
 use sparewire_core::{Address, Amount, Domain, Signer, U256, keccak256};
+use sparewire_protocol::settlement::ChainError;
 use sparewire_wallet::LocalKey;
+
+use crate::output;
 
 /// EIP-155 id of the embedded chain ("SW").
 pub(crate) const CHAIN_ID: u64 = 21_335;
@@ -81,15 +84,15 @@ pub(crate) async fn faucet(endpoint: Endpoint, to: Address) -> Result<()> {
 pub(crate) async fn fund(endpoint: Endpoint, to: Address, tokens: Amount) -> Result<()> {
     let journal = Journal::in_memory()?;
     let contracts = contracts();
-    let chain = EvmChain::connect(
-        endpoint,
-        contracts.domain,
-        development_key(),
-        journal,
-        embedded_policy(),
-    )
-    .await
-    .context("the faucet works on the embedded chain only")?;
+    let node = format!("the chain node at {}", endpoint.name());
+    let (key, policy) = (development_key(), embedded_policy());
+    let connecting = EvmChain::connect(endpoint, contracts.domain, key, journal, policy);
+    let chain = match output::patiently(&node, connecting).await {
+        Err(error @ (ChainError::WrongChain { .. } | ChainError::NoContract { .. })) => {
+            bail!("the faucet works on the embedded chain only: {error}")
+        }
+        connected => connected?,
+    };
     chain.transfer(to, FAUCET_WEI).await?;
     chain.mint(contracts.token, to, tokens).await?;
     Ok(())

@@ -1,8 +1,13 @@
 //! What people and programs read: stdout is data, stderr is talk.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use sparewire_core::{Amount, ByteCount, Price};
 use sparewire_protocol::settlement::TokenInfo;
+
+/// How long people wait without wondering.
+const MOMENT: Duration = Duration::from_secs(2);
 
 /// Prints one JSON document.
 pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
@@ -21,6 +26,16 @@ pub(crate) fn line(text: std::fmt::Arguments<'_>) {
     use std::io::Write;
     let mut stdout = std::io::stdout().lock();
     let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+}
+
+/// Says what is being waited for where `work` takes longer than a moment.
+pub(crate) async fn patiently<T>(waiting_for: &str, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    if let Ok(done) = tokio::time::timeout(MOMENT, &mut work).await {
+        return done;
+    }
+    eprintln!("waiting for {waiting_for}…");
+    work.await
 }
 
 /// An amount with its symbol.

@@ -315,3 +315,45 @@ fn things_that_do_not_exist_are_named() {
     }
     market.consumer.run(["chain", "faucet", "0x12"]).fails_with(&["0x12"]);
 }
+
+#[test]
+fn a_beginner_without_a_chain_or_money_is_told_where_to_get_them() {
+    let mut market = Market::funded();
+    // Nobody listens where the chain should be.
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let rpc = format!("http://{closed}");
+    let alone = |args: &[&str]| {
+        let mut command = sparewire(&market.provider.dir, ["--rpc", &rpc]);
+        command.args(args);
+        command
+    };
+    let mut faucet = Running::start(alone(&["chain", "faucet", &market.provider.wallet()]));
+    let mut provide = alone(&["provide", "--listen", "127.0.0.1:0", "--password-file"]);
+    provide.arg(&market.provider.password);
+    let mut provide = Running::start(provide);
+    for waiting in [&mut faucet, &mut provide] {
+        waiting.warned(&format!("waiting for the chain node at {rpc}"));
+    }
+    drop(provide);
+    let shown = run(alone(&["wallet", "show"]));
+    assert!(shown.stderr.contains("hint: `sparewire chain serve`"), "{shown:?}");
+    let ended = faucet.ended();
+    assert!(!ended.stderr.contains("embedded chain only"), "{ended:?}");
+    ended.fails_with(&["does not answer", "hint: `sparewire chain serve`"]);
+
+    // A wallet without money.
+    let poor = market.path("poor");
+    fs::create_dir(&poor).unwrap();
+    wallet_new(&poor).ok();
+    market.provide();
+    let mut command = sparewire(&poor, ["--rpc", &format!("http://{}", market.rpc)]);
+    command.args(["connect", &market.address, "--proxy", "127.0.0.1:0", "--max-price", "1000"]);
+    command.arg("--password-file").arg(poor.join("password"));
+    run(command).fails_with(&["not enough tokens", "sparewire chain faucet 0x"]);
+
+    let listed = market.provider.run(["channel", "list"]);
+    assert!(listed.stderr.contains("no channels yet"), "{listed:?}");
+    assert_eq!(listed.ok(), "");
+    let nowhere = sparewire(Path::new("/dev/null/nowhere"), ["status"]);
+    run(nowhere).fails_with(&["cannot make /dev/null/nowhere", "hint: choose another --data-dir"]);
+}

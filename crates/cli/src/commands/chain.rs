@@ -7,7 +7,7 @@ use clap::Subcommand;
 use sparewire_chain::{Endpoint, deploy, serve};
 use sparewire_core::Address;
 
-use crate::{assemble::interrupted, hint::Hint, home::Home, network, output};
+use crate::{hint::Hint, home::Home, interrupt::Interrupts, network, output};
 
 /// Run the embedded chain, or take test money from it.
 #[derive(Debug, Subcommand)]
@@ -46,6 +46,7 @@ pub(crate) async fn run(command: ChainCommand, home: &Home, json: bool) -> Resul
                     .hint("another `sparewire chain serve` may use it: stop it, or choose another --data-dir")
             })?;
             let server = serve(chain, listen).await?;
+            let mut interrupts = Interrupts::listen()?;
             let contracts = network::contracts();
             let (contract, token) = (contracts.domain.contract, contracts.token);
             if json {
@@ -62,7 +63,7 @@ pub(crate) async fn run(command: ChainCommand, home: &Home, json: bool) -> Resul
             eprintln!(
                 "serving the embedded chain; test money: sparewire chain faucet ADDRESS; Ctrl-C ends"
             );
-            interrupted().await;
+            interrupts.next().await;
             Ok(())
         }
         ChainCommand::Deploy { password_file } => {

@@ -4,19 +4,19 @@ use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::json;
 use sparewire_chain::{Endpoint, EvmChain, Journal, Policy};
 use sparewire_core::{Address, Amount};
 use sparewire_node::store::{KnownChannel, Store};
 use sparewire_protocol::{
-    ChannelStatus, Role,
+    ChannelFacts, ChannelStatus, Role,
     settlement::{Chain, Funds, Intent, TokenInfo},
 };
 use sparewire_wallet::LocalKey;
 
 use crate::{
     hint::Hint,
-    home::{Home, Node, known_token},
+    home::{Home, Node, known_token, smallest_units},
     output,
 };
 
@@ -96,44 +96,68 @@ pub(crate) async fn run(command: ChannelCommand, home: &Home, as_json: bool) -> 
 }
 
 async fn list(home: &Home, as_json: bool) -> Result<()> {
-    let Some(store) = home.store_to_read()? else {
+    let mut channels = Vec::new();
+    if let Some(store) = home.store_to_read()? {
+        channels.extend(store.channels(Role::Payer)?);
+        channels.extend(store.channels(Role::Payee)?);
+    }
+    if channels.is_empty() {
+        // There is nothing to ask the chain about.
         if as_json {
             crate::output::out!("[]");
+        } else {
+            eprintln!("no channels yet; `sparewire connect` opens one");
         }
         return Ok(());
-    };
-    let mut channels = store.channels(Role::Payer)?;
-    channels.extend(store.channels(Role::Payee)?);
+    }
     let chain = reading_chain(home).await?;
-    let mut rows: Vec<Value> = Vec::new();
+    let now_secs = chain.head().await?.time_secs;
+    let mut rows = Vec::new();
     for channel in &channels {
-        let facts = chain.channel(channel.id).await?;
-        rows.push(json!({
-            "channel": channel.id, "side": channel.role, "config": channel.config,
-            "promised": channel.promised(), "on_chain": facts,
-        }));
+        rows.push((channel, chain.channel(channel.id).await?));
     }
     if as_json {
-        return output::json(&rows);
+        let document = |(channel, facts): &(&KnownChannel, Option<ChannelFacts>)| {
+            json!({
+                "channel": channel.id, "side": channel.role, "config": channel.config,
+                "promised": channel.promised(), "on_chain": facts,
+            })
+        };
+        return output::json(&rows.iter().map(document).collect::<Vec<_>>());
     }
     crate::output::out!(
-        "{:<16} {:<6} {:>14} {:>14} {:>14}  state",
+        "{:<16} {:<6} {:>18} {:>18} {:>18}  state",
         "channel",
         "side",
         "holds",
         "promised",
         "claimed"
     );
-    for row in &rows {
-        let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    for (channel, facts) in rows {
+        let token = channel.config.token;
+        let token = chain.token(token).await.unwrap_or_else(|_| smallest_units(token));
+        let shown = |amount: Option<Amount>| {
+            amount.map_or("-".to_owned(), |amount| output::amount(amount, &token))
+        };
+        let state = match facts.map(|facts| facts.status) {
+            None => "not on chain".to_owned(),
+            Some(ChannelStatus::Open) => "open".to_owned(),
+            Some(ChannelStatus::Closing { finish_at_secs }) => {
+                let left = finish_at_secs.saturating_sub(now_secs);
+                format!("closing, {left} s left")
+            }
+            Some(ChannelStatus::Closed) => "closed".to_owned(),
+        };
         crate::output::out!(
-            "{:<16} {:<6} {:>14} {:>14} {:>14}  {}",
-            output::short(&text(&row["channel"])),
-            text(&row["side"]),
-            text(&row["on_chain"]["reserved"]),
-            text(&row["promised"]),
-            text(&row["on_chain"]["claimed"]),
-            row["on_chain"]["status"]
+            "{:<16} {:<6} {:>18} {:>18} {:>18}  {state}",
+            output::short(&channel.id),
+            match channel.role {
+                Role::Payer => "payer",
+                Role::Payee => "payee",
+            },
+            shown(facts.map(|facts| facts.reserved)),
+            shown(Some(channel.promised())),
+            shown(facts.map(|facts| facts.claimed)),
         );
     }
     Ok(())

@@ -2,24 +2,25 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 use sparewire_node::{
     consumer::{Consumer, Link},
     proxy::Proxy,
+    session::SessionError,
     transport::PeerAddress,
 };
 use sparewire_protocol::{Statement, settlement::TokenInfo};
-use tokio_util::sync::CancellationToken;
 
-use super::provide::metrics_addr;
 use crate::{
-    assemble::{self, interrupted},
-    control::{self, Request},
-    home::{Home, Node, known_token},
-    metrics::{self, Figure, Figures},
+    assemble,
+    console::{Console, Shown},
+    descriptors,
+    home::Home,
+    metrics::{self, Figure},
     output,
+    side::Side,
 };
 
 /// Use a provider's line through a local proxy.
@@ -53,83 +54,45 @@ pub(crate) async fn run(args: ConnectArgs, mut home: Home, json: bool) -> Result
     config.price_max = args.max_price.unwrap_or(config.price_max.clone());
     config.budget = args.budget.unwrap_or(config.budget.clone());
     config.channel_amount = args.channel_amount.unwrap_or(config.channel_amount.clone());
-    let metrics_at = metrics_addr(args.metrics, &home)?;
+    let metrics_at = metrics::addr(args.metrics, &home.config.metrics)?;
 
-    let store = home.store()?;
+    let tunnels = home.config.consumer.streams_max;
+    descriptors::raise(tunnels, &format!("{tunnels} tunnels"));
+
     let proxy = Proxy::bind(home.config.consumer.proxy).await?;
-    let (domain, token) = home.network()?;
-    let keys = home.keys(args.password_file.as_deref()).await?;
-    let node = Node::new(keys, &domain)?;
-    let chain = home.connect(Arc::clone(&node.wallet)).await?;
-    let token_info = known_token(&*chain, token).await?;
-    let (consumer, endpoint) = assemble::consumer(
-        &home.config.consumer,
-        args.provider,
-        &node,
-        chain.clone(),
-        store,
-        token,
-        token_info.decimals,
-    )
-    .await?;
-    let shown = Shown { consumer: Arc::clone(&consumer), token: token_info.clone() };
-    let answering = shown.clone();
-    let _control = control::Server::start(&home.control_path(), move |request| {
-        let shown = answering.clone();
-        async move {
-            match request {
-                Request::Status => Ok(shown.status()),
-                Request::Settle => {
-                    anyhow::bail!("a consumer has nothing to claim; it pays as it goes")
-                }
-            }
-        }
-    })?;
-    let _metrics = match metrics_at {
-        Some(addr) => {
-            let shown = shown.clone();
-            let figures = Figures(Arc::new(move || shown.figures()));
-            let (addr, server) = metrics::serve(addr, figures).await?;
-            eprintln!("metrics at http://{addr}/metrics");
-            Some(server)
-        }
-        None => None,
-    };
+    let side = Side::open(&home, args.password_file.as_deref()).await?;
+    let (consumer, endpoint) =
+        assemble::consumer(&home.config.consumer, args.provider, &side).await?;
+    let token = side.token;
+    let buyer = Buyer { consumer: Arc::clone(&consumer), token: token.clone() };
+    let console = Console::open(&home, metrics_at, buyer).await?;
 
     let proxy_addr = proxy.addr();
     let serving = tokio::spawn(proxy.serve(consumer.clone()));
-    if json {
-        output::json(&json!({ "proxy": proxy_addr, "provider": consumer.provider().to_string() }))?;
-    } else {
-        crate::output::out!("{proxy_addr}");
-    }
-    eprintln!(
-        "proxy on {proxy_addr}; try: curl --proxy socks5h://{proxy_addr} http://example.com/"
-    );
-    tokio::spawn(tell(consumer.link(), token_info.clone()));
-
-    let shutdown = CancellationToken::new();
-    let mut running = tokio::spawn({
-        let (consumer, shutdown) = (Arc::clone(&consumer), shutdown.clone());
-        async move { consumer.run(shutdown).await }
-    });
-    let result = tokio::select! {
-        result = &mut running => result,
-        () = interrupted() => {
-            eprintln!("settling the session…");
-            shutdown.cancel();
-            running.await
-        }
+    console.ready(
+        json,
+        &proxy_addr.to_string(),
+        &json!({ "proxy": proxy_addr, "provider": consumer.provider().to_string() }),
+        &format!(
+            "proxy on {proxy_addr}; try: curl --proxy socks5h://{proxy_addr} http://example.com/"
+        ),
+    )?;
+    tokio::spawn(tell(consumer.link(), token.clone()));
+    let run = |shutdown| async move {
+        let result = consumer.run(shutdown).await;
+        serving.abort();
+        endpoint.close().await;
+        result
     };
-    serving.abort();
-    endpoint.close().await;
-    match result.context("the consumer stopped unexpectedly")? {
+    let cut =
+        "nothing that was signed is lost; the next `sparewire connect` goes on with the session";
+    match console.run(run, "settling the session…", cut).await? {
         Ok(statement) if json => output::json(&statement),
         Ok(statement) => {
-            eprintln!("{}", sentence(&statement, &token_info));
+            eprintln!("{}", sentence(&statement, &token));
             Ok(())
         }
-        Err(sparewire_node::session::SessionError::Shutdown) => Ok(()),
+        Err(SessionError::Shutdown) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
@@ -173,34 +136,37 @@ pub(crate) fn sentence(statement: &Statement, token: &TokenInfo) -> String {
     )
 }
 
+/// A running consumer, to be shown.
 #[derive(Clone)]
-struct Shown {
+struct Buyer {
     consumer: Arc<Consumer>,
     token: TokenInfo,
 }
 
-impl Shown {
+impl Buyer {
     fn statement(&self) -> Option<Statement> {
         match &*self.consumer.link().borrow() {
             Link::Up(session) => session.figures(),
             _ => None,
         }
     }
+}
 
-    fn status(&self) -> serde_json::Value {
+impl Shown for Buyer {
+    fn status(&self) -> Result<serde_json::Value> {
         let link = match &*self.consumer.link().borrow() {
             Link::Up(_) => "connected".to_owned(),
             Link::Down(Some(error)) => format!("not connected: {error}"),
             Link::Down(None) => "connecting".to_owned(),
             Link::Over(_) => "over".to_owned(),
         };
-        json!({
+        Ok(json!({
             "role": "consumer",
             "provider": self.consumer.provider().to_string(),
             "link": link,
             "token": self.token,
             "session": self.statement(),
-        })
+        }))
     }
 
     fn figures(&self) -> Vec<Figure> {
@@ -228,5 +194,9 @@ impl Shown {
                 value: of(&|s| s.paid.get()),
             },
         ]
+    }
+
+    async fn settle(&self) -> Result<serde_json::Value> {
+        bail!("a consumer has nothing to claim; it pays as it goes")
     }
 }

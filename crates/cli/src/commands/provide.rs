@@ -2,21 +2,21 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 use sparewire_core::{Amount, ByteCount};
 use sparewire_node::{provider::Provider, store::Store};
 use sparewire_protocol::{Role, settlement::TokenInfo};
-use tokio_util::sync::CancellationToken;
 
 use super::settle::Settled;
 use crate::{
-    assemble::{self, interrupted},
-    control::{self, Request},
-    home::{Home, Node, known_token},
-    metrics::{self, Figure, Figures},
-    output,
+    assemble,
+    console::{Console, Shown},
+    descriptors,
+    home::Home,
+    metrics::{self, Figure},
+    side::Side,
 };
 
 /// Sell your line as an exit.
@@ -45,91 +45,47 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
     config.listen = args.listen.unwrap_or(config.listen);
     config.price = args.price.unwrap_or(config.price.clone());
     config.allow.extend(args.allow);
-    let metrics_at = metrics_addr(args.metrics, &home)?;
+    let metrics_at = metrics::addr(args.metrics, &home.config.metrics)?;
 
-    // The store first: its lock says at once that another process runs here.
-    let store = home.store()?;
-    let (domain, token) = home.network()?;
-    let keys = home.keys(args.password_file.as_deref()).await?;
-    let node = Node::new(keys, &domain)?;
-    let chain = home.connect(Arc::clone(&node.wallet)).await?;
-    let token_info = known_token(&*chain, token).await?;
-    let (provider, endpoint) = assemble::provider(
-        &home.config.provider,
-        &node,
-        chain.clone(),
-        Arc::clone(&store),
-        token,
-        token_info.decimals,
-    )
-    .await?;
+    let config = &home.config.provider;
+    let (sessions, tunnels) = (config.connections_max, config.streams_max);
+    let who = format!("{sessions} sessions of {tunnels} tunnels");
+    descriptors::raise(sessions.saturating_mul(tunnels), &who);
 
-    let shown = Shown {
+    let side = Side::open(&home, args.password_file.as_deref()).await?;
+    let (provider, endpoint) = assemble::provider(&home.config.provider, &side).await?;
+    let (address, wallet) =
+        (endpoint.address().to_string(), side.node.wallet.address().to_string());
+    let seller = Seller {
         provider: Arc::clone(&provider),
-        store,
-        address: endpoint.address().to_string(),
-        wallet: node.wallet.address().to_string(),
-        token: token_info.clone(),
+        store: side.store,
+        address: address.clone(),
+        wallet: wallet.clone(),
+        token: side.token,
     };
-    let answering = shown.clone();
-    let _control = control::Server::start(&home.control_path(), move |request| {
-        let shown = answering.clone();
-        async move {
-            match request {
-                Request::Status => shown.status(),
-                Request::Settle => {
-                    let settled = Settled::from(shown.provider.settle().await);
-                    Ok(serde_json::to_value(settled)?)
-                }
-            }
-        }
-    })?;
-    let _metrics = match metrics_at {
-        Some(addr) => {
-            let shown = shown.clone();
-            let figures = Figures(Arc::new(move || shown.figures()));
-            let (addr, server) = metrics::serve(addr, figures).await?;
-            eprintln!("metrics at http://{addr}/metrics");
-            Some(server)
-        }
-        None => None,
+    let console = Console::open(&home, metrics_at, seller).await?;
+    let price = &home.config.provider.price;
+    console.ready(
+        json,
+        &address,
+        &json!({ "address": address, "wallet": wallet }),
+        &format!(
+            "selling at {price} per GiB, paid to {wallet}; a consumer runs: sparewire connect {address}"
+        ),
+    )?;
+    let run = |shutdown| async move {
+        provider.run(shutdown).await;
+        endpoint.close().await;
     };
-    if json {
-        output::json(&json!({ "address": shown.address, "wallet": shown.wallet }))?;
-    } else {
-        crate::output::out!("{}", shown.address);
-    }
-    eprintln!(
-        "selling at {} per GiB, paid to {}; a consumer runs: sparewire connect {}",
-        home.config.provider.price, shown.wallet, shown.address
-    );
-
-    let shutdown = CancellationToken::new();
-    let running = tokio::spawn({
-        let (provider, shutdown) = (Arc::clone(&provider), shutdown.clone());
-        async move { provider.run(shutdown).await }
-    });
-    interrupted().await;
-    eprintln!("asking consumers to settle…");
-    shutdown.cancel();
-    running.await.context("the provider stopped unexpectedly")?;
-    endpoint.close().await;
+    let cut = "nothing that was signed is lost; the next `sparewire provide` goes on with open sessions, and `sparewire settle` claims what was earned";
+    console.run(run, "asking consumers to settle…", cut).await?;
     eprintln!("earned vouchers are kept; `sparewire settle` claims them");
     Ok(())
 }
 
-/// `--metrics`, else the configuration's.
-pub(crate) fn metrics_addr(flag: Option<SocketAddr>, home: &Home) -> Result<Option<SocketAddr>> {
-    let configured = &home.config.metrics.listen;
-    match (flag, configured.as_str()) {
-        (Some(addr), _) => Ok(Some(addr)),
-        (None, "") => Ok(None),
-        (None, text) => text.parse().map(Some).context("[metrics] listen"),
-    }
-}
-
+/// A running provider, to be shown.
 #[derive(Clone)]
-struct Shown {
+struct Seller {
     provider: Arc<Provider>,
     store: Arc<dyn Store>,
     address: String,
@@ -137,7 +93,7 @@ struct Shown {
     token: TokenInfo,
 }
 
-impl Shown {
+impl Shown for Seller {
     fn status(&self) -> Result<serde_json::Value> {
         let sessions: Vec<_> = self
             .provider
@@ -199,6 +155,10 @@ impl Shown {
                 value: promised.get() as f64,
             },
         ]
+    }
+
+    async fn settle(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::to_value(Settled::from(self.provider.settle().await))?)
     }
 }
 

@@ -10,7 +10,7 @@ use sparewire_wallet::{
 };
 
 use crate::{
-    hint::Hint,
+    hint::{self, Hint},
     home::{Home, key_error, password},
     output,
 };
@@ -156,7 +156,12 @@ async fn show(home: &Home, as_json: bool) -> Result<()> {
             crate::output::out!("deposited   {}", output::amount(funds.deposit, &token));
             crate::output::out!("claimable   {}", output::amount(funds.claimable, &token));
         }
-        Err(error) => eprintln!("the chain cannot be asked what it holds: {error:#}"),
+        Err(error) => {
+            eprintln!("the chain cannot be asked what it holds: {error:#}");
+            if let Some(advice) = hint::advice(&error) {
+                eprintln!("hint: {advice}");
+            }
+        }
     }
     Ok(())
 }

@@ -9,7 +9,6 @@ use anyhow::Result;
 use async_trait::async_trait;
 use sparewire_chain::{EmbeddedChain, Endpoint as ChainEndpoint, EvmChain, Journal};
 use sparewire_core::{Address, Amount, ChannelId, Domain};
-use sparewire_node::store::Store;
 use sparewire_protocol::{
     ChannelFacts,
     settlement::{Chain, ChainError, Funds, Head, Intent, Outcome, TokenInfo},
@@ -20,17 +19,17 @@ use zeroize::Zeroizing;
 use crate::{
     home::{Home, Node, key_error},
     network,
+    side::Side,
 };
 
-/// One of the two: its keys, its store, its view of the chain.
-pub(super) struct Side {
-    pub(super) node: Node,
-    pub(super) store: Arc<dyn Store>,
+/// One of the two, and what it does on chain.
+pub(super) struct Party {
+    pub(super) side: Side,
     pub(super) chain: Arc<Watched>,
 }
 
-impl Side {
-    /// Opens a side in `dir`, with new keys where it has none, and gives its wallet test money.
+impl Party {
+    /// Opens a party in `dir`, with new keys where it has none, and gives its wallet test money.
     pub(super) async fn open(
         dir: &Path,
         keep: bool,
@@ -56,7 +55,9 @@ impl Side {
         .await?;
         chain.resume().await?;
         let chain = Arc::new(Watched { inner: chain, done: Mutex::default() });
-        Ok(Self { node, store: home.store()?, chain })
+        let token = chain.token(contracts.token).await?;
+        let side = Side { node, store: home.store()?, chain: chain.clone(), token };
+        Ok(Self { side, chain })
     }
 }
 

@@ -26,11 +26,13 @@ use sparewire_protocol::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::{market::Side, origin::Origin, statement::Report};
+use self::{market::Party, origin::Origin, statement::Report};
 use crate::{
-    assemble::{self, interrupted},
+    assemble,
     config::{ConsumerConfig, ProviderConfig},
+    descriptors,
     home::{Node, make_private_dir},
+    interrupt::Interrupts,
     network, output,
 };
 
@@ -56,7 +58,11 @@ pub(crate) async fn run(args: DemoArgs, data_dir: Option<PathBuf>, json: bool) -
         bail!("--price times --size is more than a channel holds")
     };
 
-    let (dir, _temporary) = match data_dir {
+    // One descriptor each for the application's end, the exit's and the origin's.
+    let tunnels = ConsumerConfig::default().streams_max;
+    descriptors::raise(3 * tunnels, &format!("{tunnels} tunnels"));
+
+    let (dir, temporary) = match data_dir {
         Some(dir) => {
             make_private_dir(&dir)?;
             (dir, None)
@@ -66,12 +72,17 @@ pub(crate) async fn run(args: DemoArgs, data_dir: Option<PathBuf>, json: bool) -
             (temporary.path().to_owned(), Some(temporary))
         }
     };
-    let demo = Demo { size, cost, price: args.price, dir, keep: _temporary.is_none() };
-    tokio::select! {
-        result = demo.run(args.once, json) => result,
-        // Before the statement there is nothing to settle that is not durable.
-        () = interrupted(), if args.once => bail!("interrupted"),
+    // From here on: a signal's own way to end the process would leave the directory behind.
+    let mut interrupts = Interrupts::listen()?;
+    let demo = Demo { size, cost, price: args.price, dir, keep: temporary.is_none() };
+    let result = demo.run(args.once, json, &mut interrupts).await;
+    if let Some(temporary) = temporary {
+        let dir = temporary.path().to_owned();
+        if let Err(error) = temporary.close() {
+            eprintln!("warning: {} is left behind: {error}", dir.display());
+        }
     }
+    result
 }
 
 struct Demo {
@@ -83,7 +94,28 @@ struct Demo {
 }
 
 impl Demo {
-    async fn run(&self, once: bool, json: bool) -> Result<()> {
+    async fn run(&self, once: bool, json: bool, interrupts: &mut Interrupts) -> Result<()> {
+        let cut = match self.keep {
+            true => "nothing that was signed is lost; a demo on the same --data-dir goes on",
+            false => "nothing is left of this demo; its money was test money",
+        };
+        let (market, proxy) = interrupts.or(cut, self.measure(json)).await??;
+        if !once {
+            let buyer = interrupts.or(cut, market.connect(proxy)).await??;
+            tokio::select! {
+                () = market.stay(&buyer, json) => {}
+                () = interrupts.next() => {}
+            }
+            if !json {
+                eprintln!("settling… (Ctrl-C again: end at once)");
+            }
+            interrupts.or(cut, market.settle(buyer, json)).await??;
+        }
+        interrupts.or(cut, market.close()).await?
+    }
+
+    /// Runs the market up to its statement; returns it with the address of the proxy.
+    async fn measure(&self, json: bool) -> Result<(Market, SocketAddr)> {
         let say = |text: &str| {
             if !json {
                 eprintln!("{text}");
@@ -96,10 +128,8 @@ impl Demo {
         let twice = |amount: Amount| amount.checked_add(amount).context("--price is too high");
         let channel_amount = twice(self.cost)?.max(Amount::new(1_000_000).unwrap_or_default());
         let purse = twice(channel_amount)?;
-        let selling = Side::open(&self.dir.join("provider"), self.keep, &embedded, purse).await?;
-        let buying = Side::open(&self.dir.join("consumer"), self.keep, &embedded, purse).await?;
-        let token = network::contracts().token;
-        let token_info = selling.chain.token(token).await?;
+        let selling = Party::open(&self.dir.join("provider"), self.keep, &embedded, purse).await?;
+        let buying = Party::open(&self.dir.join("consumer"), self.keep, &embedded, purse).await?;
         let origin = Origin::start(self.size.get()).await?;
 
         say("starting a provider and a consumer…");
@@ -109,15 +139,7 @@ impl Demo {
             allow: vec![origin.addr.to_string()],
             ..ProviderConfig::default()
         };
-        let (provider, provider_endpoint) = assemble::provider(
-            &config,
-            &selling.node,
-            selling.chain.clone(),
-            Arc::clone(&selling.store),
-            token,
-            token_info.decimals,
-        )
-        .await?;
+        let (provider, provider_endpoint) = assemble::provider(&config, &selling.side).await?;
         let closing = CancellationToken::new();
         let provider_task = tokio::spawn({
             let (provider, closing) = (Arc::clone(&provider), closing.clone());
@@ -125,18 +147,20 @@ impl Demo {
         });
         let consumer_config = ConsumerConfig {
             price_max: self.price.clone(),
-            channel_amount: channel_amount.display(token_info.decimals),
-            budget: Amount::MAX.display(token_info.decimals),
+            channel_amount: channel_amount.display(network::TOKEN_DECIMALS),
+            budget: Amount::MAX.display(network::TOKEN_DECIMALS),
             ..ConsumerConfig::default()
         };
         let market = Market {
             consumer_config,
             provider,
             provider_addr: at_loopback(&provider_endpoint),
+            provider_endpoint,
+            provider_task,
+            closing,
             selling,
             buying,
             origin,
-            token_info,
         };
 
         // The same data plane without metering first, so that both runs find the same machine.
@@ -151,7 +175,6 @@ impl Demo {
         };
 
         let buyer = market.connect(loopback()).await?;
-        buyer.ready().await?;
         let bar = bar(self.size, "metered and paid", json);
         let metered =
             market.origin.fetch(buyer.proxy, self.size.get(), |n| bar.set_position(n)).await?;
@@ -163,16 +186,10 @@ impl Demo {
         if json {
             output::json(&report)?;
         } else {
-            report.print(&market.token_info);
+            report.print(market.token());
         }
         ensure!(report.agree, "the figures do not agree");
-        if !once {
-            market.stay(proxy, json).await?;
-        }
-        closing.cancel();
-        provider_task.await?;
-        provider_endpoint.close().await;
-        Ok(())
+        Ok((market, proxy))
     }
 }
 
@@ -181,23 +198,25 @@ struct Market {
     consumer_config: ConsumerConfig,
     provider: Arc<Provider>,
     provider_addr: PeerAddress,
-    selling: Side,
-    buying: Side,
+    provider_endpoint: Endpoint,
+    provider_task: JoinHandle<()>,
+    closing: CancellationToken,
+    selling: Party,
+    buying: Party,
     origin: Origin,
-    token_info: TokenInfo,
 }
 
 impl Market {
-    /// Starts a consumer and its proxy.
+    fn token(&self) -> &TokenInfo {
+        &self.selling.side.token
+    }
+
+    /// Starts a consumer and its proxy, and waits for the session.
     async fn connect(&self, proxy: SocketAddr) -> Result<Buyer> {
         let (consumer, endpoint) = assemble::consumer(
             &self.consumer_config,
             self.provider_addr.clone(),
-            &self.buying.node,
-            self.buying.chain.clone(),
-            Arc::clone(&self.buying.store),
-            self.token_info.address,
-            self.token_info.decimals,
+            &self.buying.side,
         )
         .await?;
         let proxy = Proxy::bind(proxy).await?;
@@ -209,7 +228,8 @@ impl Market {
             let (consumer, shutdown) = (Arc::clone(&consumer), shutdown.clone());
             async move { consumer.run(shutdown).await }
         });
-        Ok(Buyer { consumer, endpoint, proxy: addr, serving, shutdown, running })
+        ready(&consumer).await?;
+        Ok(Buyer { endpoint, proxy: addr, serving, shutdown, running })
     }
 
     /// Claims what was earned and holds all figures against each other.
@@ -224,6 +244,7 @@ impl Market {
         let session = paid.session;
         let earned = self
             .selling
+            .side
             .store
             .session(session)?
             .and_then(|known| known.statement)
@@ -235,63 +256,72 @@ impl Market {
         Ok(Report::new(size, paid.clone(), earned, claimed, gas, metered, unmetered))
     }
 
-    /// Stays up with live figures until Ctrl-C, which settles.
-    async fn stay(&self, proxy: SocketAddr, json: bool) -> Result<()> {
-        let buyer = self.connect(proxy).await?;
-        buyer.ready().await?;
+    /// Shows live figures until dropped.
+    async fn stay(&self, buyer: &Buyer, json: bool) {
         if !json {
             eprintln!("\nThe market stays up. Use it, or stop it with Ctrl-C:\n");
-            crate::output::out!(
+            output::out!(
                 "curl --proxy socks5h://{} http://{}/sample --output /dev/null",
                 buyer.proxy,
                 self.origin.addr
             );
             eprintln!();
         }
-        let live = ProgressBar::new_spinner();
-        if json {
-            live.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-        }
-        let watch = async {
-            let mut before = 0;
-            loop {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                if let Some(figures) = self.provider.live().first().map(|live| &live.statement) {
-                    let total = figures.counted.checked_total().unwrap_or_default().get();
-                    live.set_message(format!(
-                        "{} up, {} down ({} a second), {} paid, exposure peak {} of {}",
-                        figures.counted.up,
-                        figures.counted.down,
-                        ByteCount::new(total.saturating_sub(before)),
-                        output::amount(figures.paid, &self.token_info),
-                        figures.exposure_peak,
-                        figures.exposure_bound,
-                    ));
-                    before = total;
-                    live.tick();
-                }
+        let live = if json { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if let Some(figures) = self.provider.live().first().map(|live| &live.statement) {
+                let total = figures.counted.checked_total().unwrap_or_default().get();
+                live.set_message(format!(
+                    "{} up, {} down ({} a second), {} paid, exposure peak {} of {}",
+                    figures.counted.up,
+                    figures.counted.down,
+                    ByteCount::new(total.saturating_sub(before)),
+                    output::amount(figures.paid, self.token()),
+                    figures.exposure_peak,
+                    figures.exposure_bound,
+                ));
+                before = total;
+                live.tick();
             }
-        };
-        tokio::select! {
-            () = watch => {}
-            () = interrupted() => {}
         }
-        live.finish_and_clear();
-        if !json {
-            eprintln!("settling…");
-        }
+    }
+
+    /// Ends the consumer's session and claims what it paid.
+    async fn settle(&self, buyer: Buyer, json: bool) -> Result<()> {
         let paid = buyer.finish().await?;
         self.provider.settle().await?;
         if !json {
-            eprintln!("{}", super::connect::sentence(&paid, &self.token_info));
+            eprintln!("{}", super::connect::sentence(&paid, self.token()));
         }
         Ok(())
+    }
+
+    /// Ends the provider.
+    async fn close(self) -> Result<()> {
+        self.closing.cancel();
+        self.provider_task.await?;
+        self.provider_endpoint.close().await;
+        Ok(())
+    }
+}
+
+/// Waits for a consumer's session.
+async fn ready(consumer: &Consumer) -> Result<()> {
+    let mut link = consumer.link();
+    let wait = link.wait_for(|link| !matches!(link, Link::Down(_)));
+    let link = tokio::time::timeout(Duration::from_secs(60), wait)
+        .await
+        .context("no session within a minute")??;
+    match &*link {
+        Link::Over(Err(error)) => Err(error.clone().into()),
+        _ => Ok(()),
     }
 }
 
 /// A running consumer with its proxy.
 struct Buyer {
-    consumer: Arc<Consumer>,
     endpoint: Endpoint,
     proxy: SocketAddr,
     serving: JoinHandle<()>,
@@ -300,19 +330,6 @@ struct Buyer {
 }
 
 impl Buyer {
-    /// Waits for the session.
-    async fn ready(&self) -> Result<()> {
-        let mut link = self.consumer.link();
-        let wait = link.wait_for(|link| !matches!(link, Link::Down(_)));
-        let link = tokio::time::timeout(Duration::from_secs(60), wait)
-            .await
-            .context("no session within a minute")??;
-        match &*link {
-            Link::Over(Err(error)) => Err(error.clone().into()),
-            _ => Ok(()),
-        }
-    }
-
     /// Ends the session properly.
     async fn finish(self) -> Result<Statement> {
         self.shutdown.cancel();

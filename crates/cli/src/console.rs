@@ -1,0 +1,97 @@
+//! Where people and programs meet a running node.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    control::{self, Request},
+    home::Home,
+    interrupt::Interrupts,
+    metrics::{self, Figure, Figures},
+    output,
+};
+
+/// What a running node shows, and does when it is asked.
+pub(crate) trait Shown: Clone + Send + Sync + 'static {
+    /// What is going on, for `sparewire status`.
+    fn status(&self) -> Result<Value>;
+    /// The same in figures.
+    fn figures(&self) -> Vec<Figure>;
+    /// Claims what is owed to it, for `sparewire settle`.
+    fn settle(&self) -> impl Future<Output = Result<Value>> + Send;
+}
+
+/// The control socket, the metrics, what is said when the node is ready, and Ctrl-C.
+pub(crate) struct Console {
+    interrupts: Interrupts,
+    _control: control::Server,
+    _metrics: Option<metrics::Server>,
+}
+
+impl Console {
+    /// Opens the console of a node that is about to run.
+    pub(crate) async fn open<S: Shown>(
+        home: &Home,
+        metrics_at: Option<SocketAddr>,
+        node: S,
+    ) -> Result<Self> {
+        let answering = node.clone();
+        let control = control::Server::start(&home.control_path(), move |request| {
+            let node = answering.clone();
+            async move {
+                match request {
+                    Request::Status => node.status(),
+                    Request::Settle => node.settle().await,
+                }
+            }
+        })?;
+        let metrics = match metrics_at {
+            Some(addr) => {
+                let figures = Figures(Arc::new(move || node.figures()));
+                let (addr, server) = metrics::serve(addr, figures).await?;
+                eprintln!("metrics at http://{addr}/metrics");
+                Some(server)
+            }
+            None => None,
+        };
+        Ok(Self { interrupts: Interrupts::listen()?, _control: control, _metrics: metrics })
+    }
+
+    /// Says that the node is ready: `line`, or `document` as JSON, is what programs wait for.
+    pub(crate) fn ready(&self, json: bool, line: &str, document: &Value, talk: &str) -> Result<()> {
+        if json {
+            output::json(document)?;
+        } else {
+            output::out!("{line}");
+        }
+        eprintln!("{talk}");
+        Ok(())
+    }
+
+    /// Runs the node until it ends by itself or is interrupted; then says what it is `settling`
+    /// and lets it finish, until it is interrupted again. `cut` says what that means.
+    pub(crate) async fn run<R>(
+        mut self,
+        node: impl FnOnce(CancellationToken) -> R,
+        settling: &str,
+        cut: &'static str,
+    ) -> Result<R::Output>
+    where
+        R: Future<Output: Send + 'static> + Send + 'static,
+    {
+        let shutdown = CancellationToken::new();
+        let mut running = tokio::spawn(node(shutdown.clone()));
+        let ended = tokio::select! {
+            ended = &mut running => ended,
+            () = self.interrupts.next() => {
+                eprintln!("{settling} (Ctrl-C again: end at once)");
+                shutdown.cancel();
+                self.interrupts.or(cut, running).await?
+            }
+        };
+        ended.context("the node stopped unexpectedly")
+    }
+}

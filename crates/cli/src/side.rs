@@ -1,0 +1,31 @@
+//! One side of the market.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Result;
+use sparewire_node::store::Store;
+use sparewire_protocol::settlement::{Chain, TokenInfo};
+
+use crate::home::{Home, Node, known_token};
+
+/// What a node trades with: keys that sign, a store that remembers, a chain where money settles,
+/// and the token that it is counted in.
+pub(crate) struct Side {
+    pub(crate) node: Node,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) chain: Arc<dyn Chain>,
+    pub(crate) token: TokenInfo,
+}
+
+impl Side {
+    /// Opens the side that lives in a data directory.
+    pub(crate) async fn open(home: &Home, password_file: Option<&Path>) -> Result<Self> {
+        // The store first: its lock says at once that another process runs here.
+        let store = home.store()?;
+        let (domain, token) = home.network()?;
+        let node = Node::new(home.keys(password_file).await?, &domain)?;
+        let chain = home.connect(Arc::clone(&node.wallet)).await?;
+        let token = known_token(&*chain, token).await?;
+        Ok(Self { node, store, chain, token })
+    }
+}
