@@ -286,7 +286,11 @@ impl fmt::Debug for SimChain {
 
 impl SimChain {
     /// A chain with both contracts on it and nobody's money.
+    ///
+    /// # Panics
+    /// Where blocks take no time.
     pub fn new(weather: Weather, seed: u64) -> Self {
+        assert!(weather.block_time_ms > 0, "blocks take time");
         let genesis = Block {
             number: 0,
             slot: 0,
@@ -350,7 +354,7 @@ impl SimChain {
         flows.minted += U256::from(tokens);
     }
 
-    /// The weather, to be changed from now on.
+    /// The weather, to be changed from now on; all of it but `genesis` and `block_time_ms`.
     pub fn weather_mut(&mut self) -> &mut Weather {
         &mut self.weather
     }
@@ -608,7 +612,11 @@ impl SimChain {
             }
             // A stale endpoint may have taken what is too late by now.
             let world = &self.world;
-            self.pool.retain(|(from, nonce), _| *nonce >= account(world, *from).nonce);
+            let late = |from, nonce| nonce < account(world, from).nonce;
+            for (_, pending) in self.pool.extract_if(.., |(from, nonce), _| late(*from, *nonce)) {
+                let (id, reason) = (pending.id, "nonce too low".to_owned());
+                self.log.push((time, Happening::Discarded { id, reason }));
+            }
         }
         block.gas_used = block.gas_used.max(self.demand(calm_fee)).min(BLOCK_GAS);
         block.hash = hash_of(&parent, &block);
