@@ -26,7 +26,7 @@ use sparewire_chain::{
 use sparewire_core::{Amount, ChannelId};
 use sparewire_protocol::{channel::ChannelFacts, settlement::Funds};
 
-use super::{Block, Transaction};
+use super::{Transaction, block::Block};
 
 /// EIP-155 id of every simulated chain.
 pub(super) const CHAIN_ID: u64 = 7357;

@@ -331,6 +331,84 @@ fn an_estimate_is_enough_and_tells_why_a_call_would_fail() {
     assert!(reason.contains("only the payer"), "{reason}");
 }
 
+#[test]
+fn a_halted_chain_makes_no_blocks_and_then_goes_on() {
+    let mut scene = Scene::new(Weather::calm(), 1);
+    scene.blocks(2);
+    scene.chain.halt(60_000);
+    scene.blocks(4);
+    assert_eq!(scene.chain.truth().head().unwrap().number, 2);
+    scene.blocks(1);
+    let head = scene.chain.truth().head().unwrap();
+    assert_eq!((head.number, head.time_secs), (3, scene.chain.now.as_secs()));
+}
+
+#[test]
+fn a_forgotten_transaction_is_gone_until_it_is_sent_again() {
+    let mut scene = Scene::new(Weather { forgotten: 1_000, ..Weather::calm() }, 1);
+    let from = scene.other.address();
+    let call = nothing(&scene.chain, from);
+    let cheap = Transaction::new(from, 0, call, GWEI / 2, 0);
+    let id = scene.chain.submit(scene.chain.now, 0, cheap.clone()).unwrap();
+    assert_eq!(scene.chain.view(0).knows(id), Ok(true));
+    scene.blocks(10);
+    assert_eq!(scene.chain.view(0).knows(id), Ok(false));
+    assert!(scene.chain.log().iter().any(|(_, what)| *what == Happening::Forgotten(id)));
+    scene.chain.weather_mut().forgotten = 0;
+    scene.chain.submit(scene.chain.now, 0, cheap.bumped(200)).unwrap();
+    scene.blocks(1);
+    assert_eq!(scene.chain.view(0).nonce(from, Tag::Head), Ok(1));
+}
+
+#[test]
+fn a_delayed_transaction_is_seen_by_nobody_until_it_arrives() {
+    let weather = Weather { delayed: 1_000, delay_max_ms: 60_000, ..Weather::calm() };
+    let mut scene = Scene::new(weather, 3);
+    let from = scene.other.address();
+    let transaction = Transaction::new(from, 0, nothing(&scene.chain, from), 2 * GWEI, GWEI);
+    let id = scene.chain.submit(scene.chain.now, 0, transaction).unwrap();
+    assert_eq!(scene.chain.pending().count(), 0);
+    assert_eq!(scene.chain.truth().knows(id), Ok(true));
+    scene.blocks(6);
+    assert!(scene.chain.truth().receipt(id).unwrap().unwrap().block > 1);
+}
+
+#[test]
+fn an_endpoint_may_swallow_a_transaction_or_lose_its_answer() {
+    let mut weather = Weather::calm();
+    weather.endpoints.push(Endpoint { swallows: 1_000, ..Endpoint::default() });
+    weather.endpoints.push(Endpoint { answers_lost: 1_000, ..Endpoint::default() });
+    let mut scene = Scene::new(weather, 1);
+    let from = scene.other.address();
+    let transaction = Transaction::new(from, 0, nothing(&scene.chain, from), 2 * GWEI, GWEI);
+    let id = transaction.id();
+    let now = scene.chain.now;
+    assert_eq!(scene.chain.submit(now, 1, transaction.clone()), Ok(id));
+    scene.blocks(2);
+    assert_eq!(scene.chain.truth().knows(id), Ok(false));
+    let lost = scene.chain.submit(now, 2, transaction.clone());
+    assert_eq!(lost, Err(SubmitError::Rpc(RpcError::AnswerLost)));
+    scene.blocks(1);
+    assert!(scene.chain.truth().receipt(id).unwrap().unwrap().success);
+    let nowhere = scene.chain.submit(now, 9, transaction);
+    assert_eq!(nowhere, Err(SubmitError::Rpc(RpcError::Unreachable)));
+}
+
+#[test]
+fn full_blocks_make_gas_dearer_and_demand_makes_it_cheap_again() {
+    let mut scene = Scene::new(Weather { demand_swing: 500, ..Weather::calm() }, 1);
+    let fees = (0..2_000).map(|_| {
+        scene.blocks(1);
+        scene.chain.truth().base_fee().unwrap()
+    });
+    let fees: Vec<_> = fees.collect();
+    let change = |pair: &[u64]| pair[0].abs_diff(pair[1]) * 8 <= pair[0] + 8;
+    assert!(fees.windows(2).all(change), "an eighth at most (EIP-1559)");
+    let (least, most) = (fees.iter().min().unwrap(), fees.iter().max().unwrap());
+    assert!((500_000_000..900_000_000).contains(least), "{least}");
+    assert!((1_100_000_000..2_000_000_000).contains(most), "{most}");
+}
+
 /// 200 steps of anybody doing anything, in a storm.
 fn storm(seed: u64) -> SimChain {
     let mut scene = Scene::new(Weather::storm(), seed);
@@ -409,7 +487,9 @@ fn the_same_seed_makes_the_same_history() {
     assert_eq!(one.head_hash(), two.head_hash());
     assert_ne!(one.log(), other.log());
 
-    // A clone has the same future.
+    // A clone has the same future, on any thread.
+    fn movable<T: Send + Clone>(_: &T) {}
+    movable(&one);
     let (mut one, mut clone) = (one.clone(), one);
     let later = one.now.plus_ms(3_600_000);
     one.advance(later);
