@@ -29,10 +29,10 @@ enum Command {
         #[arg(long, default_value_t = 1024)]
         mib: u64,
         /// How many rounds of the three.
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = 15)]
         pairs: usize,
         /// MiB that are paid for before the first round: credit grows with what was paid.
-        #[arg(long, default_value_t = 640)]
+        #[arg(long, default_value_t = 1152)]
         warm_mib: u64,
     },
     /// A new channel's first transfers, against the same path without metering: what it costs
@@ -122,13 +122,15 @@ async fn path(mib: u64, pairs: usize, warm_mib: u64) -> Result<()> {
             cpus[2][round]
         );
     }
-    let [metered_cpu, plain_cpu, bare_cpu] = cpus.map(|mut of| median(&mut of));
-    println!("throughput, metered / plain, median of {pairs}:  {:.3}", median(&mut ratios));
-    println!("CPU, metered / plain:      {:.3}", metered_cpu / plain_cpu);
-    println!("CPU, metered / bare iroh:  {:.3}", metered_cpu / bare_cpu);
-    println!(
-        "CPU-s per GiB, medians:    metered {metered_cpu:.2}, plain {plain_cpu:.2}, bare iroh {bare_cpu:.2}"
-    );
+    // Ratios are taken within each round: the machine's own speed drifts from round to round.
+    let each = |of: usize| -> Vec<f64> {
+        cpus[0].iter().zip(&cpus[of]).map(|(metered, other)| metered / other).collect()
+    };
+    print_ratio("throughput, metered / plain", ratios);
+    print_ratio("CPU, metered / plain", each(1));
+    print_ratio("CPU, metered / bare iroh", each(2));
+    let [metered, plain, bare] = cpus.map(|mut of| median(&mut of));
+    println!("CPU-s per GiB, medians: metered {metered:.2}, plain {plain:.2}, bare iroh {bare:.2}");
     Ok(())
 }
 
@@ -204,6 +206,12 @@ async fn latency(echoes: usize) -> Result<()> {
         println!("{name}: paid {:.1} us, unpaid {:.1} us, ratio {:.3}", a * 1e6, b * 1e6, a / b);
     }
     Ok(())
+}
+
+/// The median and the quartiles of `ratios`.
+fn print_ratio(what: &str, mut ratios: Vec<f64>) {
+    let [low, middle, high] = [0.25, 0.5, 0.75].map(|share| quantile(&mut ratios, share));
+    println!("{what}: {middle:.3} (quartiles {low:.3} to {high:.3}, {} rounds)", ratios.len());
 }
 
 fn median(values: &mut [f64]) -> f64 {

@@ -78,7 +78,7 @@ pub(crate) struct ProviderConfig {
     pub(crate) credit_initial: String,
     /// How many bytes the best customer is served ahead of payment. Between the two, credit is
     /// 1/64 of what was paid for.
-    #[toml_example(default = "8MiB")]
+    #[toml_example(default = "16MiB")]
     pub(crate) credit_maximum: String,
     /// The least that a channel must hold, in the token.
     #[toml_example(default = "0.01")]
@@ -121,7 +121,7 @@ impl Default for ProviderConfig {
             listen: SocketAddr::from(([0, 0, 0, 0], 4433)),
             price: "0.02".into(),
             credit_initial: "128KiB".into(),
-            credit_maximum: "8MiB".into(),
+            credit_maximum: "16MiB".into(),
             channel_min: "0.01".into(),
             withdraw_delay_secs: 86_400,
             terms_valid_minutes: 60,

@@ -12,7 +12,7 @@ const PRICE: u128 = 1_000_000_000;
 /// What may be lost when a connection breaks for good: the credit and one payment step, as they
 /// are after `carried` bytes.
 fn bound(carried: u128) -> u128 {
-    let credit = (carried / 64).clamp(128 << 10, 8 << 20);
+    let credit = (carried / 64).clamp(128 << 10, 16 << 20);
     credit + credit / 2
 }
 

@@ -1,6 +1,8 @@
 //! EIP-712 typed data: what wallets show and contracts check.
 //! Source: <https://eips.ethereum.org/EIPS/eip-712>.
 
+use std::sync::LazyLock;
+
 use alloy_primitives::{Address, B256, U256, keccak256};
 use borsh::{BorshDeserialize, BorshSerialize};
 use serde::{Deserialize, Serialize};
@@ -10,12 +12,17 @@ pub trait TypedData {
     /// `encodeType` of the struct, for example `Voucher(bytes32 channelId,uint128 amount)`.
     const TYPE: &'static str;
 
+    /// `typeHash`: the hash of [`TypedData::TYPE`]. What is signed often remembers it.
+    fn type_hash() -> B256 {
+        keccak256(Self::TYPE)
+    }
+
     /// Feeds the fields, in the order of [`TypedData::TYPE`].
     fn fields(&self, hasher: &mut StructHasher);
 
     /// `hashStruct` of the value.
     fn struct_hash(&self) -> B256 {
-        let mut hasher = StructHasher::new(Self::TYPE);
+        let mut hasher = StructHasher::new(Self::type_hash());
         self.fields(&mut hasher);
         keccak256(&hasher.words)
     }
@@ -33,9 +40,9 @@ pub struct StructHasher {
 }
 
 impl StructHasher {
-    fn new(encode_type: &str) -> Self {
+    fn new(type_hash: B256) -> Self {
         let mut words = Vec::with_capacity(9 * 32);
-        words.extend_from_slice(keccak256(encode_type).as_slice());
+        words.extend_from_slice(type_hash.as_slice());
         Self { words }
     }
 
@@ -83,12 +90,11 @@ impl Domain {
 
     /// `hashStruct` of the domain.
     pub fn separator(&self) -> B256 {
-        let mut hasher = StructHasher::new(Self::TYPE);
-        hasher
-            .word(keccak256("Sparewire Channels"))
-            .word(keccak256("1"))
-            .uint(u128::from(self.chain_id))
-            .address(self.contract);
+        static CONSTANT: LazyLock<[B256; 3]> =
+            LazyLock::new(|| [Domain::TYPE, "Sparewire Channels", "1"].map(keccak256));
+        let [type_hash, name, version] = *CONSTANT;
+        let mut hasher = StructHasher::new(type_hash);
+        hasher.word(name).word(version).uint(u128::from(self.chain_id)).address(self.contract);
         keccak256(&hasher.words)
     }
 }

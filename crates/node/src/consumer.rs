@@ -4,6 +4,8 @@
 mod connection;
 mod funding;
 
+pub use connection::resumable;
+
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
@@ -74,11 +76,14 @@ struct Past {
 }
 
 /// A session whose connection broke while the process lived on.
-#[derive(Clone, Copy)]
-struct BrokenSession {
-    session: SessionId,
-    counted: Reading,
-    reported_up: sparewire_core::ByteCount,
+#[derive(Clone, Copy, Debug)]
+pub struct BrokenSession {
+    /// Which.
+    pub session: SessionId,
+    /// What it had counted.
+    pub counted: Reading,
+    /// What the provider had reported of `up`.
+    pub reported_up: sparewire_core::ByteCount,
 }
 
 /// How things stand with the provider.

@@ -1,10 +1,13 @@
 //! Channels: money that a payer has put aside on chain for one payee, and the vouchers that
 //! promise parts of it. Fourth station of the river; what leaves here is what a contract accepts.
 
+use std::sync::LazyLock;
+
 use borsh::{BorshDeserialize, BorshSerialize};
 use serde::{Deserialize, Serialize};
 use sparewire_core::{
-    Address, Amount, ChannelId, Domain, Signature, StructHasher, TypedData, Verified,
+    Address, Amount, B256, ChannelId, Domain, Signature, StructHasher, TypedData, Verified,
+    keccak256,
 };
 
 /// Who pays whom, in what, and by which keys. Its EIP-712 digest is the channel's id, so nothing
@@ -74,6 +77,11 @@ pub struct Voucher {
 
 impl TypedData for Voucher {
     const TYPE: &'static str = "Voucher(bytes32 channelId,uint128 amount)";
+
+    fn type_hash() -> B256 {
+        static HASH: LazyLock<B256> = LazyLock::new(|| keccak256(Voucher::TYPE));
+        *HASH
+    }
 
     fn fields(&self, hasher: &mut StructHasher) {
         hasher.word(self.channel.0).uint(self.amount.get());

@@ -5,7 +5,8 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use sparewire_core::{
-    Amount, ByteCount, DeviceSignature, NodeId, Price, Signed, Signer, Timestamp, TypedData,
+    Amount, ByteCount, ChannelId, DeviceSignature, NodeId, Price, Signed, Signer, Timestamp,
+    TypedData,
 };
 
 use crate::{
@@ -46,6 +47,7 @@ pub struct PayeeSetup {
 /// The machine. Drive it as [`crate`] describes.
 pub struct Payee {
     agreement: Agreement,
+    channel: ChannelId,
     signer: Arc<dyn Signer>,
     reserved: Amount,
     status: ChannelStatus,
@@ -118,11 +120,12 @@ impl Payee {
                 history: memory.history,
             },
         };
+        let channel = agreement.channel();
         let mut records = Vec::new();
         let (mut paid, own) = known.map_or((Reading::ZERO, Reading::ZERO), |s| (s.paid, s.counted));
         let mut payment = memory.payment;
         let mut promised = match &memory.payment {
-            Some(ours) => agreement.verify_voucher(ours)?.amount,
+            Some(ours) => agreement.verify_voucher(channel, ours)?.amount,
             None => Amount::ZERO,
         };
         let superseded = memory.payment.is_some_and(|newest| {
@@ -132,7 +135,7 @@ impl Payee {
             return Err(unknown_session());
         }
         if let Some(mut theirs) = acceptance.payment {
-            let voucher = agreement.verify_voucher(&theirs)?;
+            let voucher = agreement.verify_voucher(channel, &theirs)?;
             if voucher.amount > facts.reserved {
                 return Err(ProtocolError::OverDeposit {
                     amount: voucher.amount,
@@ -156,7 +159,7 @@ impl Payee {
                     if ahead.saturating_sub(total(paid)) > credit {
                         return Err(unknown_session());
                     }
-                    agreement.verify_payment(&theirs)?;
+                    agreement.verify_payment(channel, &theirs)?;
                     if !theirs.reading.covers(paid) {
                         return Err(ProtocolError::Inconsistent(
                             "payment for less than is paid already",
@@ -170,7 +173,7 @@ impl Payee {
                 promised = voucher.amount;
                 if payment != Some(theirs) {
                     payment = Some(theirs);
-                    records.push(Record::Payment { channel: agreement.channel(), payment: theirs });
+                    records.push(Record::Payment { channel, payment: theirs });
                 }
             }
         }
@@ -248,7 +251,7 @@ impl Payee {
             }
         }
         if let Some(pending) = acceptance.pending {
-            if pending.body.channel != agreement.channel() {
+            if pending.body.channel != channel {
                 return Err(ProtocolError::Inconsistent("receipt of another channel"));
             }
             let receipt = pending.verify(agreement.domain(), config.payer_authorizer)?;
@@ -284,6 +287,7 @@ impl Payee {
         }
 
         let mut payee = Self {
+            channel,
             signer,
             reserved: facts.reserved,
             status: facts.status,
@@ -475,7 +479,7 @@ impl Payee {
         Statement {
             role: Role::Payee,
             session: self.agreement.session,
-            channel: self.agreement.channel(),
+            channel: self.channel,
             counted: self.counted,
             receipted: self.receipted,
             price: self.agreement.terms.price,
@@ -521,7 +525,7 @@ impl Payee {
         {
             return Ok(()); // a duplicate, or one that a later payment has superseded
         }
-        let voucher = self.agreement.verify_payment(payment)?;
+        let voucher = self.agreement.verify_payment(self.channel, payment)?;
         if voucher.amount > self.reserved {
             return Err(ProtocolError::OverDeposit {
                 amount: voucher.amount,
@@ -552,7 +556,7 @@ impl Payee {
         // the rest after: a crash costs at most one step more than the credit.
         self.grant_at_most(ahead);
         self.outputs.push_back(Output::Persist(vec![Record::Payment {
-            channel: self.agreement.channel(),
+            channel: self.channel,
             payment: *payment,
         }]));
         self.grant();
@@ -585,7 +589,7 @@ impl Payee {
         now: Timestamp,
     ) -> Result<(), ProtocolError> {
         let domain = *self.agreement.domain();
-        if signed.body.channel != self.agreement.channel() {
+        if signed.body.channel != self.channel {
             return Err(ProtocolError::Inconsistent("receipt of another channel"));
         }
         let chain = ReceiptChain::after(&signed.body, &domain);

@@ -6,8 +6,8 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use sparewire_core::{
-    Amount, B256, ByteCount, DeviceSigner, DeviceStatement, NodeId, Price, SessionId, Signed,
-    Signer, Timestamp, Verified,
+    Amount, B256, ByteCount, ChannelId, DeviceSigner, DeviceStatement, NodeId, Price, SessionId,
+    Signed, Signer, Timestamp, Verified,
 };
 
 use crate::{
@@ -49,6 +49,7 @@ pub struct PayerSetup<'a> {
 /// The machine. Drive it as [`crate`] describes.
 pub struct Payer {
     agreement: Agreement,
+    channel: ChannelId,
     provider: NodeId,
     signer: Arc<dyn Signer>,
     reserved: Amount,
@@ -159,6 +160,7 @@ impl Payer {
         };
         let signature = device.sign_bytes(&acceptance.signing_bytes());
         Ok(Self {
+            channel: agreement.channel(),
             provider: terms.provider,
             agreement,
             signer,
@@ -229,9 +231,13 @@ impl Payer {
                 if sequence != pending.sequence {
                     return Ok(()); // of one that we hold already
                 }
+                // Our own signature is in order; theirs is of the same receipt.
+                let theirs = Signed { body: pending.signed().body, signature };
+                let (domain, payee) =
+                    (self.agreement.domain(), self.agreement.config.payee_authorizer);
+                theirs.verify(domain, payee)?;
                 let countersigned =
                     Countersigned { receipt: *pending.signed(), payee_signature: signature };
-                self.agreement.verify_countersigned(&countersigned)?;
                 self.complete_receipt(&countersigned);
                 self.pay(now)
             }
@@ -367,7 +373,7 @@ impl Payer {
         Statement {
             role: Role::Payer,
             session: self.agreement.session,
-            channel: self.agreement.channel(),
+            channel: self.channel,
             counted: self.counted,
             receipted: self.receipted,
             price: self.agreement.terms.price,
@@ -411,7 +417,7 @@ impl Payer {
         if let Some(theirs) = accepted.payment {
             // Our own signature: if it is above what we remember, our store was set back, and
             // going on below it would sign a second amount for what is promised already.
-            let voucher = self.agreement.verify_voucher(&theirs)?;
+            let voucher = self.agreement.verify_voucher(self.channel, &theirs)?;
             if voucher.amount > self.promised {
                 self.promised = voucher.amount;
                 self.payment = Some(theirs);
@@ -420,7 +426,7 @@ impl Payer {
                 } else if theirs.session == self.agreement.session {
                     // The reading beside a voucher is not signed, only what it is worth: it counts
                     // as far as the voucher is above what we remember, and only in all.
-                    self.agreement.verify_payment(&theirs)?;
+                    self.agreement.verify_payment(self.channel, &theirs)?;
                     self.paid = theirs.reading;
                     down_max = down_max.max(theirs.reading.down);
                     up_max = up_max.max(theirs.reading.up);
@@ -428,8 +434,7 @@ impl Payer {
                 } else {
                     return Err(ProtocolError::Inconsistent("another session paid in between"));
                 }
-                records
-                    .push(Record::Payment { channel: self.agreement.channel(), payment: theirs });
+                records.push(Record::Payment { channel: self.channel, payment: theirs });
             }
         }
         if accepted.base != self.agreement.base {
@@ -569,7 +574,7 @@ impl Payer {
         checkpoint: bool,
         now: Timestamp,
     ) -> Result<(), ProtocolError> {
-        let channel = self.agreement.channel();
+        let channel = self.channel;
         let amount = self
             .agreement
             .owed(reading)

@@ -1,9 +1,11 @@
 //! Receipts: what both ends agree was carried. Second station of the river.
 
+use std::sync::LazyLock;
+
 use borsh::{BorshDeserialize, BorshSerialize};
 use sparewire_core::{
     Address, Amount, B256, ChannelId, Domain, SessionId, Signature, SignatureError, Signed,
-    StructHasher, Timestamp, TypedData, Verified,
+    StructHasher, Timestamp, TypedData, Verified, keccak256,
 };
 
 use crate::meter::Reading;
@@ -31,6 +33,11 @@ pub struct Receipt {
 impl TypedData for Receipt {
     const TYPE: &'static str = "Receipt(bytes32 channelId,bytes32 sessionId,uint64 sequence,\
         uint64 up,uint64 down,uint128 amount,bytes32 previous,uint64 time)";
+
+    fn type_hash() -> B256 {
+        static HASH: LazyLock<B256> = LazyLock::new(|| keccak256(Receipt::TYPE));
+        *HASH
+    }
 
     fn fields(&self, hasher: &mut StructHasher) {
         hasher

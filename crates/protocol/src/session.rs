@@ -58,7 +58,7 @@ impl Agreement {
         &self.terms.domain
     }
 
-    /// The channel's id.
+    /// The channel's id: several hashes, so whoever needs it often keeps it.
     pub fn channel(&self) -> ChannelId {
         self.config.id(&self.terms.domain)
     }
@@ -85,12 +85,13 @@ impl Agreement {
     /// Checks a payment's voucher and that it is worth what the payment says.
     pub(crate) fn verify_payment(
         &self,
+        channel: ChannelId,
         payment: &Payment,
     ) -> Result<Verified<Voucher>, ProtocolError> {
         if payment.session != self.session {
             return Err(ProtocolError::Inconsistent("payment of another session"));
         }
-        let voucher = self.verify_voucher(payment)?;
+        let voucher = self.verify_voucher(channel, payment)?;
         let expected = self
             .owed(payment.reading)
             .ok_or(ProtocolError::Inconsistent("payment for more bytes than can be counted"))?;
@@ -103,9 +104,10 @@ impl Agreement {
     /// Checks the voucher alone; the payment may be of an earlier session.
     pub(crate) fn verify_voucher(
         &self,
+        channel: ChannelId,
         payment: &Payment,
     ) -> Result<Verified<Voucher>, ProtocolError> {
-        if payment.voucher.body.channel != self.channel() {
+        if payment.voucher.body.channel != channel {
             return Err(ProtocolError::Inconsistent("voucher of another channel"));
         }
         Ok(payment.voucher.verify(self.domain(), self.config.payer_authorizer)?)

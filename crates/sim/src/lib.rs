@@ -3,7 +3,18 @@
 //!
 //! Nothing here is shipped. Same seed, same history, on any machine.
 
+pub mod cast;
 pub mod chain;
+pub mod consumer;
+pub mod coverage;
 pub mod disk;
+pub mod ledger;
 pub mod link;
+pub mod node;
+pub mod plan;
+pub mod provider;
+pub mod purse;
 pub mod road;
+pub mod run;
+pub mod vice;
+pub mod world;

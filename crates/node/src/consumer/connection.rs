@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use sparewire_core::{ByteCount, SessionId};
+use sparewire_core::{ByteCount, NodeId, SessionId};
 use sparewire_protocol::{
     Direction, Event, Memory, Message, Output, Payer, PayerSetup, ProtocolError, RefusalCode, Role,
     SessionMemory, Statement, Terms,
@@ -23,7 +23,7 @@ use crate::{
         Command, ControlReader, ControlWriter, Driver, OpenReply, OpenRequest, SessionError,
         SessionMeter, Streams, read_reply, write_request,
     },
-    store::ask,
+    store::{Store, StoreError, ask},
     target::Target,
 };
 
@@ -237,31 +237,10 @@ impl Consumer {
         Ok(())
     }
 
-    /// The newest session with this provider that has not ended.
     async fn resumable(&self) -> Result<Option<SessionMemory>, SessionError> {
-        let provider = self.provider.node;
-        let sessions = ask(&self.store, |store| store.sessions()).await?;
-        let newest = sessions
-            .into_iter()
-            .rev()
-            .find(|known| known.role == Role::Payer && known.peer == provider);
-        let Some(newest) = newest.filter(|known| known.statement.is_none()) else {
-            return Ok(None);
-        };
-        if self.past().forgotten.contains(&newest.agreement.session) {
-            return Ok(None);
-        }
-        let channel = newest.agreement.channel();
-        let session = newest.agreement.session;
-        let memory = ask(&self.store, move |store| store.memory(channel, Some(session))).await?;
-        let broken = self.past().session.filter(|broken| broken.session == session);
-        Ok(memory.session.map(|mut known| {
-            if let Some(broken) = broken {
-                known.counted = broken.counted;
-                known.reported_up = broken.reported_up;
-            }
-            known
-        }))
+        let (provider, broken) = (self.provider.node, self.past().session);
+        let newest = ask(&self.store, move |store| resumable(store, provider, broken)).await?;
+        Ok(newest.filter(|known| !self.past().forgotten.contains(&known.agreement.session)))
     }
 
     /// On shutdown, when the provider asks, or when there is no money left: no new tunnels, a grace
@@ -340,6 +319,35 @@ impl Tunnel {
         };
         let _ = timeout(DrainLimit::default().time, drain).await;
     }
+}
+
+/// The newest session with a provider that has not ended: the one to resume. What a broken
+/// connection of this very process left is known better than what is stored. No I/O but the
+/// store's, so that a simulation decides as a consumer does.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn resumable(
+    store: &dyn Store,
+    provider: NodeId,
+    broken: Option<BrokenSession>,
+) -> Result<Option<SessionMemory>, StoreError> {
+    let newest = store
+        .sessions()?
+        .into_iter()
+        .rev()
+        .find(|known| known.role == Role::Payer && known.peer == provider);
+    let Some(newest) = newest.filter(|known| known.statement.is_none()) else {
+        return Ok(None);
+    };
+    let session = newest.agreement.session;
+    let mut memory = store.memory(newest.agreement.channel(), Some(session))?.session;
+    if let (Some(known), Some(broken)) = (&mut memory, broken)
+        && broken.session == session
+    {
+        (known.counted, known.reported_up) = (broken.counted, broken.reported_up);
+    }
+    Ok(memory)
 }
 
 /// Opens a stream in a session.

@@ -127,6 +127,16 @@ pub enum StoreError {
         /// The file.
         path: String,
     },
+    /// The disk fails.
+    #[error(
+        "the disk that holds {path} fails ({reason}); look at its state. Nothing more is served or paid until it can be read and written"
+    )]
+    Io {
+        /// The file.
+        path: String,
+        /// What the system says.
+        reason: String,
+    },
     /// Another process holds the file.
     #[error("{path} is in use by another sparewire process; stop it or choose another --data-dir")]
     InUse {

@@ -11,6 +11,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params}
 use sparewire_core::{B256, ByteCount, ChannelId, Domain, SessionId, Timestamp, decode, encode};
 use sparewire_protocol::{
     Agreement, ChannelConfig, Countersigned, Memory, Payment, Reading, Record, Role, SessionMemory,
+    short_reason,
 };
 
 use super::{KnownChannel, KnownSession, Store, StoreError};
@@ -170,9 +171,11 @@ impl SqliteStore {
     fn name(&self, trouble: Trouble) -> StoreError {
         match trouble {
             Trouble::Sqlite(error) => failure(&self.path, error),
-            Trouble::Content(reason) => {
-                StoreError::Damaged { path: self.path.display().to_string(), reason }
-            }
+            // What a damaged file says is shown on terminals.
+            Trouble::Content(reason) => StoreError::Damaged {
+                path: self.path.display().to_string(),
+                reason: short_reason(&reason),
+            },
         }
     }
 }
@@ -544,6 +547,7 @@ fn failure(path: &Path, error: rusqlite::Error) -> StoreError {
     let path = path.display().to_string();
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full { path },
+        Some(ErrorCode::SystemIoFailure) => StoreError::Io { path, reason: error.to_string() },
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::InUse { path },
         _ => StoreError::Damaged { path, reason: error.to_string() },
     }

@@ -1,0 +1,1037 @@
+//! A consumer: the real machine and store; the shell around them as the node's, without its tasks.
+//! And what dishonest ones do instead.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use sparewire_core::{
+    Amount, B256, ByteCount, ChannelId, DeviceSigner, DeviceStatement, Price, SessionId, Signer,
+    TypedData, Verified,
+};
+use sparewire_node::consumer::{BrokenSession, resumable};
+use sparewire_protocol::{
+    Action, ChannelConfig, ChannelStatus, Direction, Event, Memory, Message, Meter, Output, Payer,
+    PayerSetup, Payment, ProtocolError, Reading, Record, RefusalCode, SessionMemory, Voucher,
+    settlement::Intent,
+};
+
+use crate::{
+    cast::{channel, identity, network},
+    chain::Tag,
+    ledger::Invariant,
+    link::Addr,
+    node::{Alive, Node, Surroundings},
+    plan::LIAR,
+    provider::total,
+    road::{Frame, Road, RoadState},
+    vice::ConsumerVice,
+};
+
+/// How long streams get to end when the session is to be closed, in milliseconds.
+const GRACE_MS: u64 = 8_000;
+const RETRY_MS: (u64, u64) = (200, 10_000);
+/// How long the provider may take to answer in the handshake, in milliseconds.
+const ANSWER_MS: u64 = 20_000;
+const STREAMS_MAX: usize = 4;
+
+/// A consumer.
+pub struct Consumer {
+    /// Its body.
+    pub node: Node,
+    /// Its party number.
+    pub party: usize,
+    /// What is wrong with it.
+    pub vice: Option<ConsumerVice>,
+    /// The provider's party number, and where it is.
+    pub provider: (usize, Addr),
+    /// Whether that one is honest.
+    pub provider_is_honest: bool,
+    /// The dearest price that it accepts.
+    pub price_max: Price,
+    /// What it puts into a channel, and tops one up by.
+    pub channel_amount: Amount,
+    /// Seconds that it gives providers to claim.
+    pub withdraw_delay_secs: u32,
+    /// Bytes in a packet.
+    pub chunk: u64,
+    /// What its applications want: bytes up and down.
+    pub demand: VecDeque<(u64, u64)>,
+    /// It should end its session.
+    pub wants_close: bool,
+    /// It has left: no session any more.
+    pub left: bool,
+    /// Why it will not try again.
+    pub gave_up: Option<String>,
+    /// Its channels, oldest first.
+    pub channels: Vec<ChannelConfig>,
+    opening: bool,
+    topping_up: bool,
+    phase: Phase,
+    broken: Option<BrokenSession>,
+    forgotten: BTreeSet<SessionId>,
+    avoid: BTreeSet<ChannelId>,
+    retry_at_ms: u64,
+    pause_ms: u64,
+    sessions: u64,
+    said: Vec<Vec<u8>>,
+    late: Vec<(u64, Message)>,
+    first_voucher: Option<Payment>,
+}
+
+enum Phase {
+    Down,
+    /// Dialed; what the offer must match.
+    Asking {
+        connection: u64,
+        since_ms: u64,
+        known: Option<Box<SessionMemory>>,
+    },
+    /// Accepted, or on.
+    Up(Box<Up>),
+}
+
+struct Up {
+    connection: u64,
+    machine: Payer,
+    meter: Option<Meter>,
+    has_paid: bool,
+    accepting_since_ms: u64,
+    streams: BTreeMap<u64, Stream>,
+    next_stream: u64,
+    closing_since_ms: Option<u64>,
+    closed: bool,
+    got: u64,
+}
+
+#[derive(Default)]
+struct Stream {
+    up_left: u64,
+    got: u64,
+    total: Option<u64>,
+}
+
+impl Stream {
+    fn is_done(&self) -> bool {
+        self.up_left == 0 && self.total == Some(self.got)
+    }
+}
+
+impl Consumer {
+    /// One that runs, with money but no channel.
+    pub fn new(
+        node: Node,
+        party: usize,
+        vice: Option<ConsumerVice>,
+        provider: (usize, Addr),
+        price_max: Price,
+        channel_amount: Amount,
+    ) -> Self {
+        Self {
+            node,
+            party,
+            vice,
+            provider,
+            provider_is_honest: true,
+            price_max,
+            channel_amount,
+            withdraw_delay_secs: 900,
+            chunk: 1_024,
+            demand: VecDeque::new(),
+            wants_close: false,
+            left: false,
+            gave_up: None,
+            channels: Vec::new(),
+            opening: false,
+            topping_up: false,
+            phase: Phase::Down,
+            broken: None,
+            forgotten: BTreeSet::new(),
+            avoid: BTreeSet::new(),
+            retry_at_ms: 0,
+            pause_ms: RETRY_MS.0,
+            sessions: 0,
+            said: Vec::new(),
+            late: Vec::new(),
+            first_voucher: None,
+        }
+    }
+
+    fn is_honest(&self) -> bool {
+        self.vice.is_none()
+    }
+
+    /// Puts money aside and opens a channel.
+    pub fn open_channel(&mut self, world: &mut Surroundings) {
+        let amount = match self.vice {
+            Some(ConsumerVice::OpensDust) => Amount::new(1).unwrap_or_default(),
+            _ => self.channel_amount,
+        };
+        let salt = self.channels.len() as u64 + 1;
+        let config = channel(self.party, self.provider.0, salt, self.withdraw_delay_secs);
+        world.ledger.channel(config.id(&network().0)).reserved = amount.get();
+        let domain = network().0;
+        let kept = self
+            .node
+            .recall(|store| store.keep_channel(sparewire_protocol::Role::Payer, &domain, &config));
+        if kept.is_none() {
+            return;
+        }
+        self.channels.push(config);
+        let token = network().1;
+        self.node.purse.want(Intent::Deposit { token, amount });
+        self.node.purse.want(Intent::Open { channels: vec![(config, amount)] });
+        self.opening = true;
+        world.say(|| format!("{} opens a channel with {amount}", self.node.name));
+    }
+
+    fn top_up(&mut self, world: &mut Surroundings, config: ChannelConfig) {
+        if self.topping_up || self.left {
+            return;
+        }
+        let (amount, token) = (self.channel_amount, network().1);
+        world.ledger.channel(config.id(&network().0)).reserved += amount.get();
+        self.node.purse.want(Intent::Deposit { token, amount });
+        self.node.purse.want(Intent::TopUp { config, amount });
+        self.topping_up = true;
+        world.coverage.met("top-up");
+        world.say(|| format!("{} tops up by {amount}", self.node.name));
+    }
+
+    /// Starts to withdraw what its channels hold.
+    pub fn leave_chain(&mut self, world: &mut Surroundings) {
+        world.coverage.met("leaves on chain");
+        for config in self.channels.clone() {
+            self.node.purse.want(Intent::StartClose { config });
+        }
+    }
+
+    /// The process is gone.
+    pub fn forget(&mut self, world: &mut Surroundings) {
+        self.phase = Phase::Down;
+        (self.broken, self.opening, self.topping_up) = (None, false, false);
+        self.forgotten.clear();
+        self.avoid.clear();
+        self.late.clear();
+        self.retry_at_ms = world.now_ms;
+        self.pause_ms = RETRY_MS.0;
+    }
+
+    fn died(&mut self, world: &mut Surroundings) -> bool {
+        if self.node.store.is_none() {
+            self.forget(world);
+            return true;
+        }
+        false
+    }
+
+    fn connection(&self) -> Option<u64> {
+        match &self.phase {
+            Phase::Down => None,
+            Phase::Asking { connection, .. } => Some(*connection),
+            Phase::Up(up) => Some(up.connection),
+        }
+    }
+
+    // --- connecting ---
+
+    fn has_unfinished_session(&self) -> bool {
+        let provider = identity(self.provider.0).node_id();
+        let newest = self.node.recall(|store| resumable(store, provider, self.broken)).flatten();
+        newest.is_some_and(|known| !self.forgotten.contains(&known.agreement.session))
+    }
+
+    fn connect(&mut self, world: &mut Surroundings) {
+        let provider = identity(self.provider.0).node_id();
+        let Some(known) = self.node.recall(|store| resumable(store, provider, self.broken)) else {
+            return self.retry_later(world);
+        };
+        let known = known.filter(|known| !self.forgotten.contains(&known.agreement.session));
+        let connection = world.next_connection * 16 + self.party as u64;
+        world.next_connection += 1;
+        world.say(|| format!("{} dials", self.node.name));
+        world.coverage.met(if known.is_some() { "dial to resume" } else { "dial" });
+        let road = Road::dial(connection, self.provider.1, world.now_ms);
+        self.node.roads.insert(connection, road);
+        self.node.flush(world, connection);
+        let (domain, token) = network();
+        let resume = known.as_ref().map(|known| known.agreement.session);
+        let known = known.map(Box::new);
+        self.phase = Phase::Asking { connection, since_ms: world.now_ms, known };
+        self.tell(world, Message::Hello { minor: 0, domain, token, resume });
+    }
+
+    fn retry_later(&mut self, world: &mut Surroundings) {
+        self.pause_ms = (self.pause_ms * 2).min(RETRY_MS.1);
+        self.retry_at_ms = world.now_ms + self.pause_ms;
+    }
+
+    /// The channel that pays: the one of the session to resume, else the one with most left.
+    fn channel_for(
+        &mut self,
+        world: &mut Surroundings,
+        known: Option<&SessionMemory>,
+    ) -> Option<(ChannelConfig, Amount)> {
+        let domain = network().0;
+        let view = world.chain.view(self.node.purse.endpoint);
+        let channels = self.node.recall(|store| store.channels(sparewire_protocol::Role::Payer))?;
+        let mut best: Option<(ChannelConfig, Amount, Amount)> = None;
+        for known_channel in channels {
+            let id = known_channel.config.id(&domain);
+            if self.avoid.contains(&id) {
+                continue;
+            }
+            let Ok(Some(facts)) = view.channel(id, Tag::Final) else { continue };
+            if facts.status != ChannelStatus::Open {
+                continue;
+            }
+            let left = facts.reserved.saturating_sub(known_channel.promised());
+            if known.is_some_and(|known| known.agreement.config == known_channel.config) {
+                return Some((known_channel.config, facts.reserved));
+            }
+            if best.is_none_or(|(_, _, most)| left > most) {
+                best = Some((known_channel.config, facts.reserved, left));
+            }
+        }
+        let (config, reserved, left) = best?;
+        if left == Amount::ZERO {
+            self.top_up(world, config);
+            return None;
+        }
+        Some((config, reserved))
+    }
+
+    fn accept(&mut self, world: &mut Surroundings, offer: &sparewire_protocol::Offer) {
+        let Phase::Asking { connection, known, .. } =
+            std::mem::replace(&mut self.phase, Phase::Down)
+        else {
+            return;
+        };
+        let now = self.node.clock(world);
+        let known = known.filter(|known| known.agreement.terms == offer.terms);
+        let provider = identity(self.provider.0).node_id();
+        let terms = match offer.verify(provider, &network().0, known.is_none(), now) {
+            Ok(terms) => terms,
+            Err(error) => return self.fail(world, connection, &error),
+        };
+        if terms.price > self.price_max {
+            world.coverage.met("too dear");
+            self.gave_up = Some("too dear".into());
+            return self.node.hang_up(world, connection, false);
+        }
+        let Some((config, reserved)) = self.channel_for(world, known.as_deref()) else {
+            self.node.hang_up(world, connection, false);
+            if !self.opening && !self.topping_up && !self.left {
+                self.open_channel(world);
+            }
+            self.retry_at_ms = world.now_ms + 12_000;
+            return;
+        };
+        let known = known.filter(|known| known.agreement.config == config);
+        let session = match &known {
+            Some(known) => known.agreement.session,
+            None => {
+                self.sessions += 1;
+                let mut id = [0; 32];
+                id[0] = self.party as u8; // for whoever reads a trace
+                id[1..9].copy_from_slice(&self.node.rng.u64(..).to_be_bytes());
+                SessionId(B256::from(id))
+            }
+        };
+        let id = config.id(&network().0);
+        let memory = self.node.recall(|store| store.memory(id, Some(session)));
+        let Some(mut memory): Option<Memory> = memory else {
+            self.node.hang_up(world, connection, false);
+            return self.retry_later(world);
+        };
+        if let Some(known) = known {
+            world.coverage.met("resumes");
+            memory.session = Some(*known);
+        }
+        let has_paid = memory.payment.is_some();
+        let setup = PayerSetup {
+            terms,
+            session,
+            config,
+            reserved,
+            delegation: self.node.identity.delegation,
+            memory,
+            low_water: Amount::new(self.channel_amount.get() / 4).unwrap_or_default(),
+            signer: self.node.identity.authorizer.clone() as Arc<dyn Signer>,
+            device: &self.node.identity.device,
+        };
+        match Payer::accept(setup, now) {
+            Ok(machine) => {
+                self.phase = Phase::Up(Box::new(Up {
+                    connection,
+                    machine,
+                    meter: None,
+                    has_paid,
+                    accepting_since_ms: world.now_ms,
+                    streams: BTreeMap::new(),
+                    next_stream: 4,
+                    closing_since_ms: None,
+                    closed: false,
+                    got: 0,
+                }));
+                self.drain(world);
+            }
+            Err(error) => self.fail(world, connection, &error),
+        }
+    }
+
+    /// The provider broke the protocol, or our own papers do not fit.
+    fn fail(&mut self, world: &mut Surroundings, connection: u64, error: &ProtocolError) {
+        world.say(|| format!("{} gives up: {error}", self.node.name));
+        if error.action() == Action::Dispute {
+            world.coverage.met("conviction");
+            world.ledger.convicted.insert(self.provider.0);
+            let innocent = self.is_honest() && self.provider_is_honest;
+            world.ensure(Invariant::I12HonestPartiesDoNotAccuse, !innocent, || {
+                format!("{} accuses an honest provider: {error}", self.node.name)
+            });
+        }
+        let may_retry = matches!(
+            error,
+            ProtocolError::Silent(_)
+                | ProtocolError::TermsExpired
+                | ProtocolError::ChannelUnusable(_)
+        );
+        if !may_retry && self.gave_up.is_none() {
+            self.gave_up = Some(error.to_string());
+        }
+        self.disconnect(world);
+        self.node.hang_up(world, connection, false);
+    }
+
+    fn disconnect(&mut self, world: &mut Surroundings) {
+        if let Phase::Up(up) = std::mem::replace(&mut self.phase, Phase::Down)
+            && let Some(meter) = up.meter
+        {
+            self.broken = Some(BrokenSession {
+                session: up.machine.agreement().session,
+                counted: meter.reading(),
+                reported_up: up.machine.reported_up(),
+            });
+        }
+        self.late.clear();
+        self.retry_later(world);
+    }
+
+    /// A connection is gone.
+    pub fn lost(&mut self, world: &mut Surroundings, connection: u64) {
+        self.node.roads.remove(&connection);
+        if self.connection() == Some(connection) {
+            world.coverage.met("connection lost");
+            world.say(|| format!("{} has lost its connection", self.node.name));
+            self.disconnect(world);
+        }
+    }
+
+    // --- listening ---
+
+    /// Takes a frame.
+    pub fn take(&mut self, world: &mut Surroundings, connection: u64, frame: Frame) {
+        if self.connection() != Some(connection) {
+            return;
+        }
+        match frame {
+            Frame::Control(bytes) => match Message::from_frame(&bytes) {
+                Ok(Some(message)) => self.hear(world, connection, message),
+                Ok(None) => {}
+                Err(error) => {
+                    world.coverage.met("malformed frame");
+                    self.fail(world, connection, &error.into());
+                }
+            },
+            Frame::Data { stream, bytes, genuine } => self.arrive(world, stream, bytes, genuine),
+            Frame::Fin { stream, total } => {
+                if let Phase::Up(up) = &mut self.phase
+                    && let Some(stream) = up.streams.get_mut(&stream)
+                {
+                    stream.total = Some(total);
+                }
+                self.go_on(world);
+            }
+            Frame::Open { .. } => {}
+        }
+    }
+
+    fn hear(&mut self, world: &mut Surroundings, connection: u64, message: Message) {
+        match (&mut self.phase, message) {
+            (Phase::Asking { .. }, Message::Offer(offer)) => self.accept(world, &offer),
+            (Phase::Asking { .. }, _) => {
+                self.node.hang_up(world, connection, false);
+                self.disconnect(world);
+            }
+            (Phase::Up(up), message) => {
+                // While accepting, a refusal says what not to try again.
+                if up.meter.is_none()
+                    && let Message::Refused(refused) = &message
+                {
+                    let (session, channel) =
+                        (up.machine.agreement().session, up.machine.agreement().channel());
+                    let has_paid = up.has_paid;
+                    match refused.code {
+                        RefusalCode::ChannelUnusable | RefusalCode::LossAllowanceUsed => {
+                            if has_paid {
+                                self.avoid.insert(channel);
+                            }
+                        }
+                        RefusalCode::UnknownSession | RefusalCode::TermsExpired => {
+                            self.broken = None;
+                            self.forgotten.insert(session);
+                        }
+                        RefusalCode::WrongNetwork
+                        | RefusalCode::Invalid
+                        | RefusalCode::ClockSkew => {
+                            if self.gave_up.is_none() {
+                                self.gave_up = Some(refused.reason.clone());
+                            }
+                        }
+                        _ => {}
+                    }
+                    world.say(|| format!("{} is refused: {}", self.node.name, refused.reason));
+                    self.phase = Phase::Down;
+                    self.retry_later(world);
+                    return self.node.hang_up(world, connection, false);
+                }
+                let now = self.node.clock(world);
+                let mut result = Ok(());
+                if let Some(meter) = &up.meter {
+                    result = up.machine.handle_reading(meter.reading(), now);
+                }
+                let result = result.and_then(|()| up.machine.handle_message(message, now));
+                match result {
+                    Ok(()) => self.drain(world),
+                    Err(error) => self.fail(world, connection, &error),
+                }
+                self.go_on(world);
+            }
+            (Phase::Down, _) => {}
+        }
+    }
+
+    fn arrive(&mut self, world: &mut Surroundings, stream: u64, bytes: u64, genuine: bool) {
+        let Phase::Up(up) = &mut self.phase else { return };
+        let (Some(meter), Some(open)) = (&up.meter, up.streams.get_mut(&stream)) else {
+            world.coverage.met("payload on no stream of ours");
+            return;
+        };
+        let counted = meter.admit(Direction::Down, bytes as usize) as u64;
+        assert_eq!(counted, bytes, "a consumer counts whatever has arrived");
+        open.got += bytes;
+        up.got += bytes;
+        let session = up.machine.agreement().session;
+        world.ledger.session(session).arrived_down += bytes;
+        let look = total(meter.reading()) >= up.machine.poll_mark().get();
+        if look {
+            self.read(world);
+        }
+        if !genuine && !self.wants_close {
+            world.coverage.met("rubbish noticed");
+            self.wants_close = true; // the application cannot use it: enough of this provider
+        }
+        if self.vice == Some(ConsumerVice::BreaksOff)
+            && let Phase::Up(up) = &self.phase
+            && up.got > self.chunk * 5
+        {
+            world.coverage.met("broke off on purpose");
+            let connection = up.connection;
+            self.node.hang_up(world, connection, false);
+            self.disconnect(world);
+            return;
+        }
+        self.go_on(world);
+    }
+
+    fn read(&mut self, world: &mut Surroundings) {
+        let now = self.node.clock(world);
+        let Phase::Up(up) = &mut self.phase else { return };
+        let Some(meter) = &up.meter else { return };
+        let connection = up.connection;
+        match up.machine.handle_reading(meter.reading(), now) {
+            Ok(()) => self.drain(world),
+            Err(error) => self.fail(world, connection, &error),
+        }
+    }
+
+    // --- acting ---
+
+    fn drain(&mut self, world: &mut Surroundings) {
+        loop {
+            let Phase::Up(up) = &mut self.phase else { return };
+            let connection = up.connection;
+            let Some(output) = up.machine.poll_output() else { return };
+            if self.node.before_output(world) == Alive::No {
+                return self.forget(world);
+            }
+            match output {
+                Output::Persist(records) => {
+                    if self.node.record(world, &records).is_err() {
+                        if !self.died(world) {
+                            self.disconnect(world);
+                            self.node.hang_up(world, connection, false);
+                            self.retry_at_ms = world.now_ms + 5_000; // somebody frees some space
+                        }
+                        return;
+                    }
+                    self.recorded(world, &records);
+                }
+                Output::Transmit(message) => self.tell(world, message),
+                Output::Grant(_) => world.broken(Invariant::I13NothingPanics, "a payer grants"),
+                Output::Event(event) => self.happen(world, event),
+            }
+        }
+    }
+
+    fn happen(&mut self, world: &mut Surroundings, event: Event) {
+        let Phase::Up(up) = &mut self.phase else { return };
+        match event {
+            Event::Started { reading } => {
+                world.coverage.met("payer started");
+                up.meter = Some(Meter::new(reading, ByteCount::new(u64::MAX)));
+                self.pause_ms = RETRY_MS.0;
+                let agreement = up.machine.agreement();
+                let (session, base) = (agreement.session, agreement.base);
+                world.ledger.session(session).base = base;
+                self.go_on(world);
+            }
+            Event::Exhausted => {
+                world.coverage.met("payer exhausted");
+                let config = up.machine.agreement().config;
+                if self.vice != Some(ConsumerVice::OpensDust) {
+                    self.top_up(world, config);
+                }
+            }
+            Event::PeerClosing { .. } => {
+                world.coverage.met("provider asks to close");
+                self.wants_close = true;
+            }
+            Event::Broken { stream } => {
+                up.streams.remove(&stream);
+            }
+            Event::Ended(statement) => {
+                world.coverage.met("payer ended");
+                let session = statement.session;
+                world.ledger.session(session).statements[0] = Some(statement);
+                up.closed = true;
+                self.broken = None;
+            }
+            _ => {}
+        }
+    }
+
+    fn recorded(&mut self, world: &mut Surroundings, records: &[Record]) {
+        for record in records {
+            if let Record::Receipt { receipt, .. } = record
+                && self.is_honest()
+            {
+                let digest = receipt.body.digest(&network().0);
+                let key = (receipt.body.channel, 0, receipt.body.sequence);
+                let known = *world.ledger.receipts.entry(key).or_insert(digest);
+                world.ensure(Invariant::I14OneReceiptForEachNumber, known == digest, || {
+                    format!("{} signed two of number {}", self.node.name, key.2)
+                });
+            }
+        }
+    }
+
+    fn tell(&mut self, world: &mut Surroundings, message: Message) {
+        let Some(connection) = self.connection() else { return };
+        if self.is_honest() {
+            match &message {
+                Message::Payment { payment, .. } => self.check_payment(world, payment),
+                // What was cut off before it left is told when it comes back.
+                Message::Accept { acceptance, .. } => {
+                    if let Some(payment) = &acceptance.payment {
+                        self.check_promise(world, payment);
+                    }
+                }
+                _ => {}
+            }
+            return self.node.tell(world, connection, &message);
+        }
+        for message in self.corrupt(world, message) {
+            if let Message::Payment { payment, .. } = &message {
+                let account = world.ledger.channel(payment.voucher.body.channel);
+                account.promised = account.promised.max(payment.voucher.body.amount);
+            }
+            if let Message::Accept { acceptance, .. } = &message
+                && let Some(payment) = &acceptance.payment
+            {
+                let account = world.ledger.channel(payment.voucher.body.channel);
+                account.promised = account.promised.max(payment.voucher.body.amount);
+            }
+            let bytes = message.to_frame()[4..].to_vec();
+            self.said.push(bytes.clone());
+            if self.vice == Some(ConsumerVice::Garbles) && self.node.rng.u8(0..8) == 0 {
+                let mut bytes = bytes;
+                let at = self.node.rng.usize(0..bytes.len());
+                bytes[at] ^= 1 << self.node.rng.u8(0..8);
+                world.coverage.met("garbled frame");
+                self.node.tell_bytes(world, connection, bytes);
+            } else {
+                self.node.tell(world, connection, &message);
+            }
+            if self.vice == Some(ConsumerVice::Replays) && self.node.rng.bool() {
+                let old = self.said[self.node.rng.usize(0..self.said.len())].clone();
+                world.coverage.met("replayed");
+                self.node.tell_bytes(world, connection, old);
+            }
+        }
+    }
+
+    /// What a dishonest consumer says instead.
+    fn corrupt(&mut self, world: &mut Surroundings, message: Message) -> Vec<Message> {
+        use ConsumerVice as Vice;
+        let Some(vice) = self.vice else { return vec![message] };
+        let signer = self.node.identity.authorizer.clone();
+        let domain = network().0;
+        let voucher = |channel, amount| {
+            *Verified::sign(Voucher { channel, amount }, &domain, &*signer)
+                .expect("its key signs")
+                .signed()
+        };
+        match (vice, message) {
+            (Vice::NeverPays, Message::Payment { .. }) => {
+                world.coverage.met("did not pay");
+                Vec::new()
+            }
+            (Vice::PaysLate, message @ Message::Payment { .. }) => {
+                world.coverage.met("pays late");
+                self.late.push((world.now_ms + 15_000, message));
+                Vec::new()
+            }
+            (Vice::PaysLess, Message::Payment { mut payment, receipt }) => {
+                world.coverage.met("pays less");
+                let less = Amount::new(payment.voucher.body.amount.get() / 2).unwrap_or_default();
+                payment.voucher = voucher(payment.voucher.body.channel, less);
+                vec![Message::Payment { payment, receipt }]
+            }
+            (Vice::OverPromises, Message::Payment { mut payment, receipt }) => {
+                let channel = payment.voucher.body.channel;
+                let reserved = world.ledger.channel(channel).reserved;
+                let more = Amount::new(reserved + 1).unwrap_or_default();
+                payment.voucher = voucher(channel, more);
+                world.coverage.met("over-promises");
+                vec![Message::Payment { payment, receipt }]
+            }
+            (Vice::EquivocatesInReceipts, Message::Payment { payment, receipt: Some(receipt) }) => {
+                let mut other = receipt.body;
+                other.time = other.time.plus_ms(1);
+                let other = *Verified::sign(other, &domain, &*signer).expect("signs").signed();
+                world.coverage.met("equivocates");
+                vec![
+                    Message::Payment { payment, receipt: Some(receipt) },
+                    Message::Payment { payment, receipt: Some(other) },
+                ]
+            }
+            (Vice::Understates, Message::Accept { mut acceptance, .. }) => {
+                acceptance.reading.down =
+                    acceptance.payment.map_or(ByteCount::ZERO, |payment| payment.reading.down);
+                let signature = self.node.identity.device.sign_bytes(&acceptance.signing_bytes());
+                world.coverage.met("understates");
+                vec![Message::Accept { acceptance, signature }]
+            }
+            (Vice::WithdrawsWhileServed, message @ Message::Payment { .. }) => {
+                if self.first_voucher.is_none() {
+                    self.leave_chain(world);
+                }
+                self.remember(&message);
+                vec![message]
+            }
+            (Vice::ClosesWithOldVoucher, message @ Message::Payment { .. }) => {
+                self.remember(&message);
+                vec![message]
+            }
+            (_, message) => vec![message],
+        }
+    }
+
+    fn remember(&mut self, message: &Message) {
+        if let Message::Payment { payment, .. } = message
+            && self.first_voucher.is_none()
+        {
+            self.first_voucher = Some(*payment);
+        }
+    }
+
+    /// Has its first voucher claimed, long after it promised more.
+    pub fn claim_old(&mut self, world: &mut Surroundings) {
+        if let (Some(payment), Some(config)) = (self.first_voucher, self.channels.first()) {
+            world.coverage.met("old voucher claimed by the payer");
+            let claim = sparewire_protocol::Claim {
+                config: *config,
+                amount: payment.voucher.body.amount,
+                signature: payment.voucher.signature,
+            };
+            self.node.purse.want(Intent::Claim { claims: vec![claim] });
+        }
+    }
+
+    /// I3, I6, I11: what an honest consumer signs is for what arrived and what its transport took,
+    /// and never less than before.
+    fn check_payment(&mut self, world: &mut Surroundings, payment: &Payment) {
+        let Phase::Up(up) = &self.phase else { return };
+        let price = up.machine.agreement().terms.price;
+        let amount = payment.voucher.body.amount;
+        let account = world.ledger.session(payment.session).clone();
+        let carried = ByteCount::new(account.arrived_down + account.sent_up);
+        let fair = price.owed(carried).unwrap_or(Amount::MAX);
+        world.ensure(
+            Invariant::I3NeverPaidForMoreThanArrived,
+            amount.get() <= account.base.get() + fair.get(),
+            || format!("{amount} promised for {carried} over {}", account.base),
+        );
+        let down = payment.reading.down.get();
+        world.ensure(
+            Invariant::I11OnlyWhatWasAskedForIsBilled,
+            down <= account.arrived_down,
+            || format!("{down} bytes down signed for, {} arrived", account.arrived_down),
+        );
+        self.check_promise(world, payment);
+    }
+
+    fn check_promise(&mut self, world: &mut Surroundings, payment: &Payment) {
+        let amount = payment.voucher.body.amount;
+        let channel = world.ledger.channel(payment.voucher.body.channel);
+        let (before, reserved) = (channel.promised, channel.reserved);
+        channel.promised = channel.promised.max(amount);
+        world.ensure(Invariant::I6PromisesOnlyGrow, amount >= before, || {
+            format!("{amount} promised after {before}")
+        });
+        let lied_to = self.node.purse.endpoint == LIAR;
+        world.ensure(Invariant::I6PromisesOnlyGrow, amount.get() <= reserved || lied_to, || {
+            format!("{amount} promised out of {reserved}")
+        });
+    }
+
+    /// Opens streams, sends payload, and closes where it should.
+    fn go_on(&mut self, world: &mut Surroundings) {
+        let now_ms = world.now_ms;
+        let Phase::Up(up) = &mut self.phase else { return };
+        let (connection, session) = (up.connection, up.machine.agreement().session);
+        if up.meter.is_none() {
+            return;
+        }
+        up.streams.retain(|_, stream| !stream.is_done());
+        let mut frames = Vec::new();
+        if !self.wants_close && up.closing_since_ms.is_none() {
+            while up.streams.len() < STREAMS_MAX
+                && let Some((more_up, more_down)) = self.demand.pop_front()
+            {
+                let stream = up.next_stream;
+                up.next_stream += 4;
+                up.streams.insert(stream, Stream { up_left: more_up, ..Stream::default() });
+                frames.push(Frame::Open { stream, up: more_up, down: more_down });
+            }
+        }
+        for frame in frames {
+            self.node.push(world, connection, frame);
+        }
+        // Up, as far as the transport takes it.
+        let mut sent = 0;
+        while let Phase::Up(up) = &mut self.phase
+            && self.node.roads.get(&connection).is_some_and(Road::has_room)
+            && let Some((number, stream)) =
+                up.streams.iter_mut().find(|(_, stream)| stream.up_left > 0)
+            && let Some(meter) = &up.meter
+        {
+            let bytes = stream.up_left.min(self.chunk);
+            stream.up_left -= bytes;
+            meter.admit(Direction::Up, bytes as usize);
+            sent += bytes;
+            let frame = Frame::Data { stream: *number, bytes, genuine: true };
+            self.node.push(world, connection, frame);
+        }
+        world.ledger.session(session).sent_up += sent;
+        if sent > 0 {
+            self.read(world);
+        }
+        let Phase::Up(up) = &mut self.phase else { return };
+        if !self.wants_close || up.closed {
+            return;
+        }
+        let since = *up.closing_since_ms.get_or_insert(now_ms);
+        if up.streams.is_empty() || now_ms >= since + GRACE_MS {
+            up.streams.clear();
+            let now = self.node.clock(world);
+            up.machine.handle_close("the consumer is done", now);
+            self.drain(world);
+        } else if now_ms == since {
+            let running: Vec<u64> = up.streams.keys().copied().collect();
+            for stream in running {
+                let Phase::Up(up) = &mut self.phase else { return };
+                if let Some(open) = up.streams.get_mut(&stream) {
+                    open.up_left = 0;
+                }
+                up.machine.handle_abort(stream);
+                self.drain(world);
+            }
+        }
+    }
+
+    /// Takes the time.
+    pub fn tick(&mut self, world: &mut Surroundings) {
+        if self.node.restart(world) {
+            self.check_durable(world);
+            self.forget(world);
+        }
+        if self.node.store.is_none() {
+            return;
+        }
+        let due: Vec<_> = self.late.extract_if(.., |(at, _)| *at <= world.now_ms).collect();
+        for (_, message) in due {
+            if let (Some(connection), Message::Payment { payment, .. }) =
+                (self.connection(), &message)
+            {
+                let account = world.ledger.channel(payment.voucher.body.channel);
+                account.promised = account.promised.max(payment.voucher.body.amount);
+                self.node.tell(world, connection, &message);
+            }
+        }
+        self.look_at_money(world);
+        let now = self.node.clock(world);
+        match &mut self.phase {
+            Phase::Up(up) => {
+                let connection = up.connection;
+                if up.closed {
+                    // The last message must have arrived; then it is for us to hang up.
+                    if self.node.roads.get(&connection).is_none_or(Road::is_drained) {
+                        self.node.hang_up(world, connection, true);
+                        self.phase = Phase::Down;
+                        self.wants_close = self.left;
+                        self.pause_ms = RETRY_MS.0;
+                        self.retry_at_ms = world.now_ms + self.pause_ms;
+                    }
+                    return;
+                }
+                let stalled =
+                    up.meter.is_none() && world.now_ms >= up.accepting_since_ms + ANSWER_MS;
+                let due = up.machine.poll_timeout().is_some_and(|at| at <= now);
+                if stalled {
+                    self.node.hang_up(world, connection, false);
+                    return self.disconnect(world);
+                }
+                if due {
+                    let reading = up.meter.as_ref().map(Meter::reading);
+                    let result = reading
+                        .map_or(Ok(()), |reading: Reading| up.machine.handle_reading(reading, now))
+                        .and_then(|()| up.machine.handle_timeout(now));
+                    match result {
+                        Ok(()) => self.drain(world),
+                        Err(error) => self.fail(world, connection, &error),
+                    }
+                }
+                self.go_on(world);
+            }
+            Phase::Asking { connection, since_ms, .. } => {
+                let connection = *connection;
+                if world.now_ms >= *since_ms + ANSWER_MS {
+                    self.node.hang_up(world, connection, false);
+                    self.disconnect(world);
+                }
+            }
+            Phase::Down => {
+                if self.wants_to_connect() && world.now_ms >= self.retry_at_ms {
+                    self.connect(world);
+                }
+            }
+        }
+    }
+
+    fn wants_to_connect(&self) -> bool {
+        let tries = self.gave_up.is_none() || !self.is_honest();
+        tries
+            && !(self.opening && !self.node.purse.is_idle())
+            && matches!(self.phase, Phase::Down)
+            && ((!self.demand.is_empty() && !self.left) || self.has_unfinished_session())
+    }
+
+    /// I7: what left the node is remembered by it, whatever happened to it.
+    fn check_durable(&mut self, world: &mut Surroundings) {
+        if !self.is_honest() {
+            return;
+        }
+        for config in &self.channels {
+            let id = config.id(&network().0);
+            let Some(memory) = self.node.recall(|store| store.memory(id, None)) else { continue };
+            let kept = memory.payment.map_or(Amount::ZERO, |p| p.voucher.body.amount);
+            let sent = world.ledger.channel(id).promised;
+            world.ensure(Invariant::I7NothingLeavesBeforeItIsDurable, kept >= sent, || {
+                format!("{} has signed for {sent} and remembers {kept}", self.node.name)
+            });
+        }
+    }
+
+    /// What became of deposits, openings and top-ups.
+    fn look_at_money(&mut self, world: &mut Surroundings) {
+        if !(self.opening || self.topping_up) || !self.node.purse.is_idle() {
+            return;
+        }
+        (self.opening, self.topping_up) = (false, false);
+        let now = self.node.clock(world);
+        let Phase::Up(up) = &mut self.phase else { return };
+        let id = up.machine.agreement().channel();
+        if let Ok(Some(facts)) = world.chain.view(self.node.purse.endpoint).channel(id, Tag::Final)
+        {
+            let connection = up.connection;
+            match up.machine.handle_top_up(facts.reserved, now) {
+                Ok(()) => self.drain(world),
+                Err(error) => self.fail(world, connection, &error),
+            }
+        }
+    }
+
+    /// When [`Consumer::tick`] wants to be called next.
+    pub fn wake_ms(&self, world: &Surroundings) -> u64 {
+        if self.node.store.is_none() {
+            return self.node.restart_ms.unwrap_or(u64::MAX);
+        }
+        let now = self.node.clock(world);
+        let late = self.late.iter().map(|(at, _)| *at).min().unwrap_or(u64::MAX);
+        late.min(match &self.phase {
+            Phase::Down => {
+                if self.wants_to_connect() {
+                    self.retry_at_ms
+                } else {
+                    u64::MAX
+                }
+            }
+            Phase::Asking { since_ms, .. } => since_ms + ANSWER_MS,
+            Phase::Up(up) => {
+                let machine = up.machine.poll_timeout();
+                let machine = machine.map(|at| world.now_ms + at.ms_since(now).max(1));
+                let closing = up.closing_since_ms.filter(|_| !up.streams.is_empty());
+                let stalled = up.meter.is_none().then_some(up.accepting_since_ms + ANSWER_MS);
+                [machine, closing.map(|since| since + GRACE_MS), stalled]
+                    .into_iter()
+                    .flatten()
+                    .min()
+                    .unwrap_or(u64::MAX)
+            }
+        })
+    }
+
+    /// Whether no session is under way and none is to be settled.
+    pub fn is_quiet(&self) -> bool {
+        matches!(self.phase, Phase::Down) && !self.wants_to_connect()
+    }
+
+    /// Whether it has everything that it asked for.
+    pub fn is_served(&self) -> bool {
+        self.demand.is_empty()
+            && match &self.phase {
+                Phase::Up(up) => up.streams.values().all(Stream::is_done),
+                _ => true,
+            }
+    }
+
+    /// Connections that are over.
+    pub fn over(&self) -> Vec<u64> {
+        let over = |(_, road): &(&u64, &Road)| matches!(road.state, RoadState::Over { .. });
+        self.node.roads.iter().filter(over).map(|(connection, _)| *connection).collect()
+    }
+}

@@ -1,0 +1,89 @@
+//! The reference ledger: a naive account of what each party gave and got, kept apart from
+//! everything that is tried, and the invariants that are checked against it (`docs/invariants.md`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sparewire_core::{Amount, B256, ChannelId, SessionId};
+use sparewire_protocol::Statement;
+
+/// An invariant's number in `docs/invariants.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Invariant {
+    I1Conservation,
+    I2NeverMoreThanTheNewestVoucher,
+    I3NeverPaidForMoreThanArrived,
+    I4ExposureWithinCredit,
+    I5LossWithinAllowance,
+    I6PromisesOnlyGrow,
+    I7NothingLeavesBeforeItIsDurable,
+    I8StatementsAgree,
+    I9WhoKeepsAVoucherIsPaid,
+    I10EverySessionEnds,
+    I11OnlyWhatWasAskedForIsBilled,
+    I12HonestPartiesDoNotAccuse,
+    I13NothingPanics,
+    I14OneReceiptForEachNumber,
+}
+
+impl Invariant {
+    /// As it is written in the document: `I5`.
+    pub fn number(self) -> u32 {
+        self as u32 + 1
+    }
+}
+
+/// What is known of a channel from outside.
+#[derive(Clone, Debug, Default)]
+pub struct ChannelAccount {
+    /// The highest amount that ever left the payer under its signature.
+    pub promised: Amount,
+    /// The highest amount that an honest payee had durable.
+    pub kept: Amount,
+    /// Bytes that an honest provider let pass over it.
+    pub served: u64,
+    /// Bytes that an honest provider was durably paid for over it.
+    pub paid_bytes: u64,
+    /// How often its provider lost power or was killed while it served.
+    pub crashes: u64,
+    /// What the payer has put aside by its own orders.
+    pub reserved: u128,
+}
+
+/// What is known of a session from outside.
+#[derive(Clone, Debug, Default)]
+pub struct SessionAccount {
+    /// Payload that arrived at the consumer on streams that it had opened.
+    pub arrived_down: u64,
+    /// Payload that the consumer's transport took.
+    pub sent_up: u64,
+    /// The statements of both sides.
+    pub statements: [Option<Statement>; 2],
+    /// What the channel was at when it began.
+    pub base: Amount,
+}
+
+/// Everything that is known from outside.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    /// Channels.
+    pub channels: BTreeMap<ChannelId, ChannelAccount>,
+    /// Sessions.
+    pub sessions: BTreeMap<SessionId, SessionAccount>,
+    /// What was signed as receipt number so-and-so of a channel, by an honest party.
+    pub receipts: BTreeMap<(ChannelId, usize, u64), B256>,
+    /// Who was caught contradicting itself.
+    pub convicted: BTreeSet<usize>,
+}
+
+impl Ledger {
+    /// A channel's account.
+    pub fn channel(&mut self, id: ChannelId) -> &mut ChannelAccount {
+        self.channels.entry(id).or_default()
+    }
+
+    /// A session's account.
+    pub fn session(&mut self, id: SessionId) -> &mut SessionAccount {
+        self.sessions.entry(id).or_default()
+    }
+}

@@ -1,0 +1,334 @@
+//! What a history is made of: a seed gives the parties, the weather, and what happens when.
+
+use fastrand::Rng;
+use sparewire_core::{Amount, ByteCount, Price};
+use sparewire_protocol::CreditRule;
+
+use crate::{
+    chain::{Endpoint, Lie, Weather},
+    disk::Fault,
+    link::{Dependence, Line, Nat},
+    vice::{CONSUMER_VICES, ConsumerVice, PROVIDER_VICES, ProviderVice},
+};
+
+/// Something that happens to the world. Nodes are counted providers first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // each says what it is
+pub enum Operation {
+    Traffic { consumer: usize, up: u64, down: u64 },
+    CloseSession { consumer: usize },
+    LeaveChain { consumer: usize },
+    ClaimOld { consumer: usize },
+    Settle { provider: usize },
+    ShutDown { provider: usize, ms: u64 },
+    Cut { node: usize, ms: u64 },
+    Line { node: usize, line: Line },
+    Readdress { node: usize },
+    Rebind { node: usize },
+    Kill { node: usize, ms: u64 },
+    PowerCut { node: usize, ms: u64 },
+    CutBefore { node: usize, outputs: u8, power: bool },
+    StopDiskAt { node: usize, step: u64 },
+    DiskFull { node: usize, ms: u64 },
+    DiskFault { node: usize, fault: Fault, nth: u64 },
+    Skew { node: usize, ms: i64 },
+    Reorg { depth: u64 },
+    Halt { ms: u64 },
+    Spike { factor: u64, ms: u64 },
+    TakeDown { endpoint: usize, ms: u64 },
+    FrontRun,
+}
+
+impl Operation {
+    /// Its name in the coverage.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Traffic { .. } => "op traffic",
+            Self::CloseSession { .. } => "op close session",
+            Self::LeaveChain { .. } => "op leave chain",
+            Self::ClaimOld { .. } => "op claim old voucher",
+            Self::Settle { .. } => "op settle",
+            Self::ShutDown { .. } => "op shut down",
+            Self::Cut { .. } => "op cut line",
+            Self::Line { .. } => "op change line",
+            Self::Readdress { .. } => "op change address",
+            Self::Rebind { .. } => "op rebind",
+            Self::Kill { .. } => "op kill",
+            Self::PowerCut { .. } => "op power cut",
+            Self::CutBefore { .. } => "op crash between outputs",
+            Self::StopDiskAt { .. } => "op power cut in a write",
+            Self::DiskFull { .. } => "op disk full",
+            Self::DiskFault { .. } => "op disk fault",
+            Self::Skew { .. } => "op clock skew",
+            Self::Reorg { .. } => "op reorg",
+            Self::Halt { .. } => "op halt",
+            Self::Spike { .. } => "op fee spike",
+            Self::TakeDown { .. } => "op endpoint down",
+            Self::FrontRun => "op front-run",
+        }
+    }
+}
+
+/// All names of operations, for the report.
+pub const FAULTS: [&str; 20] = [
+    "op close session",
+    "op leave chain",
+    "op settle",
+    "op shut down",
+    "op cut line",
+    "op change line",
+    "op change address",
+    "op rebind",
+    "op kill",
+    "op power cut",
+    "op crash between outputs",
+    "op power cut in a write",
+    "op disk full",
+    "op disk fault",
+    "op clock skew",
+    "op reorg",
+    "op halt",
+    "op fee spike",
+    "op endpoint down",
+    "op front-run",
+];
+
+/// A consumer of a history.
+#[derive(Clone, Debug)]
+pub struct ConsumerPlan {
+    /// What is wrong with it.
+    pub vice: Option<ConsumerVice>,
+    /// Its line.
+    pub line: Line,
+    /// Its translator.
+    pub nat: Option<Nat>,
+    /// Which endpoint it asks.
+    pub endpoint: usize,
+    /// What its channels get.
+    pub channel_amount: Amount,
+}
+
+/// A history that has not happened yet.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where everything that is left to chance comes from.
+    pub seed: u64,
+    /// The provider's price.
+    pub price: Price,
+    /// How far it trusts.
+    pub credit: CreditRule,
+    /// What is wrong with it.
+    pub vice: Option<ProviderVice>,
+    /// Its line.
+    pub line: Line,
+    /// Whether a port is forwarded to it through a translator.
+    pub forwarded: bool,
+    /// Which endpoint it asks.
+    pub endpoint: usize,
+    /// How long its terms are good for, in milliseconds.
+    pub terms_ms: u64,
+    /// The consumers.
+    pub consumers: Vec<ConsumerPlan>,
+    /// The chain's.
+    pub weather: Weather,
+    /// What happens, and when in milliseconds.
+    pub operations: Vec<(u64, Operation)>,
+}
+
+/// The endpoint that lies.
+pub const LIAR: usize = 2;
+
+impl Plan {
+    /// The history of a seed.
+    pub fn from_seed(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let rng = &mut rng;
+        let price = match rng.u8(0..10) {
+            0 => 0,
+            1 | 2 => 1 << 18, // a unit for 4 KiB
+            3..=7 => 1 << 30, // a unit for a byte
+            _ => rng.u128(1..1 << 33),
+        };
+        let price = Price::per_gib(price).unwrap_or(Price::FREE);
+        let initial = rng.u64(1 << 10..16 << 10);
+        let credit = CreditRule {
+            initial: ByteCount::new(initial),
+            maximum: ByteCount::new(initial * rng.u64(1..5)),
+        };
+        let mut vice = None;
+        let mut consumers: Vec<_> = (0..1 + usize::from(rng.u8(0..4) == 0))
+            .map(|_| {
+                let worth = ByteCount::new(initial * rng.u64(2..40));
+                ConsumerPlan {
+                    vice: None,
+                    line: line(rng),
+                    nat: nat(rng),
+                    endpoint: endpoint(rng),
+                    channel_amount: price
+                        .owed(worth)
+                        .filter(|amount| *amount > Amount::ZERO)
+                        .or(Amount::new(1))
+                        .unwrap_or(Amount::MAX),
+                }
+            })
+            .collect();
+        match rng.u8(0..20) {
+            0..=8 => {}
+            9..=13 => {
+                let which = rng.usize(0..consumers.len());
+                consumers[which].vice = rng.choice(CONSUMER_VICES);
+            }
+            14..=18 => vice = rng.choice(PROVIDER_VICES),
+            _ => {
+                // Both: they may collude.
+                consumers[0].vice = rng.choice(CONSUMER_VICES);
+                vice = rng.choice(PROVIDER_VICES);
+            }
+        }
+        let weather = weather(rng);
+        let nodes = 1 + consumers.len();
+        let horizon = rng.u64(60_000..900_000);
+        let mut operations = Vec::new();
+        for _ in 0..rng.usize(2..7) {
+            let at = rng.u64(0..horizon);
+            operations.push((at, traffic(rng, consumers.len(), initial)));
+        }
+        for _ in 0..rng.usize(0..12) {
+            let at = rng.u64(0..horizon);
+            let operation = fault(rng, nodes, &mut operations, at, consumers.len(), initial);
+            operations.push((at, operation));
+        }
+        operations.sort_by_key(|(at, _)| *at);
+        Self {
+            seed,
+            price,
+            credit,
+            vice,
+            line: line(rng),
+            forwarded: rng.u8(0..4) == 0,
+            endpoint: endpoint(rng),
+            terms_ms: if rng.u8(0..6) == 0 { rng.u64(60_000..600_000) } else { 86_400_000 },
+            consumers,
+            weather,
+            operations,
+        }
+    }
+
+    /// Whether any fault of the clock is in it: then refusals for it are fair.
+    pub fn skews(&self) -> bool {
+        self.operations.iter().any(|(_, operation)| matches!(operation, Operation::Skew { .. }))
+    }
+}
+
+fn line(rng: &mut Rng) -> Line {
+    let bad = rng.u8(0..4) == 0;
+    Line {
+        delay_ms: rng.u64(1..120),
+        jitter_ms: rng.u64(0..60),
+        lost: if bad { rng.u16(0..200) } else { rng.u16(0..15) },
+        repeated: rng.u16(0..30),
+        rate: rng.u64(20..10_000),
+        queue_ms: rng.u64(200..2_000),
+    }
+}
+
+fn nat(rng: &mut Rng) -> Option<Nat> {
+    use Dependence::{AddressAndPortDependent, AddressDependent, EndpointIndependent};
+    let kinds = [EndpointIndependent, AddressDependent, AddressAndPortDependent];
+    rng.bool().then(|| Nat {
+        mapping: kinds[rng.usize(0..3)],
+        filtering: kinds[rng.usize(0..3)],
+        timeout_ms: rng.u64(20_000..120_000),
+        forwarded: false,
+    })
+}
+
+fn endpoint(rng: &mut Rng) -> usize {
+    match rng.u8(0..20) {
+        0..=13 => 0,
+        14..=16 => 1,
+        17 => LIAR,
+        _ => 3,
+    }
+}
+
+fn weather(rng: &mut Rng) -> Weather {
+    let mut weather = match rng.u8(0..4) {
+        0 | 1 => Weather::calm(),
+        _ => Weather::storm(),
+    };
+    weather.endpoints = vec![
+        if rng.bool() {
+            Endpoint::default()
+        } else {
+            Endpoint { outages: 20, outage_max_ms: 60_000, answers_lost: 30, ..Endpoint::default() }
+        },
+        Endpoint::lagging(rng.u64(1..6)),
+        Endpoint::lying(vec![
+            Lie::MoreReserved(Amount::new(1 << 40).unwrap_or(Amount::MAX)),
+            Lie::NeverClosing,
+            Lie::NoClaims,
+        ]),
+        Endpoint { requests_per_sec: Some(8), swallows: 50, ..Endpoint::default() },
+    ];
+    weather
+}
+
+fn traffic(rng: &mut Rng, consumers: usize, initial: u64) -> Operation {
+    let consumer = rng.usize(0..consumers);
+    let (up, down) = match rng.u8(0..4) {
+        0 => (initial * rng.u64(0..4), initial / 8 + 1),
+        1 => (rng.u64(0..initial), initial * rng.u64(1..8)),
+        _ => (rng.u64(0..500), initial * rng.u64(1..4)),
+    };
+    Operation::Traffic { consumer, up, down }
+}
+
+fn fault(
+    rng: &mut Rng,
+    nodes: usize,
+    operations: &mut Vec<(u64, Operation)>,
+    at: u64,
+    consumers: usize,
+    initial: u64,
+) -> Operation {
+    let node = rng.usize(0..nodes);
+    let consumer = rng.usize(0..consumers);
+    let ms = rng.u64(500..90_000);
+    match rng.u8(0..30) {
+        0 | 1 => Operation::Cut { node, ms },
+        2 | 3 => Operation::Line { node, line: line(rng) },
+        4 => Operation::Readdress { node: 1 + consumer },
+        5 => Operation::Rebind { node: 1 + consumer },
+        6 | 7 => Operation::Kill { node, ms: ms / 4 },
+        8 | 9 => Operation::PowerCut { node, ms: ms / 4 },
+        10..=13 => {
+            // Something must be going on for it to fall between two outputs.
+            operations.push((at, traffic(rng, consumers, initial)));
+            Operation::CutBefore { node, outputs: rng.u8(0..24), power: rng.bool() }
+        }
+        14 | 15 => {
+            operations.push((at, traffic(rng, consumers, initial)));
+            Operation::StopDiskAt { node, step: rng.u64(1..60) }
+        }
+        16 => Operation::DiskFull { node, ms },
+        17 | 18 => {
+            let faults = [Fault::Read, Fault::Write, Fault::Sync, Fault::SyncForgets];
+            Operation::DiskFault { node, fault: faults[rng.usize(0..4)], nth: rng.u64(1..40) }
+        }
+        19 => {
+            let hours = rng.i64(-6..7);
+            Operation::Skew { node, ms: hours * 3_600_000 + rng.i64(-5_000..5_000) }
+        }
+        20 => Operation::Reorg { depth: rng.u64(1..8) },
+        21 => Operation::Halt { ms },
+        22 => Operation::Spike { factor: rng.u64(2..60), ms: ms * 4 },
+        23 => Operation::TakeDown { endpoint: rng.usize(0..4), ms },
+        24 => Operation::FrontRun,
+        25 => Operation::CloseSession { consumer },
+        26 => Operation::LeaveChain { consumer },
+        27 => Operation::Settle { provider: 0 },
+        28 => Operation::ShutDown { provider: 0, ms },
+        _ => Operation::ClaimOld { consumer },
+    }
+}

@@ -1,0 +1,86 @@
+//! What dishonest parties do. Each vice is a way to do something else than the real machine says;
+//! whoever has none is honest, and everything is promised to the honest only.
+
+/// A consumer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConsumerVice {
+    /// Takes, and sends no payment.
+    NeverPays,
+    /// Pays long after it is due.
+    PaysLate,
+    /// Signs for less than it owes.
+    PaysLess,
+    /// Signs for more than the channel holds.
+    OverPromises,
+    /// Says again what it said before.
+    Replays,
+    /// Signs two receipts of one number.
+    EquivocatesInReceipts,
+    /// Takes the credit and breaks the connection, again and again.
+    BreaksOff,
+    /// Says on coming back that less arrived than did.
+    Understates,
+    /// Starts to withdraw its money while it is served.
+    WithdrawsWhileServed,
+    /// Opens channels that hold next to nothing.
+    OpensDust,
+    /// Sends bytes that no machine would.
+    Garbles,
+    /// Has an old voucher claimed in the hope that the newest is then worth nothing, and leaves.
+    ClosesWithOldVoucher,
+}
+
+/// All of them.
+pub const CONSUMER_VICES: [ConsumerVice; 12] = [
+    ConsumerVice::NeverPays,
+    ConsumerVice::PaysLate,
+    ConsumerVice::PaysLess,
+    ConsumerVice::OverPromises,
+    ConsumerVice::Replays,
+    ConsumerVice::EquivocatesInReceipts,
+    ConsumerVice::BreaksOff,
+    ConsumerVice::Understates,
+    ConsumerVice::WithdrawsWhileServed,
+    ConsumerVice::OpensDust,
+    ConsumerVice::Garbles,
+    ConsumerVice::ClosesWithOldVoucher,
+];
+
+/// A provider's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ProviderVice {
+    /// Stops serving once it has been paid, and says nothing.
+    DropsSilently,
+    /// Sends something else than what the origin said.
+    ServesRubbish,
+    /// Reports more up than it was sent.
+    OverReports,
+    /// Sends payload on streams that nobody opened.
+    Floods,
+    /// Takes receipts and signs none.
+    WithholdsCountersignatures,
+    /// Signs other receipts than those that it was sent.
+    EquivocatesInReceipts,
+    /// Says on taking a session that more was carried than was.
+    Overstates,
+    /// Forgets the newest voucher when a session begins, and says that less is promised.
+    UnderstatesBase,
+    /// Sends bytes that no machine would.
+    Garbles,
+    /// Claims the same and older vouchers again and again.
+    ClaimsAgain,
+}
+
+/// All of them.
+pub const PROVIDER_VICES: [ProviderVice; 10] = [
+    ProviderVice::DropsSilently,
+    ProviderVice::ServesRubbish,
+    ProviderVice::OverReports,
+    ProviderVice::Floods,
+    ProviderVice::WithholdsCountersignatures,
+    ProviderVice::EquivocatesInReceipts,
+    ProviderVice::Overstates,
+    ProviderVice::UnderstatesBase,
+    ProviderVice::Garbles,
+    ProviderVice::ClaimsAgain,
+];

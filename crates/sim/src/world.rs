@@ -1,0 +1,727 @@
+//! A history as it happens: nodes, network, chain and time, one event after the other.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use sparewire_core::{Amount, ChannelId};
+use sparewire_protocol::{ChannelStatus, Statement, settlement::Intent};
+
+use crate::{
+    cast::{EPOCH_MS, PARTIES, identity, network},
+    chain::{Endpoint, SimChain, Tag, Transaction, Weather},
+    consumer::Consumer,
+    coverage::Coverage,
+    ledger::{Invariant, Ledger},
+    link::{Addr, Dependence, Flight, Line, Nat, Network},
+    node::{Node, Surroundings},
+    plan::{LIAR, Operation, Plan},
+    provider::{Provider, SETTLE_MS},
+    road::{Body, Packet, Road, RoadState},
+    vice::ProviderVice,
+};
+
+const TOKENS: u128 = 1 << 80;
+const WEI: u128 = 1 << 90;
+/// The provider's party; consumers come after it.
+const PROVIDER: usize = 0;
+
+enum Wake {
+    Flight(Flight, Packet),
+    Node(usize),
+    Block,
+    Operation(usize),
+}
+
+/// A history under way.
+pub struct World {
+    /// What nodes act in.
+    pub around: Surroundings,
+    plan: Plan,
+    provider: Provider,
+    consumers: Vec<Consumer>,
+    queue: BTreeMap<(u64, u64), Wake>,
+    order: u64,
+    scheduled: Vec<u64>,
+    /// When disks have room again and shut down providers start again.
+    ends: Vec<(u64, usize)>,
+    outsider: u64,
+}
+
+impl World {
+    /// The beginning.
+    pub fn new(plan: Plan, trace: Option<Arc<Mutex<Vec<String>>>>) -> Self {
+        let seed = plan.seed;
+        let mut weather = plan.weather.clone();
+        weather.genesis = sparewire_core::Timestamp::from_ms(EPOCH_MS);
+        let mut chain = SimChain::new(weather, seed ^ 1);
+        for party in 0..PARTIES {
+            chain.fund(identity(party).address(), WEI, TOKENS);
+        }
+        let mut net = Network::new(seed ^ 2);
+        let open = Nat {
+            mapping: Dependence::EndpointIndependent,
+            filtering: Dependence::AddressAndPortDependent,
+            timeout_ms: 30_000,
+            forwarded: true,
+        };
+        let host = net.join(plan.line, plan.forwarded.then_some(open));
+        let address = net.address(host);
+        let mut node = Node::new(0, "provider".into(), PROVIDER, host, seed ^ 3);
+        node.purse.endpoint = plan.endpoint;
+        let mut provider = Provider::new(node, plan.vice, plan.price, plan.credit);
+        provider.terms_ms = plan.terms_ms;
+        let mut coverage = Coverage::default();
+        let mut consumers = Vec::new();
+        for (index, consumer) in plan.consumers.iter().enumerate() {
+            let (number, party) = (index + 1, index + 1);
+            let host = net.join(consumer.line, consumer.nat);
+            let name = format!("consumer {number}");
+            let mut node = Node::new(number, name, party, host, seed ^ (4 + number as u64));
+            node.purse.endpoint = consumer.endpoint;
+            let place = (PROVIDER, address);
+            let amount = consumer.channel_amount;
+            let mut made = Consumer::new(node, party, consumer.vice, place, plan.price, amount);
+            made.provider_is_honest = plan.vice.is_none();
+            made.chunk = (plan.credit.initial.get() / 6).max(64);
+            provider.honest[party] = consumer.vice.is_none();
+            if let Some(vice) = consumer.vice {
+                coverage.met(consumer_vice(vice));
+            }
+            consumers.push(made);
+        }
+        if let Some(vice) = plan.vice {
+            coverage.met(provider_vice(vice));
+        }
+        let mut world = Self {
+            around: Surroundings {
+                now_ms: 0,
+                network: net,
+                chain,
+                ledger: Ledger::default(),
+                coverage,
+                trace,
+                outbox: Vec::new(),
+                next_connection: 1,
+                healed: false,
+            },
+            scheduled: vec![u64::MAX; 1 + consumers.len()],
+            provider,
+            consumers,
+            queue: BTreeMap::new(),
+            order: 0,
+            ends: Vec::new(),
+            outsider: 0,
+            plan,
+        };
+        for index in 0..world.plan.operations.len() {
+            let at = world.plan.operations[index].0;
+            world.at(at, Wake::Operation(index));
+        }
+        for consumer in &mut world.consumers {
+            consumer.open_channel(&mut world.around);
+        }
+        world.at(0, Wake::Block);
+        world
+    }
+
+    fn at(&mut self, at_ms: u64, wake: Wake) {
+        self.order += 1;
+        self.queue.insert((at_ms.max(self.around.now_ms), self.order), wake);
+    }
+
+    /// Lives through the history and to its end.
+    pub fn run(mut self) -> Surroundings {
+        self.around.say(|| "the history begins".into());
+        let end = self.plan.operations.last().map_or(0, |(at, _)| *at) + 30_000;
+        self.run_until(end, |_| false);
+        self.finish();
+        self.around.coverage.close();
+        self.around
+    }
+
+    fn run_until(&mut self, end_ms: u64, mut done: impl FnMut(&Self) -> bool) -> bool {
+        let mut steps = 0u64;
+        while let Some(entry) = self.queue.first_entry() {
+            let at = entry.key().0;
+            if at > end_ms {
+                break;
+            }
+            let wake = entry.remove();
+            self.around.now_ms = at;
+            self.happen(wake);
+            steps += 1;
+            self.around.ensure(Invariant::I10EverySessionEnds, steps < 2_000_000, || {
+                "the world spins".into()
+            });
+            if done(self) {
+                return true;
+            }
+        }
+        self.around.now_ms = self.around.now_ms.max(end_ms);
+        done(self)
+    }
+
+    fn happen(&mut self, wake: Wake) {
+        match wake {
+            Wake::Flight(flight, packet) => {
+                let now = self.around.now_ms;
+                if let Some(host) = self.around.network.arrive(now, &flight) {
+                    self.receive(host, flight.from, packet);
+                    self.touch(host);
+                }
+            }
+            Wake::Node(node) => {
+                if self.scheduled[node] <= self.around.now_ms {
+                    self.scheduled[node] = u64::MAX;
+                }
+                self.tick(node);
+                self.touch(node);
+            }
+            Wake::Block => {
+                let now = self.around.time();
+                self.around.chain.advance(now);
+                for node in 0..self.scheduled.len() {
+                    // In the end a wallet works without its node.
+                    let healed = self.around.healed;
+                    let body = self.node(node);
+                    if (body.store.is_some() || healed) && !body.purse.is_idle() {
+                        let chain = &mut self.around.chain;
+                        // The body is not part of the surroundings, so both can be held.
+                        match node {
+                            0 => self.provider.node.purse.tick(chain, now),
+                            n => self.consumers[n - 1].node.purse.tick(chain, now),
+                        }
+                        self.tick(node);
+                        self.touch(node);
+                    }
+                }
+                let next = self.around.chain.next_block_at().as_ms().saturating_sub(EPOCH_MS);
+                let next = next.max(self.around.now_ms + 1_000);
+                self.at(next, Wake::Block);
+            }
+            Wake::Operation(index) => {
+                let (_, operation) = self.plan.operations[index].clone();
+                self.around.say(|| format!("--- {operation:?}"));
+                self.around.coverage.met(operation.name());
+                self.apply(&operation);
+                for node in 0..self.scheduled.len() {
+                    self.tick(node);
+                    self.touch(node);
+                }
+            }
+        }
+    }
+
+    fn node(&mut self, number: usize) -> &mut Node {
+        match number {
+            0 => &mut self.provider.node,
+            n => &mut self.consumers[n - 1].node,
+        }
+    }
+
+    /// Hosts have their nodes' numbers.
+    fn receive(&mut self, node: usize, from: Addr, packet: Packet) {
+        let now = self.around.now_ms;
+        let body = self.node(node);
+        if body.store.is_none() {
+            return;
+        }
+        let connection = packet.connection;
+        if !body.roads.contains_key(&connection) {
+            match packet.body {
+                Body::Dial if node == 0 => {
+                    body.roads.insert(connection, Road::welcome(connection, from, now));
+                    self.provider.welcome(connection);
+                    self.provider.node.flush(&mut self.around, connection);
+                }
+                // Nobody knows it here (any more).
+                Body::Close { .. } | Body::Welcome => {}
+                _ => {
+                    let close = Packet { connection, body: Body::Close { clean: false } };
+                    self.around.outbox.push((node, from, close));
+                }
+            }
+            return;
+        }
+        let body = self.node(node);
+        let Some(road) = body.roads.get_mut(&connection) else { return };
+        let frames = road.receive(from, packet.body, now);
+        let over = matches!(road.state, RoadState::Over { .. });
+        match node {
+            0 => self.provider.node.flush(&mut self.around, connection),
+            n => self.consumers[n - 1].node.flush(&mut self.around, connection),
+        }
+        for frame in frames {
+            match node {
+                0 => self.provider.take(&mut self.around, connection, frame),
+                n => self.consumers[n - 1].take(&mut self.around, connection, frame),
+            }
+        }
+        if over {
+            self.lost(node, connection);
+        }
+    }
+
+    fn lost(&mut self, node: usize, connection: u64) {
+        match node {
+            0 => self.provider.lost(&mut self.around, connection),
+            n => self.consumers[n - 1].lost(&mut self.around, connection),
+        }
+    }
+
+    fn tick(&mut self, node: usize) {
+        let now = self.around.now_ms;
+        let over = {
+            let body = self.node(node);
+            for road in body.roads.values_mut() {
+                road.tick(now);
+            }
+            match node {
+                0 => self.provider.over(),
+                n => self.consumers[n - 1].over(),
+            }
+        };
+        for connection in over {
+            self.around.coverage.met("connection over");
+            let body = match node {
+                0 => &mut self.provider.node,
+                n => &mut self.consumers[n - 1].node,
+            };
+            body.flush(&mut self.around, connection);
+            self.lost(node, connection);
+        }
+        match node {
+            0 => self.provider.tick(&mut self.around),
+            n => self.consumers[n - 1].tick(&mut self.around),
+        }
+        let body = match node {
+            0 => &mut self.provider.node,
+            n => &mut self.consumers[n - 1].node,
+        };
+        for connection in body.roads.keys().copied().collect::<Vec<_>>() {
+            body.flush(&mut self.around, connection);
+        }
+        for (end, of) in std::mem::take(&mut self.ends) {
+            if end > now {
+                self.ends.push((end, of));
+            } else {
+                self.node(of).disk.limit(None);
+                if of == 0 {
+                    self.provider.shutting_down = false;
+                }
+            }
+        }
+    }
+
+    /// Sends what a node wants sent and plans when it is called next.
+    fn touch(&mut self, node: usize) {
+        for (host, to, packet) in std::mem::take(&mut self.around.outbox) {
+            let now = self.around.now_ms;
+            for flight in self.around.network.send(now, host, to, packet.len()) {
+                self.at(flight.at_ms, Wake::Flight(flight, packet.clone()));
+            }
+        }
+        let around = &self.around;
+        let (own, body) = match node {
+            0 => (self.provider.wake_ms(around), &self.provider.node),
+            n => (self.consumers[n - 1].wake_ms(around), &self.consumers[n - 1].node),
+        };
+        let roads = body.roads.values().filter_map(Road::wake_ms).min();
+        let wake = own.min(roads.unwrap_or(u64::MAX)).max(around.now_ms + 1);
+        if wake < self.scheduled[node] {
+            self.scheduled[node] = wake;
+            self.at(wake, Wake::Node(node));
+        }
+    }
+
+    fn apply(&mut self, operation: &Operation) {
+        let now = self.around.now_ms;
+        match operation {
+            Operation::Traffic { consumer, up, down } => {
+                if !self.consumers[*consumer].left {
+                    self.consumers[*consumer].demand.push_back((*up, *down));
+                }
+            }
+            Operation::CloseSession { consumer } => self.consumers[*consumer].wants_close = true,
+            Operation::LeaveChain { consumer } => {
+                self.consumers[*consumer].left = true;
+                self.consumers[*consumer].leave_chain(&mut self.around);
+            }
+            Operation::ClaimOld { consumer } => {
+                self.consumers[*consumer].claim_old(&mut self.around);
+            }
+            Operation::Settle { .. } => {
+                self.provider.settle(&mut self.around, true);
+            }
+            Operation::ShutDown { ms, .. } => {
+                self.provider.shutting_down = true;
+                self.end(0, now + ms.max(&SETTLE_MS));
+            }
+            Operation::Cut { node, ms } => self.around.network.cut(*node, now + ms),
+            Operation::Line { node, line } => self.around.network.set_line(*node, *line),
+            Operation::Readdress { node } => self.around.network.readdress(*node),
+            Operation::Rebind { node } => self.around.network.rebind(*node),
+            Operation::Kill { node, ms } => self.die(*node, false, *ms),
+            Operation::PowerCut { node, ms } => self.die(*node, true, *ms),
+            Operation::CutBefore { node, outputs, power } => {
+                let body = self.node(*node);
+                (body.cut_before, body.cut_is_power) = (Some(*outputs), *power);
+            }
+            Operation::StopDiskAt { node, step } => self.node(*node).disk.stop_at(*step),
+            Operation::DiskFull { node, ms } => {
+                let body = self.node(*node);
+                let used = body.disk.used();
+                body.disk.limit(Some(used));
+                self.end(*node, now + ms);
+            }
+            Operation::DiskFault { node, fault, nth } => self.node(*node).disk.fail(*fault, *nth),
+            Operation::Skew { node, ms } => self.node(*node).skew_ms = *ms,
+            Operation::Reorg { depth } => drop(self.around.chain.reorg(*depth)),
+            Operation::Halt { ms } => self.around.chain.halt(*ms),
+            Operation::Spike { factor, ms } => self.around.chain.spike(*factor, *ms),
+            Operation::TakeDown { endpoint, ms } => self.around.chain.take_down(*endpoint, *ms),
+            Operation::FrontRun => self.front_run(),
+        }
+    }
+
+    fn end(&mut self, node: usize, at: u64) {
+        self.ends.push((at, node));
+        self.at(at, Wake::Node(node));
+    }
+
+    fn die(&mut self, node: usize, power: bool, ms: u64) {
+        match node {
+            0 => {
+                if self.provider.node.store.is_some() {
+                    self.provider.node.die(&mut self.around, power, ms);
+                    self.provider.forget(&mut self.around);
+                }
+            }
+            n => {
+                let consumer = &mut self.consumers[n - 1];
+                if consumer.node.store.is_some() {
+                    consumer.node.die(&mut self.around, power, ms);
+                    consumer.forget(&mut self.around);
+                }
+            }
+        }
+    }
+
+    /// A stranger sends what is in the pool as its own, for a higher fee: claims are anybody's to
+    /// make, everything else is not.
+    fn front_run(&mut self) {
+        let thief = identity(PARTIES - 1).address();
+        let waiting: Vec<_> =
+            self.around.chain.pending().map(|pending| pending.transaction.clone()).collect();
+        for transaction in waiting.into_iter().take(3) {
+            let Ok(nonce) = self.around.chain.truth().nonce(thief, Tag::Head) else { continue };
+            let copy = Transaction {
+                from: thief,
+                nonce: nonce + self.outsider % 2,
+                max_fee: transaction.max_fee * 2,
+                priority_fee: transaction.priority_fee * 2,
+                ..transaction
+            };
+            self.outsider += 1;
+            self.around.coverage.met("front-run");
+            let now = self.around.time();
+            let _ = self.around.chain.submit(now, 0, copy);
+        }
+    }
+
+    // --- the end ---
+
+    /// Everything works again: sessions go on, end with both sides agreeing, vouchers are claimed,
+    /// payers leave with the rest, and every unit is where it belongs.
+    fn finish(&mut self) {
+        self.heal();
+        let honest: Vec<usize> = (0..self.consumers.len())
+            .filter(|index| self.consumers[*index].vice.is_none() && self.plan.vice.is_none())
+            .collect();
+        // Service goes on.
+        let more = self.plan.credit.initial.get() / 2;
+        for index in &honest {
+            let consumer = &mut self.consumers[*index];
+            if !consumer.left {
+                consumer.demand.push_back((10, more));
+            }
+        }
+        self.wake_all();
+        let end = self.around.now_ms + 3_600_000;
+        let served = |world: &Self, index: &usize| {
+            let consumer = &world.consumers[*index];
+            consumer.is_served() || consumer.left
+        };
+        let all = self.run_until(end, |world| honest.iter().all(|index| served(world, index)));
+        self.around.ensure(Invariant::I10EverySessionEnds, all, || {
+            let stuck: Vec<_> = honest.iter().filter(|index| !served(self, index)).collect();
+            let why: Vec<_> =
+                stuck.iter().map(|index| self.consumers[**index].gave_up.clone()).collect();
+            let purses: Vec<_> =
+                stuck.iter().map(|index| &self.consumers[**index].node.purse).collect();
+            format!("consumers {stuck:?} are not served once everything works: {why:?} {purses:?}")
+        });
+        // Sessions end.
+        for consumer in &mut self.consumers {
+            consumer.demand.clear();
+            (consumer.wants_close, consumer.left) = (true, true);
+        }
+        self.wake_all();
+        let end = self.around.now_ms + 600_000;
+        let quiet = |world: &Self| honest.iter().all(|index| world.consumers[*index].is_quiet());
+        let all = self.run_until(end, |world| quiet(world));
+        self.around.ensure(Invariant::I10EverySessionEnds, all, || "a session does not end".into());
+        self.run_until(self.around.now_ms + 30_000, |world| world.provider.is_quiet());
+        // Consumers are gone, the dishonest too, and with them whatever keeps a session up. Their
+        // wallets stay.
+        for index in 0..self.consumers.len() {
+            self.die(index + 1, false, u64::MAX / 2);
+        }
+        let end = self.around.now_ms + 120_000;
+        let all = self.run_until(end, |world| world.provider.is_quiet());
+        self.around.ensure(Invariant::I10EverySessionEnds, all, || {
+            "the provider keeps a session that nobody is in".into()
+        });
+        self.check_statements();
+        // Who keeps a voucher is paid.
+        self.settle_all();
+        self.check_paid();
+        // Payers get the rest.
+        self.leave_all();
+        self.check_money();
+    }
+
+    fn heal(&mut self) {
+        self.around.say(|| "--- everything works again".into());
+        self.around.healed = true;
+        self.around.network.heal();
+        *self.around.chain.weather_mut() = Weather {
+            endpoints: vec![Endpoint::default(); 4],
+            genesis: self.around.chain.weather_mut().genesis,
+            block_time_ms: self.around.chain.weather_mut().block_time_ms,
+            ..Weather::calm()
+        };
+        self.ends.clear();
+        self.provider.shutting_down = false;
+        for number in 0..self.scheduled.len() {
+            let now = self.around.now_ms;
+            let body = self.node(number);
+            let lied_to = body.purse.endpoint == LIAR;
+            body.purse.endpoint = 0;
+            body.cut_before = None;
+            body.disk.limit(None);
+            if let Some(at) = &mut body.restart_ms {
+                *at = (*at).min(now);
+            }
+            // A planned fault that has not come will not.
+            if body.disk.stopped() {
+                self.die(number, true, 0);
+            }
+            if self.plan.skews() || lied_to {
+                // Whoever sets a clock right, or asks another endpoint, starts again.
+                self.node(number).skew_ms = 0;
+                self.die(number, false, 0);
+            }
+        }
+        for consumer in &mut self.consumers {
+            consumer.wants_close = consumer.left;
+            if self.plan.skews() || consumer.gave_up.as_deref() == Some("too dear") {
+                consumer.gave_up = None;
+            }
+        }
+        self.wake_all();
+    }
+
+    fn wake_all(&mut self) {
+        for node in 0..self.scheduled.len() {
+            self.tick(node);
+            self.touch(node);
+        }
+    }
+
+    /// I8: where both sides state a session's end, they state the same.
+    fn check_statements(&mut self) {
+        if self.plan.vice.is_some() {
+            return;
+        }
+        let mut agreed = 0;
+        for (session, account) in &self.around.ledger.sessions {
+            if !self.plan.consumers[usize::from(session.0[0]).saturating_sub(1)].vice.is_none() {
+                continue;
+            }
+            if let [Some(ours), Some(theirs)] = &account.statements {
+                let figures = |s: &Statement| {
+                    (s.session, s.channel, s.receipted, s.paid, s.cumulative, s.price)
+                };
+                self.around.ensure(
+                    Invariant::I8StatementsAgree,
+                    figures(ours) == figures(theirs),
+                    || format!("{ours:?}\n{theirs:?}"),
+                );
+                agreed += 1;
+            }
+        }
+        for _ in 0..agreed {
+            self.around.coverage.met("statements agree");
+        }
+    }
+
+    fn settle_all(&mut self) {
+        self.run_until(self.around.now_ms + 1_200_000, |world| {
+            world.provider.node.purse.is_idle()
+                && world.consumers.iter().all(|consumer| consumer.node.purse.is_idle())
+        });
+        // An endpoint may still be away for a while: whoever wants its money asks again.
+        for _ in 0..4 {
+            self.provider.settle(&mut self.around, true);
+            self.run_until(self.around.now_ms + 120_000, |_| false);
+            let end = self.around.now_ms + 1_200_000;
+            self.run_until(end, |world| world.provider.node.purse.is_idle());
+        }
+    }
+
+    /// I9 and I2, by the chain's own facts.
+    fn check_paid(&mut self) {
+        let truth = self.around.chain.truth();
+        let believed_lies = self.plan.endpoint == LIAR || self.plan.vice.is_some();
+        let channels: Vec<ChannelId> = self.around.ledger.channels.keys().copied().collect();
+        let mut closed_early = false;
+        for id in channels {
+            let account = self.around.ledger.channels[&id].clone();
+            let Ok(Some(facts)) = truth.channel(id, Tag::Final) else { continue };
+            self.around.ensure(
+                Invariant::I2NeverMoreThanTheNewestVoucher,
+                facts.claimed <= account.promised,
+                || format!("{} claimed of {} promised over {id}", facts.claimed, account.promised),
+            );
+            closed_early |= facts.status == ChannelStatus::Closed;
+            if !believed_lies {
+                self.around.ensure(
+                    Invariant::I9WhoKeepsAVoucherIsPaid,
+                    facts.claimed >= account.kept,
+                    || format!("{} paid of {} kept over {id}", facts.claimed, account.kept),
+                );
+            }
+        }
+        if closed_early {
+            self.around.coverage.met("a channel was closed before the end");
+        }
+    }
+
+    fn leave_all(&mut self) {
+        for consumer in &mut self.consumers {
+            let open = |config: &sparewire_protocol::ChannelConfig| {
+                let facts = self.around.chain.truth().channel(config.id(&network().0), Tag::Final);
+                matches!(facts, Ok(Some(facts)) if facts.status == ChannelStatus::Open)
+            };
+            for config in consumer.channels.clone().into_iter().filter(open) {
+                consumer.node.purse.want(Intent::StartClose { config });
+            }
+        }
+        let idle =
+            |world: &Self| world.consumers.iter().all(|consumer| consumer.node.purse.is_idle());
+        self.run_until(self.around.now_ms + 1_200_000, idle);
+        let delay = self.consumers.iter().map(|c| u64::from(c.withdraw_delay_secs)).max();
+        self.run_until(self.around.now_ms + (delay.unwrap_or(0) + 60) * 1_000, |_| false);
+        for consumer in &mut self.consumers {
+            for config in consumer.channels.clone() {
+                let facts = self.around.chain.truth().channel(config.id(&network().0), Tag::Final);
+                if matches!(facts, Ok(Some(facts)) if facts.status != ChannelStatus::Closed) {
+                    consumer.node.purse.want(Intent::FinishClose { config });
+                }
+            }
+        }
+        self.run_until(self.around.now_ms + 1_200_000, idle);
+        for consumer in &mut self.consumers {
+            let wallet = consumer.node.purse.wallet;
+            let deposit = self.around.chain.truth().deposit(wallet, Tag::Final).unwrap_or(0);
+            if let Some(amount) = Amount::new(deposit).filter(|amount| *amount > Amount::ZERO) {
+                let token = network().1;
+                consumer.node.purse.want(Intent::Withdraw { token, amount });
+            }
+        }
+        self.run_until(self.around.now_ms + 1_200_000, idle);
+    }
+
+    /// I1: every unit is where it belongs.
+    fn check_money(&mut self) {
+        self.around.chain.assert_conserved();
+        let truth = self.around.chain.truth();
+        let held = |party: usize| {
+            let wallet = identity(party).address();
+            let balance = truth.token_balance(wallet, Tag::Final).unwrap_or(0);
+            let claimable = truth.claimable(wallet, Tag::Final).unwrap_or(0);
+            let deposit = truth.deposit(wallet, Tag::Final).unwrap_or(0);
+            balance + claimable + deposit
+        };
+        let mut spent = 0u128;
+        for (index, consumer) in self.consumers.iter().enumerate() {
+            let mut paid = 0u128;
+            for config in &consumer.channels {
+                let id = config.id(&network().0);
+                let Ok(Some(facts)) = truth.channel(id, Tag::Final) else { continue };
+                self.around.ensure(
+                    Invariant::I10EverySessionEnds,
+                    facts.status == ChannelStatus::Closed,
+                    || format!("{id} cannot be closed: {facts:?} {:?}", consumer.node.purse),
+                );
+                paid += facts.claimed.get();
+            }
+            spent += paid;
+            let has = held(index + 1);
+            self.around.ensure(Invariant::I1Conservation, has == TOKENS - paid, || {
+                format!("consumer {} has {has} after paying {paid}", index + 1)
+            });
+        }
+        let has = held(PROVIDER);
+        self.around.ensure(Invariant::I1Conservation, has == TOKENS + spent, || {
+            format!("the provider has {has}, was paid {spent}")
+        });
+        let thief = held(PARTIES - 1);
+        self.around.ensure(Invariant::I1Conservation, thief == TOKENS, || {
+            format!("a stranger has {thief}")
+        });
+        if spent > 0 {
+            self.around.coverage.met("somebody was paid");
+        }
+        let _ = (Line::PERFECT, ProviderVice::Floods);
+    }
+}
+
+/// A vice's name in the coverage.
+pub fn consumer_vice(vice: crate::vice::ConsumerVice) -> &'static str {
+    use crate::vice::ConsumerVice as Vice;
+    match vice {
+        Vice::NeverPays => "vice: never pays",
+        Vice::PaysLate => "vice: pays late",
+        Vice::PaysLess => "vice: pays less",
+        Vice::OverPromises => "vice: over-promises",
+        Vice::Replays => "vice: replays",
+        Vice::EquivocatesInReceipts => "vice: payer equivocates",
+        Vice::BreaksOff => "vice: breaks off",
+        Vice::Understates => "vice: understates",
+        Vice::WithdrawsWhileServed => "vice: withdraws while served",
+        Vice::OpensDust => "vice: opens dust",
+        Vice::Garbles => "vice: consumer garbles",
+        Vice::ClosesWithOldVoucher => "vice: closes with an old voucher",
+    }
+}
+
+/// A vice's name in the coverage.
+pub fn provider_vice(vice: ProviderVice) -> &'static str {
+    use ProviderVice as Vice;
+    match vice {
+        Vice::DropsSilently => "vice: drops silently",
+        Vice::ServesRubbish => "vice: serves rubbish",
+        Vice::OverReports => "vice: over-reports",
+        Vice::Floods => "vice: floods",
+        Vice::WithholdsCountersignatures => "vice: withholds countersignatures",
+        Vice::EquivocatesInReceipts => "vice: payee equivocates",
+        Vice::Overstates => "vice: overstates",
+        Vice::UnderstatesBase => "vice: understates the base",
+        Vice::Garbles => "vice: provider garbles",
+        Vice::ClaimsAgain => "vice: claims again",
+    }
+}
