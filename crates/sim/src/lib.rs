@@ -2,3 +2,4 @@
 //! contracts live through everything that can happen to them, watched by a naive ledger.
 //!
 //! Nothing here is shipped. Same seed, same history, on any machine.
+pub mod fuzz;
