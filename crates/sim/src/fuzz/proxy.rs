@@ -70,7 +70,7 @@ impl Seen {
 impl ProxyHandler for Seen {
     async fn handle(&self, request: ProxyRequest) {
         let target = request.target().clone();
-        let accepted = target.port % 2 == 0;
+        let accepted = target.port.is_multiple_of(2);
         self.put(Some(target));
         if accepted {
             if let Ok(mut accepted) = request.accept().await {

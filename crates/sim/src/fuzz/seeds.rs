@@ -368,6 +368,15 @@ fn transactions() -> Vec<Vec<u8>> {
     vec![
         signed(plain.clone()),
         signed(TxEip1559 { to: contract, input: sweep.into(), ..plain.clone() }),
+        // Of no use to us; with another signature it is somebody's first.
+        signed(TxEip1559 { nonce: 0, value: U256::ZERO, ..plain.clone() }),
+        signed(TxEip1559 {
+            nonce: 0,
+            value: U256::ZERO,
+            to: TxKind::Create,
+            input: code.into(),
+            ..plain.clone()
+        }),
         signed(TxEip1559 { to: TxKind::Create, input: code.into(), ..plain }),
         signed(TxLegacy { chain_id: Some(chain_id), nonce, gas_limit, to, ..Default::default() }),
         signed(TxLegacy { nonce, gas_limit, to, ..Default::default() }),
