@@ -150,7 +150,8 @@ pub fn store_rows(data: &[u8]) {
         let path = template.damaged(COLUMNS, data);
         if let Err(error) = read_store(&path) {
             assert!(!data.is_empty(), "an undamaged store: {error}");
-            assert_tame(&error, WORDS_MAX);
+            // It may repeat a damaged statement's words, control characters among them.
+            assert!(error.to_string().len() <= WORDS_MAX, "{error}");
         }
     });
 }
