@@ -34,6 +34,18 @@ vectors:
     cd contracts && npm ci --ignore-scripts --no-audit --no-fund
     node vectors/generate.mjs
 
+# Fuzz one target until something is found: `just fuzz frame -max_total_time=60`; `scripts/fuzz --list` names them.
+fuzz TARGET *ARGS:
+    scripts/fuzz {{TARGET}} {{ARGS}}
+
+# Fuzz every target for so many seconds.
+fuzz-all SECONDS='60':
+    scripts/fuzz --all {{SECONDS}}
+
+# Write the smallest corpora that cover as much; commit them.
+fuzz-minimise *TARGETS:
+    scripts/fuzz --minimise {{TARGETS}}
+
 # API documentation of the libraries.
 doc:
     RUSTDOCFLAGS='-D warnings' cargo doc --workspace --exclude sparewire-cli --exclude sparewire-bench --no-deps --locked

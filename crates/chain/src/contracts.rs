@@ -33,10 +33,12 @@ pub(crate) fn plain_reason(data: &[u8]) -> Option<String> {
 /// Any revert data in words: the channel contract's errors, the token's, plain reasons, and bytes
 /// where nothing is known about them.
 pub fn reason_in_words(data: &Bytes) -> String {
+    let nothing = || "no reason given".to_owned();
     if data.is_empty() {
-        return "no reason given".to_owned();
+        return nothing();
     }
     plain_reason(data)
+        .map(|words| if words.is_empty() { nothing() } else { words })
         .or_else(|| Channels::ChannelsErrors::abi_decode(data).ok().map(channels_words))
         .or_else(|| TestToken::TestTokenErrors::abi_decode(data).ok().and_then(token_words))
         .unwrap_or_else(|| {
@@ -135,5 +137,13 @@ mod tests {
         assert!(reason_in_words(&overflow.abi_encode().into()).contains("overflow"));
         assert_eq!(reason_in_words(&Bytes::new()), "no reason given");
         assert_eq!(reason_in_words(&Bytes::from_static(&[1, 2])), "unknown error 0x0102");
+    }
+
+    #[test]
+    fn a_reason_without_words_is_told_as_none() {
+        for reason in ["", "\u{7}\n"] {
+            let words = reason_in_words(&Revert::from(reason).abi_encode().into());
+            assert_eq!(words, "no reason given");
+        }
     }
 }

@@ -39,6 +39,8 @@
 pub mod carrier;
 pub mod contracts;
 pub mod evm;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod journal;
 pub mod rpc;
 #[cfg(test)]

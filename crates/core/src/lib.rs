@@ -26,7 +26,7 @@ mod units;
 pub use alloy_primitives::{Address, B256, U256, address, b256, keccak256};
 
 pub use device::{DeviceSignature, DeviceSigner, DeviceStatement, NodeId};
-pub use encoding::{DecodeError, decode, encode};
+pub use encoding::{DecodeError, decode, encode, read_text};
 pub use id::{ChannelId, SessionId};
 pub use signature::{Signature, SignatureError, Signed, Signer, SignerError, Verified};
 pub use typed_data::{Domain, StructHasher, TypedData};

@@ -3,6 +3,8 @@
 pub mod consumer;
 pub mod copy;
 pub mod exit;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod identity;
 pub mod plain;
 pub mod provider;

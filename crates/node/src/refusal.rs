@@ -7,6 +7,7 @@ use std::{
 };
 
 use borsh::{BorshDeserialize, BorshSerialize};
+use sparewire_core::read_text;
 
 /// Why a destination was not reached, told to the consumer and never billed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, BorshSerialize)]
@@ -44,7 +45,7 @@ impl Refusal {
 impl BorshDeserialize for Refusal {
     fn deserialize_reader<R: Read>(reader: &mut R) -> std::io::Result<Self> {
         let kind = RefusalKind::deserialize_reader(reader)?;
-        let reason = String::deserialize_reader(reader)?;
+        let reason = read_text(reader, Self::REASON_LENGTH_MAX)?;
         let refusal = Self::new(kind, &reason);
         if refusal.reason != reason {
             return Err(Error::new(
@@ -101,6 +102,15 @@ mod tests {
         assert!(refusal.reason().starts_with("a  b x"));
         assert_eq!(decode::<Refusal>(&encode(&refusal), 1024).unwrap(), refusal);
         assert!(decode::<Refusal>(&encode(&(RefusalKind::Busy, "a\nb".to_owned())), 1024).is_err());
+    }
+
+    #[test]
+    fn a_reason_that_claims_to_be_long_is_refused_before_it_is_read() {
+        for claimed in [Refusal::REASON_LENGTH_MAX as u32 + 1, u32::MAX] {
+            let bytes = encode(&(RefusalKind::Busy, claimed));
+            let error = decode::<Refusal>(&bytes, 1024).unwrap_err();
+            assert!(error.to_string().contains("too long"), "{error}");
+        }
     }
 
     proptest! {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use borsh::{BorshDeserialize, BorshSerialize};
+use sparewire_core::read_text;
 
 /// A destination of one tunnel.
 ///
@@ -107,7 +108,7 @@ impl BorshDeserialize for Host {
     fn deserialize_reader<R: Read>(reader: &mut R) -> std::io::Result<Self> {
         match u8::deserialize_reader(reader)? {
             0 => {
-                let text = String::deserialize_reader(reader)?;
+                let text = read_text(reader, DomainName::LENGTH_MAX)?;
                 match text.parse() {
                     Ok(Self::Domain(name)) if name.as_str() == text => Ok(Self::Domain(name)),
                     _ => Err(Error::new(ErrorKind::InvalidData, "not a canonical domain name")),
@@ -302,6 +303,14 @@ mod tests {
         }
         for text in ["example.com", "example.com:", "example.com:65536", "::1:80", "a:+80"] {
             assert!(Target::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_claims_to_be_long_is_refused_before_it_is_read() {
+        for claimed in [DomainName::LENGTH_MAX as u32 + 1, u32::MAX] {
+            let error = decode::<Target>(&encode(&(0u8, claimed)), 512).unwrap_err();
+            assert!(error.to_string().contains("too long"), "{error}");
         }
     }
 

@@ -7,7 +7,7 @@
 use borsh::{BorshDeserialize, BorshSerialize};
 use sparewire_core::{
     Address, Amount, ByteCount, DecodeError, DeviceSignature, Domain, SessionId, Signature, Signed,
-    decode, encode,
+    decode, encode, read_text,
 };
 
 use crate::{
@@ -263,20 +263,13 @@ impl Message {
 #[derive(BorshDeserialize)]
 struct Reason(#[borsh(deserialize_with = "read_reason")] String);
 
-/// Reads a text of at most [`REASON_LEN_MAX`] bytes. Its length is looked at before anything is
-/// allocated: the encoding's own reader takes a MiB on the word of four bytes.
+/// Reads a text of at most [`REASON_LEN_MAX`] bytes.
 fn read_reason<R: std::io::Read>(reader: &mut R) -> std::io::Result<String> {
-    let malformed = |what| std::io::Error::new(std::io::ErrorKind::InvalidData, what);
-    let length = u32::deserialize_reader(reader)? as usize;
-    if length > REASON_LEN_MAX {
-        return Err(malformed("text too long"));
-    }
-    let mut text = vec![0; length];
-    reader.read_exact(&mut text)?;
-    let text = String::from_utf8(text).map_err(|_| malformed("text is not UTF-8"))?;
+    let text = read_text(reader, REASON_LEN_MAX)?;
     // It is shown on terminals and in logs, so it must be tame when it comes in.
     if text.chars().any(char::is_control) {
-        return Err(malformed("text has control characters"));
+        let reason = "text has control characters";
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, reason));
     }
     Ok(text)
 }

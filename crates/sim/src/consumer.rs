@@ -322,7 +322,10 @@ impl Consumer {
         }
         let Some((config, reserved)) = self.channel_for(world, known.as_deref()) else {
             self.node.hang_up(world, connection, false);
-            if !self.opening && !self.topping_up && !self.left {
+            if self.left {
+                // Its money has left: there is nothing to settle with.
+                self.forgotten.extend(known.map(|known| known.agreement.session));
+            } else if !self.opening && !self.topping_up {
                 self.open_channel(world);
             }
             self.retry_at_ms = world.now_ms + 12_000;

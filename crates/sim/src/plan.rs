@@ -166,8 +166,9 @@ impl Plan {
                     endpoint: endpoint(rng),
                     channel_amount: price
                         .owed(worth)
-                        .filter(|amount| *amount > Amount::ZERO)
-                        .or(Amount::new(1))
+                        .into_iter()
+                        .chain(Amount::new(16))
+                        .max()
                         .unwrap_or(Amount::MAX),
                 }
             })

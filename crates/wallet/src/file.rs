@@ -41,6 +41,11 @@ impl fmt::Display for Warning {
     }
 }
 
+/// Words out of a file, fit for a terminal: without control characters, and not endless.
+pub(crate) fn tame(words: &str) -> String {
+    words.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
 /// The content of a key file, and a warning where others can get at it.
 pub(crate) fn read(path: &Path) -> io::Result<(Vec<u8>, Option<Warning>)> {
     let file = File::open(path)?;

@@ -395,8 +395,9 @@ pub(crate) fn corrupt(reason: String) -> KeystoreError {
     KeystoreError::Corrupt { reason }
 }
 
+/// What the file asks for is in its own words, or in another's: they are cut and tame.
 pub(crate) fn unsupported(what: String) -> KeystoreError {
-    KeystoreError::Unsupported { what }
+    KeystoreError::Unsupported { what: file::tame(&what) }
 }
 
 fn bytes<const N: usize>(bytes: &[u8], field: &str) -> Result<[u8; N], KeystoreError> {
@@ -509,6 +510,16 @@ mod tests {
         "salt":"9fdf0764eb3645ffc184e166537f6fe70516bf0e34dc7311dea21f100f0c9263"},
         "mac":"4e0b51f42b865c15c485f4faefdd1f01a38637e5247f8c75ffe6a8c0eba856f6"},
         "id":"5a6124e0-10f1-4c1c-ae3e-d903eacb740a","version":3}"#;
+
+    #[test]
+    fn an_error_repeats_no_control_characters_of_a_hostile_file() {
+        let strange = r#"strange\u001b[2J\u009b"#;
+        for word in ["aes-128-ctr", "pbkdf2", "hmac-sha256"] {
+            let error = read(&PBKDF2.replace(word, strange)).unwrap_err();
+            assert!(matches!(error, KeystoreError::Unsupported { .. }), "{error:?}");
+            assert!(!error.to_string().chars().any(char::is_control), "{error:?}");
+        }
+    }
 
     fn read(json: &str) -> Result<Keystore, KeystoreError> {
         Keystore::from_json(json.as_bytes())

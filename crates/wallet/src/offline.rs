@@ -26,6 +26,8 @@ use sparewire_core::{
     keccak256,
 };
 
+use crate::file::tame;
+
 const VERSION: u32 = 1;
 const FILE_BYTES_MAX: usize = 256 * 1024;
 
@@ -335,8 +337,9 @@ struct VersionOnly {
 }
 
 fn read<T: for<'de> Deserialize<'de>>(json: &str) -> Result<T, OfflineError> {
+    // The file comes from elsewhere, and the error repeats its words.
     let malformed =
-        |error: serde_json::Error| OfflineError::Malformed { reason: error.to_string() };
+        |error: serde_json::Error| OfflineError::Malformed { reason: tame(&error.to_string()) };
     if json.len() > FILE_BYTES_MAX {
         return Err(OfflineError::Malformed { reason: format!("over {FILE_BYTES_MAX} bytes") });
     }
@@ -364,7 +367,7 @@ fn struct_hash(encode_type: &str, words: &[B256]) -> B256 {
 
 /// Reads words by a flat struct's type; a word that its type does not allow is an error.
 fn fields(encode_type: &str, words: &[B256]) -> Result<Vec<Field>, OfflineError> {
-    let bad = |reason: String| OfflineError::Malformed { reason };
+    let bad = |reason: String| OfflineError::Malformed { reason: tame(&reason) };
     let members = encode_type
         .split_once('(')
         .and_then(|(_, rest)| rest.strip_suffix(')'))
@@ -500,6 +503,23 @@ mod tests {
             OfflineRequest::from_json(&newer).unwrap_err(),
             OfflineError::Version { actual: 2 }
         );
+    }
+
+    #[test]
+    fn an_error_repeats_no_control_characters_of_a_hostile_file() {
+        let strange = Payload::Eip712 {
+            domain: DOMAIN,
+            encode_type: "Leave(strange\u{1b}[2J wall\u{7}et)".into(),
+            words: vec![B256::ZERO],
+        };
+        let json = typed().to_json().replace("\"description\"", r#""descri\u001b[2Jption""#);
+        for error in [
+            OfflineRequest::from_json(&json).unwrap_err(),
+            OfflineRequest::new(strange, key().address(), "").unwrap_err(),
+            OfflineResponse::from_json(r#"{"version":1,"dig\u001best":""}"#).unwrap_err(),
+        ] {
+            assert!(!error.to_string().chars().any(char::is_control), "{error:?}");
+        }
     }
 
     #[test]

@@ -11,6 +11,6 @@ pub use driver::{Clock, SessionError};
 pub(crate) use driver::{Command, Driver, persist};
 pub use gate::SessionMeter;
 pub(crate) use stream::{
-    OpenReply, OpenRequest, read_reply, read_request, write_reply, write_request,
+    HEAD_LEN_MAX, OpenReply, OpenRequest, read_reply, read_request, write_reply, write_request,
 };
 pub(crate) use streams::{Signals, Streams};

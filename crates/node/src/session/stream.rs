@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Longest head: a domain name of 253 bytes, or a refusal's reason.
-const HEAD_LEN_MAX: usize = 512;
+pub(crate) const HEAD_LEN_MAX: usize = 512;
 
 /// What the consumer asks of a data stream.
 #[derive(Clone, Debug, PartialEq, Eq, BorshSerialize, BorshDeserialize)]
