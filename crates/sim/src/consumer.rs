@@ -309,6 +309,7 @@ impl Consumer {
             return;
         };
         let now = self.node.clock(world);
+        let unfinished = known.as_ref().map(|known| known.agreement.session);
         let known = known.filter(|known| known.agreement.terms == offer.terms);
         let provider = identity(self.provider.0).node_id();
         let terms = match offer.verify(provider, &network().0, known.is_none(), now) {
@@ -324,7 +325,7 @@ impl Consumer {
             self.node.hang_up(world, connection, false);
             if self.left {
                 // Its money has left: there is nothing to settle with.
-                self.forgotten.extend(known.map(|known| known.agreement.session));
+                self.forgotten.extend(unfinished);
             } else if !self.opening && !self.topping_up {
                 self.open_channel(world);
             }
