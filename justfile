@@ -29,6 +29,19 @@ contracts *ARGS:
 bench *ARGS:
     cargo run --release -p sparewire-bench -- {{ARGS}}
 
+# A minute of simulated histories, half of them from seeds never tried; says the seed of what breaks.
+sim *ARGS:
+    cargo run --release --locked -p sparewire-sim -- run --secs 30 {{ARGS}}
+    cargo run --release --locked -p sparewire-sim -- run --secs 30 --fresh {{ARGS}}
+
+# Hours of them: `just sim-soak --hours 8`.
+sim-soak *ARGS:
+    cargo run --release --locked -p sparewire-sim -- run --fresh {{ARGS}}
+
+# One history, made short where it breaks something, step by step: `SEED=42 just sim-replay`.
+sim-replay *ARGS:
+    cargo run --release --locked -p sparewire-sim -- replay "${SEED:?set SEED}" {{ARGS}}
+
 # Write vectors/channels.json anew (viem); a change must be meant.
 vectors:
     cd contracts && npm ci --ignore-scripts --no-audit --no-fund

@@ -139,6 +139,8 @@ impl ProtocolError {
             Self::ChannelUnusable(_) | Self::OverDeposit { .. } => RefusalCode::ChannelUnusable,
             Self::LossAllowanceUsed { .. } => RefusalCode::LossAllowanceUsed,
             Self::Refused { code, .. } => *code,
+            // Only who ends a session waits for the other; it did nothing wrong by being cut off.
+            Self::Silent(_) => RefusalCode::GoingAway,
             _ => RefusalCode::Invalid,
         }
     }

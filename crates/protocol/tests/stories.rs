@@ -267,7 +267,10 @@ fn a_consumer_that_does_not_settle_is_given_up_after_ten_seconds() {
     world.apply(&Operation::CloseByProvider);
     world.to_payer.clear();
     world.apply(&Operation::Tick(10_001));
-    assert_eq!(world.last_error, Some(ProtocolError::Silent("settle the session")));
+    let silent = ProtocolError::Silent("settle the session");
+    assert_eq!(world.last_error, Some(silent.clone()));
+    // Found by the simulator: it was told as a broken protocol, and the consumer gave up for good.
+    assert_eq!(silent.refusal_code(), RefusalCode::GoingAway);
 }
 
 #[test]

@@ -23,7 +23,6 @@ use crate::{
     ledger::Invariant,
     link::Addr,
     node::{Alive, Node, Surroundings},
-    plan::LIAR,
     provider::total,
     road::{Frame, Road, RoadState},
     vice::ConsumerVice,
@@ -48,6 +47,8 @@ pub struct Consumer {
     pub provider: (usize, Addr),
     /// Whether that one is honest.
     pub provider_is_honest: bool,
+    /// Its endpoint says that its channels hold more than they do.
+    pub lied_to: bool,
     /// The dearest price that it accepts.
     pub price_max: Price,
     /// What it puts into a channel, and tops one up by.
@@ -134,6 +135,7 @@ impl Consumer {
             vice,
             provider,
             provider_is_honest: true,
+            lied_to: false,
             price_max,
             channel_amount,
             withdraw_delay_secs: 900,
@@ -806,7 +808,7 @@ impl Consumer {
         world.ensure(Invariant::I6PromisesOnlyGrow, amount >= before, || {
             format!("{amount} promised after {before}")
         });
-        let lied_to = self.node.purse.endpoint == LIAR;
+        let lied_to = self.lied_to;
         world.ensure(Invariant::I6PromisesOnlyGrow, amount.get() <= reserved || lied_to, || {
             format!("{amount} promised out of {reserved}")
         });

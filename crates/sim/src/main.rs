@@ -1,68 +1,126 @@
-//! `sparewire-sim`: runs histories, says what broke, and replays it.
-//!
-//! ```text
-//! sparewire-sim run [--seed N] [--count N] [--secs N]   histories from a seed on
-//! sparewire-sim replay SEED [--keep 1,4,7]              one of them, made short, with its trace
-//! ```
+//! Runs histories, says what broke, and replays it.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use sparewire_sim::{plan::Plan, run};
+use sparewire_sim::{
+    plan::{FAULTS, Plan},
+    run::{self, Report},
+    vice::{CONSUMER_VICES, PROVIDER_VICES},
+    world::{consumer_vice, provider_vice},
+};
+
+const USAGE: &str = "\
+sparewire-sim run [--seed N | --fresh] [--count N] [--secs N | --hours N] [--threads N] [--pairs]
+    histories from a seed on (0), or from one never tried, until a limit is reached
+sparewire-sim replay SEED
+    one history, made short where it breaks something, and what happens in it";
+
+/// A soak says how it stands so often.
+const PROGRESS: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("run") => many(&arguments),
+        Some("replay") => replay(&arguments),
+        _ => usage("what?"),
+    }
+}
+
+fn usage(why: &str) -> ExitCode {
+    eprintln!("{why}\n{USAGE}");
+    ExitCode::from(2)
+}
+
+fn many(arguments: &[String]) -> ExitCode {
     let value = |name: &str| {
         let at = arguments.iter().position(|argument| argument == name)?;
-        arguments.get(at + 1).cloned()
+        arguments.get(at + 1)?.parse::<u64>().ok()
     };
-    let number = |name: &str| value(name).and_then(|value| value.parse::<u64>().ok());
-    match arguments.first().map(String::as_str) {
-        Some("run") => {
-            let threads = number("--threads").unwrap_or_else(|| {
-                std::thread::available_parallelism().map_or(1, |n| n.get() as u64)
-            });
-            let (seed, count) =
-                (number("--seed").unwrap_or(0), number("--count").unwrap_or(u64::MAX));
-            let limit = number("--secs").map(Duration::from_secs);
-            let report = run::run_many(seed, count, threads as usize, limit);
-            let secs = report.took.as_secs_f64();
-            println!("{}", report.coverage);
-            println!(
-                "{} histories in {secs:.1} s, {:.0} a second",
-                report.coverage.histories,
-                report.coverage.histories as f64 / secs
-            );
-            for failure in &report.failures {
-                println!("FAILED seed {}: {:.300}", failure.seed, failure.what);
-            }
-            ExitCode::from(u8::from(!report.failures.is_empty()))
+    let threads = value("--threads").unwrap_or_else(|| {
+        std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64
+    });
+    let seed = if arguments.iter().any(|argument| argument == "--fresh") {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        (now.as_micros() as u64) << 8
+    } else {
+        value("--seed").unwrap_or(0)
+    };
+    let hours = value("--hours").map(|hours| Duration::from_secs(hours * 3_600));
+    let limit = hours.or(value("--secs").map(Duration::from_secs));
+    let count = value("--count").unwrap_or(u64::MAX);
+    if limit.is_none() && count == u64::MAX {
+        return usage("for how long? (--count, --secs or --hours)");
+    }
+    println!("histories from seed {seed} on");
+    let mut all = Report::default();
+    while all.failures.is_empty()
+        && all.coverage.histories < count
+        && limit.is_none_or(|limit| all.took < limit)
+    {
+        let left = limit.map_or(PROGRESS, |limit| limit.saturating_sub(all.took)).min(PROGRESS);
+        let done = all.coverage.histories;
+        let report = run::run_many(
+            seed.wrapping_add(done),
+            count.saturating_sub(done),
+            threads as usize,
+            Some(left),
+        );
+        all.coverage.add(&report.coverage);
+        all.failures.extend(report.failures);
+        all.took += report.took;
+        eprintln!("{} histories in {:.0} s", all.coverage.histories, all.took.as_secs_f64());
+    }
+    report(&all, arguments.iter().any(|argument| argument == "--pairs"));
+    ExitCode::from(u8::from(!all.failures.is_empty()))
+}
+
+fn report(report: &Report, pairs: bool) {
+    let coverage = &report.coverage;
+    println!("{coverage}");
+    let vices: Vec<_> = CONSUMER_VICES
+        .map(consumer_vice)
+        .into_iter()
+        .chain(PROVIDER_VICES.map(provider_vice))
+        .chain(FAULTS)
+        .collect();
+    let never = coverage.never_met(&vices, &FAULTS);
+    println!("{:>12}  pairs of a vice or fault with a fault that never met", never.len());
+    if pairs {
+        never.iter().for_each(|pair| println!("              {pair}"));
+    }
+    let secs = report.took.as_secs_f64();
+    println!(
+        "{} histories in {secs:.1} s, {:.0} a second",
+        coverage.histories,
+        coverage.histories as f64 / secs
+    );
+    for failure in &report.failures {
+        println!("FAILED seed {}: {:.400}", failure.seed, failure.what);
+        println!("       SEED={} just sim-replay", failure.seed);
+    }
+}
+
+fn replay(arguments: &[String]) -> ExitCode {
+    let Some(seed) = arguments.get(1).and_then(|seed| seed.parse().ok()) else {
+        return usage("which seed?");
+    };
+    let mut plan = Plan::from_seed(seed);
+    if let Err(failure) = run::run(plan.clone()) {
+        eprintln!("{}\nmaking it short…", failure.what);
+        plan = run::shrink(&plan, &failure.what);
+    }
+    println!("{plan:#?}");
+    let (lines, failure) = run::trace(plan);
+    lines.iter().for_each(|line| println!("{line}"));
+    match failure {
+        Some(failure) => {
+            println!("FAILED {}", failure.what);
+            ExitCode::FAILURE
         }
-        Some("replay") => {
-            let Some(seed) = arguments.get(1).and_then(|seed| seed.parse().ok()) else {
-                eprintln!("which seed?");
-                return ExitCode::from(2);
-            };
-            let mut plan = Plan::from_seed(seed);
-            if let Err(failure) = run::run(plan.clone()) {
-                eprintln!("{}\nmaking it short…", failure.what);
-                plan = run::shrink(&plan, &failure.what);
-            }
-            println!("{plan:#?}");
-            let (lines, failure) = run::trace(plan);
-            for line in lines {
-                println!("{line}");
-            }
-            match failure {
-                Some(failure) => {
-                    println!("FAILED {}", failure.what);
-                    ExitCode::FAILURE
-                }
-                None => ExitCode::SUCCESS,
-            }
-        }
-        _ => {
-            eprintln!("sparewire-sim run|replay; see its source's first lines");
-            ExitCode::from(2)
-        }
+        None => ExitCode::SUCCESS,
     }
 }

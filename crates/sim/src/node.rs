@@ -193,6 +193,9 @@ impl Node {
                 true
             }
             Err(error) => {
+                if self.disk.stopped() {
+                    self.disk.power_cut(&mut self.rng); // power goes again while it starts
+                }
                 world.say(|| format!("{} cannot start: {error}", self.name));
                 world.ensure(
                     Invariant::I13NothingPanics,

@@ -84,6 +84,7 @@ impl World {
             let amount = consumer.channel_amount;
             let mut made = Consumer::new(node, party, consumer.vice, place, plan.price, amount);
             made.provider_is_honest = plan.vice.is_none();
+            made.lied_to = consumer.endpoint == LIAR;
             made.chunk = (plan.credit.initial.get() / 6).max(64);
             provider.honest[party] = consumer.vice.is_none();
             if let Some(vice) = consumer.vice {
@@ -273,6 +274,9 @@ impl World {
 
     fn tick(&mut self, node: usize) {
         let now = self.around.now_ms;
+        if self.node(node).disk.stopped() {
+            self.die(node, true, 2_000); // power went while it was reading
+        }
         let over = {
             let body = self.node(node);
             for road in body.roads.values_mut() {
