@@ -1,6 +1,7 @@
 //! Runs histories: one, many, or one made short.
 
 use std::{
+    cell::Cell,
     panic::{self, AssertUnwindSafe},
     sync::{
         Arc, Mutex, Once,
@@ -25,24 +26,17 @@ pub struct Failure {
 /// # Errors
 /// [`Failure`].
 pub fn run(plan: Plan) -> Result<Coverage, Failure> {
-    quietly();
     let seed = plan.seed;
-    match panic::catch_unwind(AssertUnwindSafe(|| World::new(plan, None).run().coverage)) {
-        Ok(coverage) => Ok(coverage),
-        Err(panic) => Err(Failure { seed, what: words(&*panic) }),
-    }
+    caught(|| World::new(plan, None).run().coverage).map_err(|what| Failure { seed, what })
 }
 
 /// Runs a plan and writes down what happens, to the end or to what broke.
 pub fn trace(plan: Plan) -> (Vec<String>, Option<Failure>) {
-    quietly();
     let seed = plan.seed;
     let trace = Arc::new(Mutex::new(Vec::new()));
     let kept = trace.clone();
-    let result = panic::catch_unwind(AssertUnwindSafe(|| {
-        World::new(plan, Some(kept)).run();
-    }));
-    let failure = result.err().map(|panic| Failure { seed, what: words(&*panic) });
+    let result = caught(|| drop(World::new(plan, Some(kept)).run()));
+    let failure = result.err().map(|what| Failure { seed, what });
     let lines = trace.lock().map(|lines| lines.clone()).unwrap_or_default();
     (lines, failure)
 }
@@ -122,14 +116,25 @@ pub fn run_many(first: u64, count: u64, threads: usize, limit: Option<Duration>)
     report
 }
 
-/// Panics are how a history says what broke; nobody wants to read them twice.
-fn quietly() {
+thread_local! {
+    static IN_HISTORY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Lives through a history. A panic is how it says what broke: nobody wants to read it twice.
+fn caught<T>(history: impl FnOnce() -> T) -> Result<T, String> {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        if std::env::var_os("SIM_BACKTRACE").is_none() {
-            panic::set_hook(Box::new(|_| {}));
-        }
+        let otherwise = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !IN_HISTORY.get() || std::env::var_os("SIM_BACKTRACE").is_some() {
+                otherwise(info);
+            }
+        }));
     });
+    IN_HISTORY.set(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(history));
+    IN_HISTORY.set(false);
+    result.map_err(|panic| words(&*panic))
 }
 
 fn words(panic: &(dyn std::any::Any + Send)) -> String {
