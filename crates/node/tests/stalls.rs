@@ -1,7 +1,6 @@
 //! Applications that read slowly or not at all, over real loopback sockets.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-#[allow(dead_code)] // each test binary uses its own part of the rig
 mod rig;
 
 use std::{

@@ -480,10 +480,10 @@ impl Consumer {
                         (up.machine.agreement().session, up.machine.agreement().channel());
                     let has_paid = up.has_paid;
                     match refused.code {
-                        RefusalCode::ChannelUnusable | RefusalCode::LossAllowanceUsed => {
-                            if has_paid {
-                                self.avoid.insert(channel);
-                            }
+                        RefusalCode::ChannelUnusable | RefusalCode::LossAllowanceUsed
+                            if has_paid =>
+                        {
+                            self.avoid.insert(channel);
                         }
                         RefusalCode::UnknownSession | RefusalCode::TermsExpired => {
                             self.broken = None;
@@ -492,9 +492,7 @@ impl Consumer {
                         RefusalCode::WrongNetwork
                         | RefusalCode::Invalid
                         | RefusalCode::ClockSkew => {
-                            if self.gave_up.is_none() {
-                                self.gave_up = Some(refused.reason.clone());
-                            }
+                            self.gave_up.get_or_insert_with(|| refused.reason.clone());
                         }
                         _ => {}
                     }
@@ -950,8 +948,9 @@ impl Consumer {
 
     fn wants_to_connect(&self) -> bool {
         let tries = self.gave_up.is_none() || !self.is_honest();
+        let waits_for_money = self.opening && !self.node.purse.is_idle();
         tries
-            && !(self.opening && !self.node.purse.is_idle())
+            && !waits_for_money
             && matches!(self.phase, Phase::Down)
             && ((!self.demand.is_empty() && !self.left) || self.has_unfinished_session())
     }

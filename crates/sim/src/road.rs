@@ -49,7 +49,7 @@ pub enum Frame {
 }
 
 impl Frame {
-    fn len(&self) -> u64 {
+    fn size(&self) -> u64 {
         match self {
             Self::Control(bytes) => bytes.len() as u64,
             Self::Data { bytes, .. } => *bytes,
@@ -99,10 +99,10 @@ pub struct Packet {
 
 impl Packet {
     /// Bytes on the wire.
-    pub fn len(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         HEAD_LEN
             + match &self.body {
-                Body::Frame { frame, .. } => frame.len(),
+                Body::Frame { frame, .. } => frame.size(),
                 _ => 0,
             }
     }
@@ -389,7 +389,7 @@ mod tests {
             for (host, road) in roads {
                 road.tick(now);
                 for (to, packet) in road.take_out() {
-                    for flight in network.send(now, host, to, packet.len()) {
+                    for flight in network.send(now, host, to, packet.size()) {
                         flights.push((flight, packet.clone()));
                     }
                 }

@@ -230,7 +230,8 @@ impl World {
             return;
         }
         let connection = packet.connection;
-        if !body.roads.contains_key(&connection) {
+        let known = body.roads.contains_key(&connection);
+        if !known {
             match packet.body {
                 Body::Dial if node == 0 => {
                     body.roads.insert(connection, Road::welcome(connection, from, now));
@@ -323,7 +324,7 @@ impl World {
     fn touch(&mut self, node: usize) {
         for (host, to, packet) in std::mem::take(&mut self.around.outbox) {
             let now = self.around.now_ms;
-            for flight in self.around.network.send(now, host, to, packet.len()) {
+            for flight in self.around.network.send(now, host, to, packet.size()) {
                 self.at(flight.at_ms, Wake::Flight(flight, packet.clone()));
             }
         }
@@ -552,7 +553,8 @@ impl World {
         }
         let mut agreed = 0;
         for (session, account) in &self.around.ledger.sessions {
-            if !self.plan.consumers[usize::from(session.0[0]).saturating_sub(1)].vice.is_none() {
+            let party = usize::from(session.0[0]);
+            if self.plan.consumers[party.saturating_sub(1)].vice.is_some() {
                 continue;
             }
             if let [Some(ours), Some(theirs)] = &account.statements {
