@@ -480,9 +480,8 @@ impl Consumer {
                         (up.machine.agreement().session, up.machine.agreement().channel());
                     let has_paid = up.has_paid;
                     match refused.code {
-                        RefusalCode::ChannelUnusable | RefusalCode::LossAllowanceUsed
-                            if has_paid =>
-                        {
+                        RefusalCode::ChannelUnusable if !has_paid => {}
+                        RefusalCode::ChannelUnusable | RefusalCode::LossAllowanceUsed => {
                             self.avoid.insert(channel);
                         }
                         RefusalCode::UnknownSession | RefusalCode::TermsExpired => {

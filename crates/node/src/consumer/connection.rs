@@ -114,7 +114,7 @@ impl Consumer {
                 match refused.code {
                     // A channel that never paid is not replaced by another one: its provider may
                     // not see it yet, or look at another chain, and would not see that one either.
-                    RefusalCode::ChannelUnusable | RefusalCode::LossAllowanceUsed if !has_paid => {}
+                    RefusalCode::ChannelUnusable if !has_paid => {}
                     RefusalCode::ChannelUnusable | RefusalCode::LossAllowanceUsed => {
                         self.past().avoid.insert(channel);
                     }
