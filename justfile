@@ -47,6 +47,10 @@ vectors:
     cd contracts && npm ci --ignore-scripts --no-audit --no-fund
     node vectors/generate.mjs
 
+# Plant bugs one after the other and see that the simulator finds them: `just mutants --list`.
+mutants *ARGS:
+    scripts/mutants {{ARGS}}
+
 # Fuzz one target until something is found: `just fuzz frame -max_total_time=60`; `scripts/fuzz --list` names them.
 fuzz TARGET *ARGS:
     scripts/fuzz {{TARGET}} {{ARGS}}

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sparewire_core::{Amount, B256, ChannelId, SessionId};
-use sparewire_protocol::Statement;
+use sparewire_protocol::{CreditRule, Statement};
 
 /// An invariant's number in `docs/invariants.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +33,22 @@ impl Invariant {
     }
 }
 
+/// The credit rule once more, from its words: what was paid by 64, within the rule's limits.
+pub fn credit(rule: CreditRule, paid: u64) -> u64 {
+    (paid / 64).max(rule.initial.get()).min(rule.maximum.get())
+}
+
+/// The credit and one step: half of it, at most 8 MiB.
+pub fn credit_and_step(rule: CreditRule, paid: u64) -> u64 {
+    let credit = credit(rule, paid);
+    credit + (credit / 2).clamp(1, 8 << 20)
+}
+
+/// The loss allowance once more.
+pub fn allowance(rule: CreditRule, paid: u64) -> u64 {
+    4 * rule.initial.get() + paid / 64
+}
+
 /// What is known of a channel from outside.
 #[derive(Clone, Debug, Default)]
 pub struct ChannelAccount {
@@ -42,8 +58,8 @@ pub struct ChannelAccount {
     pub kept: Amount,
     /// Bytes that an honest provider let pass over it.
     pub served: u64,
-    /// Bytes that an honest provider was durably paid for over it.
-    pub paid_bytes: u64,
+    /// Bytes that each session over it paid an honest provider for, as that one recorded them.
+    pub paid_bytes: BTreeMap<SessionId, u64>,
     /// How often its provider lost power or was killed while it served.
     pub crashes: u64,
     /// What the payer has put aside by its own orders.
@@ -72,6 +88,8 @@ pub struct Ledger {
     pub sessions: BTreeMap<SessionId, SessionAccount>,
     /// What was signed as receipt number so-and-so of a channel, by an honest party.
     pub receipts: BTreeMap<(ChannelId, usize, u64), B256>,
+    /// Channel and number of each receipt whose countersignature an honest payee went to record.
+    pub countersigned: BTreeSet<(ChannelId, u64)>,
     /// Who was caught contradicting itself.
     pub convicted: BTreeSet<usize>,
 }

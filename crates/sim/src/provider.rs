@@ -20,7 +20,7 @@ use sparewire_protocol::{
 use crate::{
     cast::{PARTIES, identity, network},
     chain::Tag,
-    ledger::Invariant,
+    ledger::{Invariant, allowance, credit_and_step},
     node::{Alive, Node, Surroundings},
     road::{Frame, RoadState},
     vice::ProviderVice,
@@ -389,6 +389,7 @@ impl Provider {
             let channel = live.channel;
             match output {
                 Output::Persist(records) => {
+                    self.recording(world, connection, &records);
                     if self.node.record(world, &records).is_err() {
                         if !self.died(world) {
                             self.leave(world, connection);
@@ -398,7 +399,10 @@ impl Provider {
                     }
                     self.recorded(world, connection, &records);
                 }
-                Output::Transmit(message) => self.tell(world, connection, message),
+                Output::Transmit(message) => {
+                    self.check_recorded(world, channel, &message);
+                    self.tell(world, connection, message);
+                }
                 Output::Grant(limit) => {
                     live.meter.set_limit(limit);
                     self.check_grant(world, connection, limit);
@@ -427,6 +431,54 @@ impl Provider {
             }
             let _ = channel;
         }
+    }
+
+    /// What is about to become durable.
+    fn recording(&mut self, world: &mut Surroundings, connection: u64, records: &[Record]) {
+        let Some(Seat::Live(live)) = self.seats.get(&connection) else { return };
+        let agreement = live.machine.agreement();
+        for record in records {
+            match record {
+                Record::Payment { channel, payment } => {
+                    let paid = &mut world.ledger.channel(*channel).paid_bytes;
+                    paid.insert(payment.session, total(payment.reading));
+                    let amount = payment.voucher.body.amount;
+                    let worth = agreement.owed(payment.reading) == Some(amount);
+                    world.ensure(
+                        Invariant::I4ExposureWithinCredit,
+                        worth || payment.session != agreement.session,
+                        || format!("{amount} taken for {:?}", payment.reading),
+                    );
+                }
+                Record::Receipt { receipt, payee_signature: Some(_) } => {
+                    let key = (receipt.body.channel, receipt.body.sequence);
+                    world.ledger.countersigned.insert(key);
+                    // A receipt of this session is about what is paid for.
+                    let account = world.ledger.channel(receipt.body.channel);
+                    let paid = account.paid_bytes.get(&receipt.body.session).copied();
+                    let worth = paid.unwrap_or(0) >= total(receipt.body.reading);
+                    world.ensure(
+                        Invariant::I8StatementsAgree,
+                        worth || receipt.body.session != agreement.session,
+                        || format!("{:?} receipted, {paid:?} paid", receipt.body),
+                    );
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// I7, the payee's: no countersignature leaves that is not recorded.
+    fn check_recorded(&self, world: &mut Surroundings, channel: ChannelId, message: &Message) {
+        let sequence = match message {
+            Message::Countersignature { sequence, .. } => Some(*sequence),
+            Message::Accepted(accepted) => accepted.receipt.map(|it| it.receipt.body.sequence),
+            _ => None,
+        };
+        let known = sequence.is_none_or(|n| world.ledger.countersigned.contains(&(channel, n)));
+        world.ensure(Invariant::I7NothingLeavesBeforeItIsDurable, known, || {
+            format!("{} countersigns {sequence:?} and has not recorded it", self.node.name)
+        });
     }
 
     /// What became durable.
@@ -466,8 +518,8 @@ impl Provider {
     /// I4: what may pass is within what is durably paid, the credit, and one step.
     fn check_grant(&mut self, world: &mut Surroundings, connection: u64, limit: ByteCount) {
         let Some(Seat::Live(live)) = self.seats.get(&connection) else { return };
-        let all = ByteCount::new(live.machine.agreement().history.get() + live.durable);
-        let bound = self.credit.credit(all).get() + self.credit.step(all).get();
+        let paid = world.ledger.channel(live.channel).paid_bytes.values().sum();
+        let bound = credit_and_step(self.credit, paid);
         world.ensure(
             Invariant::I4ExposureWithinCredit,
             limit.get() <= live.durable + bound,
@@ -538,8 +590,8 @@ impl Provider {
             || format!("peak {} above {}", statement.exposure_peak, statement.exposure_bound),
         );
         let exposed = total(live.meter.reading()).saturating_sub(live.durable);
-        let all = ByteCount::new(live.machine.agreement().history.get() + live.durable);
-        let bound = self.credit.credit(all).get() + self.credit.step(all).get();
+        let paid = world.ledger.channel(live.channel).paid_bytes.values().sum();
+        let bound = credit_and_step(self.credit, paid);
         world.ensure(Invariant::I4ExposureWithinCredit, exposed <= bound, || {
             format!("{exposed} bytes carried and not durably paid, bound {bound}")
         });
@@ -554,9 +606,8 @@ impl Provider {
         let account = world.ledger.channel(channel).clone();
         let paid = self.price.affordable(account.kept);
         let lost = account.served.saturating_sub(paid.get());
-        let bound = self.credit.loss_allowance(paid).get()
-            + (self.credit.credit(paid).get() + self.credit.step(paid).get())
-                * (1 + account.crashes);
+        let bound = allowance(self.credit, paid.get())
+            + credit_and_step(self.credit, paid.get()) * (1 + account.crashes);
         world.ensure(Invariant::I5LossWithinAllowance, lost <= bound, || {
             format!("{lost} bytes lost over {channel}, bound {bound}, {} crashes", account.crashes)
         });
