@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sparewire_core::{Amount, B256, ByteCount, Signature, Signed, Timestamp};
+use sparewire_core::{Amount, B256, ByteCount, Signed, Timestamp};
 use sparewire_protocol::{
     Accepted, Agreement, Countersigned, Event, Memory, Message, Output, Payer, PayerSetup, Payment,
     ProtocolError, Reading, Receipt, ReceiptChain, Record, RefusalCode, Refused, SessionMemory,
@@ -371,8 +371,17 @@ impl Consumer {
 
     fn countersign(&mut self, sequence: Option<u64>, hand: Hand) -> Result<(), ProtocolError> {
         let Some(pending) = self.pending else {
-            let signature = Signature { r: B256::ZERO, s: B256::ZERO, y_parity: false };
-            let sequence = sequence.unwrap_or(1);
+            let empty = Receipt {
+                channel: self.papers.channel,
+                session: session_id(1),
+                sequence: sequence.unwrap_or(1),
+                reading: Reading::ZERO,
+                amount: Amount::ZERO,
+                previous: B256::ZERO,
+                time: EPOCH,
+            };
+            let signature = self.papers.receipt(empty, hand).signature;
+            let sequence = empty.sequence;
             return self.say(Message::Countersignature { sequence, signature });
         };
         let theirs = self.papers.countersigned(pending, hand);
