@@ -83,7 +83,7 @@ fn operation(input: &mut Input<'_>) -> Operation {
             hand: Hand::read(input),
         },
         8 => Operation::TopUp(input.amount()),
-        9 | 10 => Operation::Wait { ms: input.number() * 1_000 % (1 << 40) },
+        9 | 10 => Operation::Wait { ms: input.number().saturating_mul(1_000) % (1 << 40) },
         11 => Operation::SetBack { ms: input.number() },
         12 => Operation::Close,
         13 => match input.below(3) {
@@ -229,6 +229,10 @@ impl Consumer {
 
     fn apply(&mut self, operation: Operation) -> Result<(), ProtocolError> {
         let now = self.now;
+        // Before it is accepted, these end it without a word.
+        let turns_away =
+            matches!(operation, Operation::Close | Operation::TheyClose | Operation::Refused);
+        self.ended |= turns_away && !self.live;
         match operation {
             Operation::Accepted { session, reading, base, history, payment, receipt } => {
                 let statement = self.payer.statement(now);
