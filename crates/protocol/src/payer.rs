@@ -418,6 +418,11 @@ impl Payer {
             // Our own signature: if it is above what we remember, our store was set back, and
             // going on below it would sign a second amount for what is promised already.
             let voucher = self.agreement.verify_voucher(self.channel, &theirs)?;
+            // The session beside a voucher is not signed: told as of this one, which has paid for
+            // nothing yet, it would be remembered as bytes that were paid for on top of the base.
+            if !self.resumed && theirs.session == self.agreement.session {
+                return Err(ProtocolError::Inconsistent("payment of a session that begins"));
+            }
             if voucher.amount > self.promised {
                 self.promised = voucher.amount;
                 self.payment = Some(theirs);

@@ -1,5 +1,5 @@
 //! What is fuzzed over bytes: one body for every decoder that a peer, a disk, a user's file or a
-//! chain's node can feed.
+//! chain's node can feed, and for every machine that money depends on.
 //!
 //! A body takes any bytes and panics where the decoder breaks a promise, which is always more than
 //! "it does not panic": what is read is written back as the same bytes, what an input makes us
@@ -7,21 +7,31 @@
 //! the bodies with coverage (`fuzz/`, `just fuzz TARGET`); `tests/corpora.rs` runs them over the
 //! committed corpora, so that a plain `cargo test` replays everything that was ever found.
 //!
-//! Bodies that run operations of a state machine, rather than a decoder, can stand in the same
-//! table: whatever reads its operations from bytes is a body.
+//! Some bodies run operations of a state machine rather than a decoder: `meter`, `payee`, `payer`
+//! and `session` (the simulator's whole world) read a list of them from the bytes, of which any
+//! are some list, and check their invariants after each.
 
 mod chain;
 mod disk;
+mod input;
+mod meter;
+mod payee;
+mod payer;
 mod proxy;
 mod seeds;
+mod session;
 mod text;
 mod wallet;
 mod wire;
 
 pub use chain::{node_answers, raw_transaction, revert_reason, rpc};
 pub use disk::{chain_rows, journal_rows, store_rows};
+pub use meter::meter;
+pub use payee::payee;
+pub use payer::payer;
 pub use proxy::{http_connect, socks};
 pub use seeds::seeds;
+pub use session::{plan, session};
 pub use text::{exit_rules, names, peer_address, target, units};
 pub use wallet::{keystore, mnemonic, offline_request, offline_response};
 pub use wire::{frame, stream_heads, values};
@@ -53,6 +63,10 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("store_rows", store_rows),
     ("journal_rows", journal_rows),
     ("chain_rows", chain_rows),
+    ("meter", meter),
+    ("payee", payee),
+    ("payer", payer),
+    ("session", session),
 ];
 
 /// Runs `work` and fails where it held more than `bytes_max` allocated bytes at a time.

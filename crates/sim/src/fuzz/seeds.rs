@@ -607,6 +607,27 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             }
             seeds
         }
+        "meter" => vec![vec![0, 0, 100, 1, 60, 0, 60, 3, 120, 2, 50, 3, 10, 1, 1]],
+        // Price, credit, channel and start; then bytes carried, paid for, receipted, and the end.
+        "payee" => {
+            let start = [2, 0x80, 16, 0, 0x80, 16, 0, 0xd0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0];
+            let paid = [0, 0x81, 0, 0x82, 0, 4, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 9, 5];
+            vec![start.to_vec(), [&start[..], &paid, &paid, &[12, 12]].concat()]
+        }
+        "payer" => {
+            let start = [2, 0x80, 16, 0, 0x80, 16, 0, 0xd0, 0, 16, 0, 0, 0, 0];
+            let live = [0, 0, 5, 0, 0, 0, 0];
+            let paid = [1, 0x90, 0, 0xa0, 0, 5, 0, 0, 9, 11, 7, 0, 0];
+            let end = [12, 5, 0, 1, 7, 0, 0];
+            vec![start.to_vec(), [&start[..], &live, &paid, &paid, &end].concat()]
+        }
+        // A seed, nobody's vice, traffic; then a vice of either side.
+        "session" => (0..3)
+            .map(|vice| {
+                let vice = [0, 0x80, 0x81][vice];
+                vec![0, 1, vice, 9, 9, 0, 0, 60, 90, 50, 50, 15, 1, 9, 0, 50, 50, 1, 1, 9, 80]
+            })
+            .collect(),
         _ => Vec::new(),
     }
 }
