@@ -258,7 +258,7 @@ impl ProxyHandler for Consumer {
 }
 
 /// Whether trying again may help.
-fn may_retry(error: &SessionError) -> bool {
+pub fn may_retry(error: &SessionError) -> bool {
     use sparewire_protocol::ProtocolError::{ChannelUnusable, Refused, Silent, TermsExpired};
     match error {
         SessionError::Transport(_) | SessionError::Stalled => true,

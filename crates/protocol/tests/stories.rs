@@ -1024,3 +1024,36 @@ fn a_payment_is_lost_by_nobody_when_a_disk_is_full() {
         world.heal_and_close().unwrap();
     }
 }
+
+#[test]
+fn an_old_voucher_is_not_taken_for_a_payment_of_the_session_that_begins() {
+    // Found by fuzzing: the session beside a voucher is not signed, and the payer recorded bytes as
+    // paid for that it would have paid for once more.
+    let cast = Cast::new(Price::per_gib(1 << 30).unwrap(), CreditRule::default());
+    let session = session_id(7);
+    let accepted = |payment| {
+        let setup = cast.payer_setup(session, units(1_000_000), Memory::default());
+        let mut payer = Payer::accept(setup, EPOCH).unwrap();
+        while payer.poll_output().is_some() {}
+        let accepted = Accepted {
+            session,
+            reading: Reading::ZERO,
+            base: units(500),
+            history: bytes(0),
+            payment: Some(payment),
+            receipt: None,
+        };
+        payer.handle_message(Message::Accepted(Box::new(accepted)), EPOCH)
+    };
+    let old = Payment {
+        session: session_id(3),
+        reading: reading(0, 500),
+        voucher: cast.voucher(units(500)),
+    };
+    assert_eq!(accepted(old), Ok(()), "a store that was set back takes its own word");
+    let retold = Payment { session, ..old };
+    assert_eq!(
+        accepted(retold),
+        Err(ProtocolError::Inconsistent("payment of a session that begins"))
+    );
+}

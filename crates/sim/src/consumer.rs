@@ -10,7 +10,7 @@ use sparewire_core::{
     Amount, B256, ByteCount, ChannelId, DeviceSigner, DeviceStatement, Price, SessionId, Signer,
     TypedData, Verified,
 };
-use sparewire_node::consumer::{BrokenSession, resumable};
+use sparewire_node::consumer::{BrokenSession, may_retry, resumable};
 use sparewire_protocol::{
     Action, ChannelConfig, ChannelStatus, Direction, Event, Memory, Message, Meter, Output, Payer,
     PayerSetup, Payment, ProtocolError, Reading, Record, RefusalCode, SessionMemory, Voucher,
@@ -398,13 +398,7 @@ impl Consumer {
                 format!("{} accuses an honest provider: {error}", self.node.name)
             });
         }
-        let may_retry = matches!(
-            error,
-            ProtocolError::Silent(_)
-                | ProtocolError::TermsExpired
-                | ProtocolError::ChannelUnusable(_)
-        );
-        if !may_retry && self.gave_up.is_none() {
+        if !may_retry(&error.clone().into()) && self.gave_up.is_none() {
             self.gave_up = Some(error.to_string());
         }
         self.disconnect(world);
@@ -488,12 +482,11 @@ impl Consumer {
                             self.broken = None;
                             self.forgotten.insert(session);
                         }
-                        RefusalCode::WrongNetwork
-                        | RefusalCode::Invalid
-                        | RefusalCode::ClockSkew => {
-                            self.gave_up.get_or_insert_with(|| refused.reason.clone());
-                        }
                         _ => {}
+                    }
+                    let (code, reason) = (refused.code, refused.reason.clone());
+                    if !may_retry(&ProtocolError::Refused { code, reason }.into()) {
+                        self.gave_up.get_or_insert_with(|| refused.reason.clone());
                     }
                     world.say(|| format!("{} is refused: {}", self.node.name, refused.reason));
                     self.phase = Phase::Down;

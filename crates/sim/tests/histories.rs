@@ -78,7 +78,6 @@ fn histories_are_eventful_and_break_nothing() {
         "rubbish noticed",
         "payload on no stream of ours",
         "more than half of the loss bound used",
-        "a channel was closed before the end",
         "Accept with a pending receipt",
         "Refused ChannelUnusable",
         "Refused GoingAway",

@@ -42,9 +42,9 @@ impl Input<'_> {
         let first = self.byte();
         let width = match first {
             ..0x80 => return first.into(),
-            ..0xc0 => 2,
-            ..0xe0 => 4,
-            ..0xf0 => 8,
+            0x80..0xc0 => 2,
+            0xc0..0xe0 => 4,
+            0xe0..0xf0 => 8,
             _ => return u64::MAX - u64::from(first & 0xf),
         };
         (0..width).fold(0, |number, _| number << 8 | u64::from(self.byte()))

@@ -231,7 +231,7 @@ impl Provider {
             Operation::Chain { reserved, claimed, status } => {
                 let status = match status {
                     ..0xc0 => ChannelStatus::Open,
-                    ..0xe0 => ChannelStatus::Closing { finish_at_secs: now.as_secs() },
+                    0xc0..0xe0 => ChannelStatus::Closing { finish_at_secs: now.as_secs() },
                     _ => ChannelStatus::Closed,
                 };
                 self.reserved = reserved;
