@@ -279,7 +279,7 @@ fn configurations_with_mistakes_name_the_key() {
     for (text, word) in [
         ("[provider]\nprise = \"1\"", "prise"),
         ("[provider]\nprice = \"dear\"", "[provider] price"),
-        ("[provider]\ncredit_initial = \"9MiB\"", "credit_initial"),
+        ("[provider]\ncredit_initial = \"17MiB\"", "credit_initial"),
         ("[provider]\nwithdraw_delay_secs = 60", "withdraw_delay_secs = 60"),
         ("[provider]\nstreams_max = 0", "streams_max = 0"),
         ("[provider]\nlisten = \"here\"", "listen"),

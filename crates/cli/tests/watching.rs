@@ -76,7 +76,7 @@ fn logs_are_structured_and_keep_destinations_and_secrets_to_themselves() {
             assert!(record["level"].is_string() && record["timestamp"].is_string(), "{record}");
         }
         let origin = format!("127.0.0.1:{port}");
-        for secret in [hidden, "hidden-path", &origin, "10.1.2.3", "8077", "correct horse"] {
+        for secret in [hidden, "hidden-path", &origin, "10.1.2.3", ":8077", "correct horse"] {
             let told = ended.stderr.lines().find(|line| line.contains(secret));
             assert!(told.is_none(), "{secret} in the log: {told:?}");
         }

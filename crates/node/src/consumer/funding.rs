@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sparewire_core::{Amount, ByteCount};
+use sparewire_core::{Amount, ByteCount, Price};
 use sparewire_protocol::{
     ChannelConfig, ChannelFacts, ChannelStatus, ProtocolError, Role, SessionMemory, Statement,
     Terms,
@@ -57,9 +57,8 @@ impl Consumer {
         let mut reserved = facts.reserved;
         // A channel that is nearly used up is topped up before it is used again.
         let left = reserved.saturating_sub(channel.promised());
-        let affordable = terms.price.affordable(left);
-        let can_pay = affordable > ByteCount::ZERO;
-        if affordable < terms.credit.maximum {
+        let can_pay = terms.price.affordable(left) > ByteCount::ZERO;
+        if !can_pay || (terms.price > Price::FREE && left <= self.low_water()) {
             match self.top_up(&channel.config).await {
                 Ok(more) => reserved = more,
                 // What is left can still be used, and a session that broke off be settled.
