@@ -5,7 +5,6 @@
 mod rig;
 
 use std::{
-    hash::{DefaultHasher, Hasher},
     io::ErrorKind,
     sync::{
         Arc,
@@ -15,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use rig::{Meter, Rig, Running};
+use rig::{Meter, Rig, Running, SOON, hash, pattern, read_all};
 use sparewire_node::{
     copy::{CopyEnd, CopyReport, DrainLimit},
     transport::TransportError,
@@ -25,33 +24,6 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout},
 };
-
-const SOON: Duration = Duration::from_secs(20);
-
-fn pattern(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
-}
-
-fn hash(bytes: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(bytes);
-    hasher.finish()
-}
-
-async fn read_all(tcp: &mut TcpStream) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    timeout(SOON, tcp.read_to_end(&mut bytes)).await.expect("in time").unwrap();
-    bytes
-}
 
 /// Both reports, in time.
 async fn reports(running: Running) -> (CopyReport, CopyReport) {

@@ -17,7 +17,8 @@ use sparewire_node::{
     transport::RecvStream,
 };
 use sparewire_protocol::{
-    ChannelStatus, Message, Payment, Reading, RefusalCode, Role, Voucher, settlement::Intent,
+    ChannelStatus, Message, Payment, Reading, Record, RefusalCode, Role, Voucher,
+    settlement::Intent,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -707,6 +708,31 @@ async fn applications_that_do_not_read_hold_up_no_credit_that_others_need() {
     let mut answer = vec![0; 1 << 20];
     within(20, tcp.read_exact(&mut answer)).await.unwrap();
     drop((tcp, stalled));
+    let statement = buyer.close().await.unwrap();
+    assert_agree(&statement, &market.seller.statement(statement.session).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_lost_too_much_before_it_ever_paid_is_replaced() {
+    let market = Market::new().await;
+    let (buyer, _directory) = market.buyer().await;
+    let session = buyer.session().await;
+    let first = figures(&session).await;
+    let lost = Record::Loss { session: first.session, bytes: ByteCount::new(5 * INITIAL) };
+    market.seller.disk.record(&[lost]).unwrap();
+    session.connection().close(9, "cut");
+    drop(session);
+    let mut link = buyer.consumer.link();
+    let other = |link: &Link| match link {
+        Link::Up(up) => up.figures().is_some_and(|figures| figures.channel != first.channel),
+        _ => false,
+    };
+    until("another channel pays", || other(&link.borrow_and_update())).await;
+    let mut tcp = buyer.connect(echo().await).await.unwrap();
+    tcp.write_all(b"still served").await.unwrap();
+    let mut answer = [0; 12];
+    within(10, tcp.read_exact(&mut answer)).await.unwrap();
+    drop(tcp);
     let statement = buyer.close().await.unwrap();
     assert_agree(&statement, &market.seller.statement(statement.session).await);
 }

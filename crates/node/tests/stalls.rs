@@ -3,46 +3,14 @@
 
 mod rig;
 
-use std::{
-    hash::{DefaultHasher, Hasher},
-    sync::atomic::Ordering::SeqCst,
-    time::Duration,
-};
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
-use rig::{Meter, Rig, Running};
+use rig::{Meter, Rig, Running, SOON, hash, pattern, read_all};
 use sparewire_node::copy::CopyEnd;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::{sleep, timeout},
 };
-
-const SOON: Duration = Duration::from_secs(20);
-
-fn pattern(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
-}
-
-fn hash(bytes: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(bytes);
-    hasher.finish()
-}
-
-async fn read_all(tcp: &mut TcpStream) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    timeout(SOON, tcp.read_to_end(&mut bytes)).await.expect("in time").unwrap();
-    bytes
-}
 
 /// Waits until both ends have counted the same and no more comes.
 async fn standstill(gate: &Meter, tally: &Meter) -> u64 {

@@ -70,6 +70,8 @@ pub struct Payee {
     exposure_bound: ByteCount,
     patience: u64,
     patience_at: Timestamp,
+    begun: bool,
+    over: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -312,6 +314,8 @@ impl Payee {
             exposure_bound: credit,
             patience: PATIENCE_MAX,
             patience_at: now,
+            begun: false,
+            over: false,
             outputs: VecDeque::new(),
             agreement,
         };
@@ -428,7 +432,9 @@ impl Payee {
     pub fn handle_disconnect(&mut self, reading: Reading, now: Timestamp) {
         self.handle_reading(reading, now);
         self.outputs.clear();
-        if self.phase != Phase::Ended {
+        // Before its beginning is durable nothing has passed, and what it would have written off is
+        // still remembered; after its end is, nothing is left to remember.
+        if self.begun && !self.over {
             let session = self.agreement.session;
             self.outputs.push_back(Output::Persist(vec![Record::Counted { session, reading }]));
             self.phase = Phase::Ended;
@@ -471,7 +477,14 @@ impl Payee {
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        // Whoever asks for what follows a `Persist` has made it durable.
+        match &output {
+            Some(Output::Event(Event::Started { .. })) => self.begun = true,
+            Some(Output::Event(Event::Ended(_))) => self.over = true,
+            _ => {}
+        }
+        output
     }
 
     /// Where the session stands; final once [`Event::Ended`] is out.

@@ -1057,3 +1057,26 @@ fn an_old_voucher_is_not_taken_for_a_payment_of_the_session_that_begins() {
         Err(ProtocolError::Inconsistent("payment of a session that begins"))
     );
 }
+
+#[test]
+fn a_session_that_could_not_be_taken_up_forgives_nothing() {
+    // The disk failed as the session was to go on: what its consumer had lost must still be
+    // remembered as carried, or each such failure would write it off for nothing.
+    let mut world = World::started(Price::FREE, CreditRule::default(), 1_000_000);
+    world.serve_down(100_000);
+    world.apply(&Operation::Break);
+    let session = world::newest_session(&world.payee_disk).unwrap();
+    let memory = recall(&world.payee_disk, session);
+    assert_eq!(memory.session.as_ref().unwrap().counted, reading(0, 100_000));
+    let acceptance = world.cast.acceptance(session);
+    let setup = world.cast.payee_setup(acceptance, world.facts(), memory);
+    let mut payee = Payee::start(setup, world.now).unwrap();
+    let first = payee.poll_output();
+    assert!(
+        matches!(&first, Some(Output::Persist(records))
+            if records.contains(&Record::Loss { session, bytes: bytes(100_000) })),
+        "{first:?}"
+    );
+    payee.handle_disconnect(Reading::ZERO, world.now);
+    assert_eq!(payee.poll_output(), None, "nothing is written over what is remembered");
+}

@@ -386,7 +386,6 @@ impl Provider {
                 self.forget(world);
                 return;
             }
-            let channel = live.channel;
             match output {
                 Output::Persist(records) => {
                     self.recording(world, connection, &records);
@@ -400,6 +399,7 @@ impl Provider {
                     self.recorded(world, connection, &records);
                 }
                 Output::Transmit(message) => {
+                    let channel = live.channel;
                     self.check_recorded(world, channel, &message);
                     self.tell(world, connection, message);
                 }
@@ -429,7 +429,6 @@ impl Provider {
                     _ => {}
                 },
             }
-            let _ = channel;
         }
     }
 

@@ -2,11 +2,13 @@
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 use std::{
+    hash::{DefaultHasher, Hasher},
     net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,6 +18,7 @@ use sparewire_node::{
 };
 use sparewire_protocol::Direction;
 use tokio::{
+    io::AsyncReadExt,
     net::{TcpListener, TcpStream},
     sync::Notify,
     task::JoinHandle,
@@ -200,4 +203,34 @@ impl Tally for Meter {
     fn count(&self, direction: Direction, bytes: usize) {
         self.counter(direction).fetch_add(bytes as u64, SeqCst);
     }
+}
+
+/// How long anything may take.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Bytes that do not repeat.
+pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+pub fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+/// Everything to the end.
+pub async fn read_all(tcp: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    timeout(SOON, tcp.read_to_end(&mut bytes)).await.expect("in time").unwrap();
+    bytes
 }
