@@ -1,4 +1,6 @@
 // Bugs for `scripts/mutants` to plant: [name, what it does, [file, as it is, as the bug has it]…].
+// The simulator is to find them; what it does not live through (the carrier's transactions) and what
+// takes an exact order of events, the tests of the file's crate.
 // "As it is" must occur exactly once in its file; it is an expression, or whole statements (then it
 // ends with `;` or `}`).
 const credit = 'crates/protocol/src/credit.rs';
@@ -8,6 +10,7 @@ const payee = 'crates/protocol/src/payee.rs';
 const payer = 'crates/protocol/src/payer.rs';
 const sqlite = 'crates/node/src/store/sqlite.rs';
 const admission = 'crates/node/src/provider/admission.rs';
+const carrier = 'crates/chain/src/carrier';
 
 export default [
   ['credit-doubled', 'the credit is twice what the rule says', [credit,
@@ -25,6 +28,12 @@ export default [
 
   ['payee-takes-less', 'the payee takes a voucher for less than its reading is worth', [session,
     'voucher.amount != expected', 'voucher.amount > expected']],
+  ['payee-takes-lower', 'an older, lower voucher supersedes a newer one', [payee,
+    `payment.session == self.agreement.session
+            && self.paid.covers(payment.reading)
+            && payment.voucher.body.amount <= self.promised`, 'false'],
+    [payee, '!payment.reading.covers(self.paid)', 'false'],
+    [payee, `assert!(voucher.amount >= self.promised, "a promise never shrinks");`, '']],
   ['payee-takes-above-reserved', 'the payee starts on a voucher for more than the channel holds', [payee,
     'voucher.amount > facts.reserved', 'false']],
   ['payee-answers-first', 'the payee accepts before it has recorded the session', [payee,
@@ -157,4 +166,18 @@ export default [
     '"select coalesce(sum(lost), 0) from sessions where channel = ?1 and id = ?2"']],
   ['admission-reopens', 'a session that has ended is taken up again', [admission,
     'known.statement.is_some() || is_anothers(&known)', 'is_anothers(&known)']],
+
+  ['chain-forgets-reorgs', 'a transaction that is mined counts as final', [`${carrier}/follow.rs`,
+    'block > head.final_number', '{ let _ = block; false }']],
+  ['chain-reuses-nonce', 'a nonce that an unfinished transaction has is used again', [`${carrier}/send.rs`,
+    'in_flight.contains(&nonce)', '{ let _ = &in_flight; false }']],
+  ['chain-sends-first', 'a transaction is sent before it is in the journal', [`${carrier}/send.rs`,
+    `self.journal.sign(step.id, &attempt)?;
+        let sent = self.send(&attempt).await;`,
+    `let sent = self.send(&attempt).await;
+        self.journal.sign(step.id, &attempt)?;`]],
+  ['chain-never-bumps', 'a transaction that nobody mines is replaced at the same fee', [`${carrier}/send.rs`,
+    'old.saturating_add(old.div_ceil(8)).saturating_add(1)', 'old']],
+  ['chain-plans-on-head', 'what is final is read at the newest block', [`${carrier}/node.rs`,
+    'number.saturating_sub(depth)', '{ let _ = depth; number }']],
 ];

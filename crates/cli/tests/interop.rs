@@ -139,7 +139,7 @@ fn a_consumer_that_falls_silent_is_served_no_more_than_its_credit_and_goes_on_wh
     });
     let bytes = support::number(&stopped["bytes"]);
     let unpaid = bytes - support::number(&stopped["paid"]) * (1 << 30) / 1_000_000_000;
-    // A unit of money is rounded down; it is worth a little more than a byte.
+    // Money comes in units, each worth a little more than a byte.
     assert!(unpaid <= (128 << 10) + 2, "{unpaid} bytes unpaid: {stopped:#}");
     assert!(bytes < 12_000_000, "{stopped:#}");
     consumer.signal("-CONT");

@@ -7,10 +7,10 @@
 //! ```
 //! use sparewire_core::{Amount, ByteCount, Price};
 //!
-//! // 0.02 of a token with 6 decimals for each GiB; what is owed is rounded down, for the payer.
+//! // 0.02 of a token with 6 decimals for each GiB; what is owed is rounded up, for the payee.
 //! let price: Price = Price::parse("0.02/GiB", 6)?;
 //! assert_eq!(price.owed(ByteCount::GIB), Some(Amount::new(20_000).unwrap()));
-//! assert_eq!(price.owed(ByteCount::new(1)), Some(Amount::ZERO));
+//! assert_eq!(price.owed(ByteCount::new(1)), Some(Amount::new(1).unwrap()));
 //! # Ok::<(), sparewire_core::UnitError>(())
 //! ```
 //!

@@ -213,15 +213,16 @@ impl Price {
         self.0
     }
 
-    /// What `total` bytes cost: `floor(total * price / 2^30)`, rounded down for the payer. It is
-    /// always taken of the session's total, never summed over steps, so that rounding cannot add
-    /// up. `None` above [`Amount::MAX`].
+    /// What `total` bytes cost: `ceil(total * price / 2^30)`, rounded up for the payee. It is always
+    /// taken of the session's total, never summed over steps, so that a session costs less than one
+    /// unit more than its bytes; rounded down, many sessions of less than a unit each would cost
+    /// nothing (ADR 0011). `None` above [`Amount::MAX`].
     pub const fn owed(self, total: ByteCount) -> Option<Amount> {
         // total * price = (high * 2^30 + low) * price, and both products fit: high < 2^34,
         // low < 2^30, price <= 2^96.
         let (high, low) = ((total.0 >> 30) as u128, (total.0 & ((1 << 30) - 1)) as u128);
         match high.checked_mul(self.0) {
-            Some(whole) => match whole.checked_add((low * self.0) >> 30) {
+            Some(whole) => match whole.checked_add((low * self.0).div_ceil(1 << 30)) {
                 Some(units) => Amount::new(units),
                 None => None,
             },
@@ -236,9 +237,8 @@ impl Price {
         if self.0 == 0 {
             return ByteCount(u64::MAX);
         }
-        // owed(n) <= a  <=>  n * price < (a + 1) * 2^30
-        let bytes: U256 =
-            (((U256::from(amount.0) + U256::ONE) << 30) - U256::ONE) / U256::from(self.0);
+        // owed(n) <= a  <=>  n * price <= a * 2^30
+        let bytes: U256 = (U256::from(amount.0) << 30) / U256::from(self.0);
         ByteCount(bytes.saturating_to())
     }
 
@@ -409,9 +409,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn owed_is_the_floor_of_the_exact_product(total: u64, price in 0u128..=(1 << 96)) {
+        fn owed_is_the_exact_product_rounded_up(total: u64, price in 0u128..=(1 << 96)) {
             use alloy_primitives::U256;
-            let exact = (U256::from(total) * U256::from(price)) >> 30;
+            let exact = (U256::from(total) * U256::from(price)).div_ceil(U256::from(1 << 30));
             let owed = Price::per_gib(price).and_then(|p| p.owed(ByteCount::new(total)));
             if exact <= U256::from(Amount::MAX.get()) {
                 prop_assert_eq!(owed.map(|a| U256::from(a.get())), Some(exact));

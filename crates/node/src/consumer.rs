@@ -15,7 +15,7 @@ use std::{
 use async_trait::async_trait;
 use sparewire_core::{Address, Amount, ChannelId, NodeId, Price, SessionId};
 use sparewire_protocol::{
-    Reading, RefusalCode, Statement, Terms,
+    ProtocolError, Reading, RefusalCode, Statement, Terms,
     settlement::{Chain, ChainError},
 };
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -257,9 +257,21 @@ impl ProxyHandler for Consumer {
     }
 }
 
+/// Whether the session is not to be resumed after this: the next one is another.
+pub fn gives_up_session(error: &ProtocolError) -> bool {
+    use RefusalCode::{TermsExpired, UnknownSession};
+    match error {
+        ProtocolError::Refused { code, .. } => matches!(code, UnknownSession | TermsExpired),
+        ProtocolError::CannotResume(_) => true,
+        _ => false,
+    }
+}
+
 /// Whether trying again may help.
 pub fn may_retry(error: &SessionError) -> bool {
-    use sparewire_protocol::ProtocolError::{ChannelUnusable, Refused, Silent, TermsExpired};
+    use sparewire_protocol::ProtocolError::{
+        CannotResume, ChannelUnusable, Refused, Silent, TermsExpired,
+    };
     match error {
         SessionError::Transport(_) | SessionError::Stalled => true,
         SessionError::Chain(error) => matches!(error, ChainError::Unreachable { .. }),
@@ -273,7 +285,9 @@ pub fn may_retry(error: &SessionError) -> bool {
             | RefusalCode::GoingAway => true,
             RefusalCode::WrongNetwork | RefusalCode::Invalid | RefusalCode::ClockSkew => false,
         },
-        SessionError::Protocol(ChannelUnusable(_) | Silent(_) | TermsExpired) => true,
+        SessionError::Protocol(CannotResume(_) | ChannelUnusable(_) | Silent(_) | TermsExpired) => {
+            true
+        }
         SessionError::Protocol(_)
         | SessionError::Store(_)
         | SessionError::Policy(_)

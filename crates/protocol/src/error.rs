@@ -108,6 +108,10 @@ pub enum ProtocolError {
         /// Allowed.
         allowed: u64,
     },
+    /// A session that cannot go on where it broke off, for example because one side's store was set
+    /// back; another one over the same channel can begin.
+    #[error("the session cannot be resumed, a new one can be started: {0}")]
+    CannotResume(&'static str),
     /// No answer in time.
     #[error("the peer did not {0} in time")]
     Silent(&'static str),
@@ -138,6 +142,7 @@ impl ProtocolError {
             Self::ClockSkew { .. } => RefusalCode::ClockSkew,
             Self::ChannelUnusable(_) | Self::OverDeposit { .. } => RefusalCode::ChannelUnusable,
             Self::LossAllowanceUsed { .. } => RefusalCode::LossAllowanceUsed,
+            Self::CannotResume(_) => RefusalCode::UnknownSession,
             Self::Refused { code, .. } => *code,
             // Only who ends a session waits for the other; it did nothing wrong by being cut off.
             Self::Silent(_) => RefusalCode::GoingAway,

@@ -12,11 +12,13 @@ use sparewire_core::{
 use crate::{
     channel::{ChannelFacts, ChannelStatus, Claim},
     error::ProtocolError,
-    message::{Accepted, Message, Payment, RefusalCode, short_reason},
+    message::{Accepted, Message, Payment, short_reason},
     meter::Reading,
     payer::conflict,
     receipt::{Countersigned, Receipt, ReceiptChain},
-    session::{ANSWER_MS_MAX, Agreement, Event, Memory, Output, Record, Role, Statement, total},
+    session::{
+        ANSWER_MS_MAX, Agreement, Event, Memory, Output, Record, Role, SUPERSEDED, Statement, total,
+    },
     terms::{Acceptance, Terms},
 };
 
@@ -134,7 +136,7 @@ impl Payee {
             newest.session != acceptance.session && newest.voucher.body.amount > agreement.base
         });
         if resumed && superseded {
-            return Err(unknown_session());
+            return Err(ProtocolError::CannotResume(SUPERSEDED));
         }
         if let Some(mut theirs) = acceptance.payment {
             let voucher = agreement.verify_voucher(channel, &theirs)?;
@@ -152,14 +154,16 @@ impl Payee {
             if newer {
                 if resumed {
                     if theirs.session != acceptance.session {
-                        return Err(unknown_session()); // another one has paid in between
+                        return Err(ProtocolError::CannotResume(SUPERSEDED));
                     }
                     // Credit is granted only on durable payments, so nothing beyond it was carried
                     // (unless our store was set back: then a new session takes the voucher).
                     let ahead = theirs.reading.checked_total().unwrap_or(ByteCount::new(u64::MAX));
                     let credit = terms.credit.credit(agreement.paid(total(paid)));
                     if ahead.saturating_sub(total(paid)) > credit {
-                        return Err(unknown_session());
+                        return Err(ProtocolError::CannotResume(
+                            "more was paid than is remembered",
+                        ));
                     }
                     agreement.verify_payment(channel, &theirs)?;
                     if !theirs.reading.covers(paid) {
@@ -190,7 +194,7 @@ impl Payee {
             let paid_before =
                 acceptance.payment.is_some_and(|theirs| theirs.session == acceptance.session);
             if paid_before || acceptance.reading != Reading::ZERO {
-                return Err(unknown_session());
+                return Err(ProtocolError::CannotResume("nothing is remembered of it"));
             }
             agreement.base = promised;
             records.insert(
@@ -740,11 +744,4 @@ fn believable(theirs: &Payment, ours: Option<&Payment>, terms: &Terms, added: Am
     let covered = theirs.reading.covers(known)
         && theirs.reading.checked_total().is_some_and(|bytes| bytes <= most);
     if covered { theirs.reading } else { known }
-}
-
-fn unknown_session() -> ProtocolError {
-    ProtocolError::Refused {
-        code: RefusalCode::UnknownSession,
-        reason: "this session cannot be resumed; start a new one".into(),
-    }
 }

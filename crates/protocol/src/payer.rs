@@ -18,7 +18,7 @@ use crate::{
     receipt::{Countersigned, Receipt, ReceiptChain},
     session::{
         ANSWER_MS_MAX, Agreement, CHECKPOINT_BYTES, CHECKPOINT_MS, Event, Memory, Output, Record,
-        Role, Statement, total,
+        Role, SUPERSEDED, Statement, total,
     },
     terms::{Acceptance, Terms, check_channel},
 };
@@ -125,7 +125,7 @@ impl Payer {
                 if memory.payment.is_some_and(|newest| newest.session != session)
                     && promised > known.agreement.base =>
             {
-                return Err(ProtocolError::Inconsistent("another session paid in between"));
+                return Err(ProtocolError::CannotResume(SUPERSEDED));
             }
             Some(known) => known.agreement.clone(),
             None => Agreement { session, config, terms, base: promised, history: memory.history },
@@ -437,7 +437,7 @@ impl Payer {
                     up_max = up_max.max(theirs.reading.up);
                     total_max = total_max.max(total(theirs.reading));
                 } else {
-                    return Err(ProtocolError::Inconsistent("another session paid in between"));
+                    return Err(ProtocolError::CannotResume(SUPERSEDED));
                 }
                 records.push(Record::Payment { channel: self.channel, payment: theirs });
             }
@@ -452,9 +452,12 @@ impl Payer {
             || !reading.covers(self.paid)
             || reading.checked_total().is_none_or(|total| total > total_max)
         {
-            return Err(ProtocolError::Inconsistent(
-                "reading to resume from is not what was carried",
-            ));
+            // A provider that lies; or, in a session that goes on, a store of ours that was set back.
+            let what = "its reading is not what was carried";
+            return Err(match self.resumed {
+                true => ProtocolError::CannotResume(what),
+                false => ProtocolError::Inconsistent(what),
+            });
         }
         if let Some(theirs) = &accepted.receipt {
             let receipt = self.agreement.verify_countersigned(theirs)?;

@@ -23,6 +23,8 @@ pub const CHECKPOINT_MS: u64 = 10_000;
 /// How long a peer may take to answer what must be answered, in milliseconds.
 pub const ANSWER_MS_MAX: u64 = 10_000;
 
+pub(crate) const SUPERSEDED: &str = "another session paid in between";
+
 /// Which side of a channel we are on.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, BorshSerialize, BorshDeserialize,

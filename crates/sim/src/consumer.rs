@@ -7,19 +7,20 @@ use std::{
 };
 
 use sparewire_core::{
-    Amount, B256, ByteCount, ChannelId, DeviceSigner, DeviceStatement, Price, SessionId, Signer,
-    TypedData, Verified,
+    Amount, B256, ByteCount, ChannelId, DeviceSigner, DeviceStatement, Price, SessionId, Signed,
+    Signer, TypedData, Verified,
 };
-use sparewire_node::consumer::{BrokenSession, may_retry, resumable};
+use sparewire_node::consumer::{BrokenSession, gives_up_session, may_retry, resumable};
 use sparewire_protocol::{
-    Action, ChannelConfig, ChannelStatus, Direction, Event, Memory, Message, Meter, Output, Payer,
-    PayerSetup, Payment, ProtocolError, Reading, Record, RefusalCode, SessionMemory, Voucher,
-    settlement::Intent,
+    ANSWER_MS_MAX, Action, ChannelConfig, ChannelStatus, Direction, Event, Memory, Message, Meter,
+    Output, Payer, PayerSetup, Payment, ProtocolError, Reading, Record, RefusalCode, SessionMemory,
+    Voucher, settlement::Intent,
 };
 
 use crate::{
     cast::{channel, identity, network},
     chain::Tag,
+    disk::Disk,
     ledger::Invariant,
     link::Addr,
     node::{Alive, Node, Surroundings},
@@ -79,6 +80,13 @@ pub struct Consumer {
     said: Vec<Vec<u8>>,
     late: Vec<(u64, Message)>,
     first_voucher: Option<Payment>,
+    /// How often a dishonest one has asked for the same once more.
+    asked_again: u64,
+    backup: Option<Disk>,
+    /// Its store was once set back to a backup: it remembers less than it signed.
+    set_back: bool,
+    /// Of each channel, the newest payment and receipt that it recorded together.
+    together: BTreeMap<ChannelId, (Amount, u64)>,
 }
 
 enum Phase {
@@ -157,6 +165,10 @@ impl Consumer {
             said: Vec::new(),
             late: Vec::new(),
             first_voucher: None,
+            asked_again: 0,
+            backup: None,
+            set_back: false,
+            together: BTreeMap::new(),
         }
     }
 
@@ -209,9 +221,32 @@ impl Consumer {
         }
     }
 
+    /// A copy of its disk is put away.
+    pub fn back_up(&mut self) {
+        self.backup = Some(self.node.disk.fork());
+    }
+
+    /// Its disk is lost, and the copy of it put in its place: the store is set back.
+    pub fn restore(&mut self, world: &mut Surroundings) {
+        let Some(backup) = &self.backup else { return };
+        let disk = backup.fork();
+        self.node.die(world, false, 2_000);
+        self.forget(world);
+        world.coverage.met("a store is set back");
+        self.node.disk = disk;
+        self.set_back = true;
+        self.together.clear();
+    }
+
     /// The process is gone.
     pub fn forget(&mut self, world: &mut Surroundings) {
-        self.phase = Phase::Down;
+        let session = match std::mem::replace(&mut self.phase, Phase::Down) {
+            Phase::Up(up) => Some(up.machine.agreement().session),
+            _ => self.broken.map(|broken| broken.session),
+        };
+        if let Some(session) = session {
+            world.ledger.session(session).forgotten = true;
+        }
         (self.broken, self.opening, self.topping_up) = (None, false, false);
         self.forgotten.clear();
         self.avoid.clear();
@@ -367,6 +402,7 @@ impl Consumer {
             signer: self.node.identity.authorizer.clone() as Arc<dyn Signer>,
             device: &self.node.identity.device,
         };
+        world.ledger.session(session).reserved = reserved;
         match Payer::accept(setup, now) {
             Ok(machine) => {
                 self.phase = Phase::Up(Box::new(Up {
@@ -383,7 +419,12 @@ impl Consumer {
                 }));
                 self.drain(world);
             }
-            Err(error) => self.fail(world, connection, &error),
+            Err(error) => {
+                if gives_up_session(&error) {
+                    self.forgotten.insert(session);
+                }
+                self.fail(world, connection, &error);
+            }
         }
     }
 
@@ -401,7 +442,15 @@ impl Consumer {
         if !may_retry(&error.clone().into()) && self.gave_up.is_none() {
             self.gave_up = Some(error.to_string());
         }
+        let session = match &self.phase {
+            Phase::Up(up) if gives_up_session(error) => Some(up.machine.agreement().session),
+            _ => None,
+        };
         self.disconnect(world);
+        if let Some(session) = session {
+            self.broken = None;
+            self.forgotten.insert(session);
+        }
         self.node.hang_up(world, connection, false);
     }
 
@@ -478,14 +527,15 @@ impl Consumer {
                         RefusalCode::ChannelUnusable | RefusalCode::LossAllowanceUsed => {
                             self.avoid.insert(channel);
                         }
-                        RefusalCode::UnknownSession | RefusalCode::TermsExpired => {
-                            self.broken = None;
-                            self.forgotten.insert(session);
-                        }
                         _ => {}
                     }
                     let (code, reason) = (refused.code, refused.reason.clone());
-                    if !may_retry(&ProtocolError::Refused { code, reason }.into()) {
+                    let error = ProtocolError::Refused { code, reason };
+                    if gives_up_session(&error) {
+                        self.broken = None;
+                        self.forgotten.insert(session);
+                    }
+                    if !may_retry(&error.into()) {
                         self.gave_up.get_or_insert_with(|| refused.reason.clone());
                     }
                     world.say(|| format!("{} is refused: {}", self.node.name, refused.reason));
@@ -534,12 +584,33 @@ impl Consumer {
             && up.got > self.chunk * 5
         {
             world.coverage.met("broke off on purpose");
-            let connection = up.connection;
+            let (connection, session) = (up.connection, up.machine.agreement().session);
+            // And comes back for more, now to go on, now as if nothing had been.
+            self.ask_again();
+            if self.node.rng.bool() {
+                self.forgotten.insert(session);
+            }
             self.node.hang_up(world, connection, false);
             self.disconnect(world);
             return;
         }
+        if self.vice == Some(ConsumerVice::NeverPays)
+            && let Phase::Up(up) = &self.phase
+            && up.got > self.chunk * 5
+            && !self.wants_close
+        {
+            self.wants_close = true;
+            self.ask_again();
+        }
         self.go_on(world);
+    }
+
+    /// Some more of the same, a few dozen times.
+    fn ask_again(&mut self) {
+        if self.asked_again < 40 && !self.left {
+            self.asked_again += 1;
+            self.demand.push_back((10, self.chunk * 8));
+        }
     }
 
     fn read(&mut self, world: &mut Surroundings) {
@@ -565,8 +636,10 @@ impl Consumer {
             }
             match output {
                 Output::Persist(records) => {
+                    self.recording(world, &records);
                     if self.node.record(world, &records).is_err() {
                         if !self.died(world) {
+                            self.together.clear();
                             self.disconnect(world);
                             self.node.hang_up(world, connection, false);
                             self.retry_at_ms = world.now_ms + 5_000; // somebody frees some space
@@ -610,8 +683,18 @@ impl Consumer {
             }
             Event::Ended(statement) => {
                 world.coverage.met("payer ended");
-                let session = statement.session;
-                world.ledger.session(session).statements[0] = Some(statement);
+                let account = world.ledger.session(statement.session);
+                // Whatever came is paid and receipted, as far as the channel goes.
+                let counted = ByteCount::new(total(statement.counted));
+                let owed = statement.price.owed(counted);
+                let covered = owed.and_then(|owed| account.base.checked_add(owed));
+                let covered = covered.is_some_and(|owed| owed <= account.reserved);
+                let settled = statement.receipted.down == statement.counted.down;
+                let honest = self.vice.is_none();
+                account.statements[0] = Some(statement.clone());
+                world.ensure(Invariant::I8StatementsAgree, settled || !covered || !honest, || {
+                    format!("a session ended with something unpaid: {statement:?}")
+                });
                 up.closed = true;
                 self.broken = None;
             }
@@ -619,11 +702,32 @@ impl Consumer {
         }
     }
 
+    /// Notes what is about to be recorded, and must be there in whole or not at all.
+    fn recording(&mut self, world: &mut Surroundings, records: &[Record]) {
+        if let [Record::Payment { channel, payment }, Record::Receipt { receipt, .. }] = records {
+            let amount = payment.voucher.body.amount;
+            if amount > world.ledger.channel(*channel).promised {
+                self.together.insert(*channel, (amount, receipt.body.sequence));
+            }
+        }
+    }
+
     fn recorded(&mut self, world: &mut Surroundings, records: &[Record]) {
         for record in records {
-            if let Record::Receipt { receipt, .. } = record
+            if let Record::Receipt { receipt, payee_signature } = record
                 && self.is_honest()
             {
+                let domain = network().0;
+                let payee = identity(self.provider.0).authorizer.address();
+                let genuine = payee_signature.is_none_or(|signature| {
+                    Signed { body: receipt.body, signature }.verify(&domain, payee).is_ok()
+                });
+                world.ensure(Invariant::I14OneReceiptForEachNumber, genuine, || {
+                    format!("{} keeps a countersignature that is none", self.node.name)
+                });
+                if self.set_back {
+                    continue; // it does not know what it signed since
+                }
                 let digest = receipt.body.digest(&network().0);
                 let key = (receipt.body.channel, 0, receipt.body.sequence);
                 let known = *world.ledger.receipts.entry(key).or_insert(digest);
@@ -641,7 +745,8 @@ impl Consumer {
                 Message::Payment { payment, .. } => self.check_payment(world, payment),
                 // What was cut off before it left is told when it comes back.
                 Message::Accept { acceptance, .. } => {
-                    if let Some(payment) = &acceptance.payment {
+                    // (Whose store was set back tells an old one again.)
+                    if let Some(payment) = acceptance.payment.as_ref().filter(|_| !self.set_back) {
                         self.check_promise(world, payment);
                     }
                 }
@@ -693,7 +798,8 @@ impl Consumer {
         match (vice, message) {
             (Vice::NeverPays, Message::Payment { .. }) => {
                 world.coverage.met("did not pay");
-                Vec::new()
+                let end = Message::Close { reason: "settled".into() };
+                self.is_closing().then_some(end).into_iter().collect()
             }
             (Vice::PaysLate, message @ Message::Payment { .. }) => {
                 world.coverage.met("pays late");
@@ -714,6 +820,31 @@ impl Consumer {
                 world.coverage.met("over-promises");
                 vec![Message::Payment { payment, receipt }]
             }
+            (Vice::OverPromises, Message::Accept { mut acceptance, .. })
+                if self.node.rng.bool() =>
+            {
+                let id = acceptance.channel.id(&domain);
+                let more = Amount::new(world.ledger.channel(id).reserved + 1).unwrap_or_default();
+                let session = SessionId(B256::repeat_byte(0xee));
+                let (reading, voucher) = (Reading::ZERO, voucher(id, more));
+                acceptance.payment = Some(Payment { session, reading, voucher });
+                let signature = self.node.identity.device.sign_bytes(&acceptance.signing_bytes());
+                world.coverage.met("over-promises as it accepts");
+                vec![Message::Accept { acceptance, signature }]
+            }
+            (Vice::OverstatesReceipts, Message::Payment { payment, receipt: Some(receipt) }) => {
+                let mut other = receipt.body;
+                match self.node.rng.u8(0..3) {
+                    0 => other.reading.down = ByteCount::new(other.reading.down.get() + 1_000),
+                    1 => other.previous = B256::repeat_byte(9),
+                    _ => other.amount = Amount::new(other.amount.get() + 1).unwrap_or_default(),
+                }
+                let other = *Verified::sign(other, &domain, &*signer).expect("signs").signed();
+                world.coverage.met("a receipt that does not fit");
+                vec![Message::Payment { payment, receipt: Some(other) }]
+            }
+            (Vice::NeverSettles, Message::Payment { .. }) if self.is_closing() => Vec::new(),
+            (Vice::NeverSettles, Message::Close { .. }) if self.node.rng.bool() => Vec::new(),
             (Vice::EquivocatesInReceipts, Message::Payment { payment, receipt: Some(receipt) }) => {
                 let mut other = receipt.body;
                 other.time = other.time.plus_ms(1);
@@ -744,6 +875,10 @@ impl Consumer {
             }
             (_, message) => vec![message],
         }
+    }
+
+    fn is_closing(&self) -> bool {
+        matches!(&self.phase, Phase::Up(up) if up.closing_since_ms.is_some())
     }
 
     fn remember(&mut self, message: &Message) {
@@ -787,16 +922,27 @@ impl Consumer {
             down <= account.arrived_down,
             || format!("{down} bytes down signed for, {} arrived", account.arrived_down),
         );
+        let known = account.reserved.max(account.base);
+        world.ensure(Invariant::I6PromisesOnlyGrow, amount <= known || self.set_back, || {
+            format!("{amount} promised, {known} known to be there")
+        });
         self.check_promise(world, payment);
     }
 
     fn check_promise(&mut self, world: &mut Surroundings, payment: &Payment) {
         let amount = payment.voucher.body.amount;
         let channel = world.ledger.channel(payment.voucher.body.channel);
-        let (before, reserved) = (channel.promised, channel.reserved);
+        let (before, kept, reserved) = (channel.promised, channel.kept, channel.reserved);
         channel.promised = channel.promised.max(amount);
-        world.ensure(Invariant::I6PromisesOnlyGrow, amount >= before, || {
-            format!("{amount} promised after {before}")
+        // Whose store was set back does not know what it said since; what an honest provider has of
+        // it, that one tells it.
+        let floor = match (self.set_back, self.provider_is_honest) {
+            (false, _) => before,
+            (true, true) => kept,
+            (true, false) => Amount::ZERO,
+        };
+        world.ensure(Invariant::I6PromisesOnlyGrow, amount >= floor, || {
+            format!("{amount} promised after {before}, {kept} of it kept")
         });
         let lied_to = self.lied_to;
         world.ensure(Invariant::I6PromisesOnlyGrow, amount.get() <= reserved || lied_to, || {
@@ -907,11 +1053,21 @@ impl Consumer {
                 let stalled =
                     up.meter.is_none() && world.now_ms >= up.accepting_since_ms + ANSWER_MS;
                 let due = up.machine.poll_timeout().is_some_and(|at| at <= now);
+                if self.vice.is_none()
+                    && !world.skews
+                    && let Some(since) = up.closing_since_ms
+                {
+                    let late = world.now_ms > since + GRACE_MS + 3 * ANSWER_MS_MAX;
+                    world.ensure(Invariant::I10EverySessionEnds, !late, || {
+                        format!("{} has been closing since {since}", self.node.name)
+                    });
+                }
                 if stalled {
                     self.node.hang_up(world, connection, false);
                     return self.disconnect(world);
                 }
-                if due {
+                // Whoever never settles does not mind that nobody answers either.
+                if due && self.vice != Some(ConsumerVice::NeverSettles) {
                     let reading = up.meter.as_ref().map(Meter::reading);
                     let result = reading
                         .map_or(Ok(()), |reading: Reading| up.machine.handle_reading(reading, now))
@@ -949,7 +1105,7 @@ impl Consumer {
 
     /// I7: what left the node is remembered by it, whatever happened to it.
     fn check_durable(&mut self, world: &mut Surroundings) {
-        if !self.is_honest() {
+        if !self.is_honest() || self.set_back {
             return;
         }
         for config in &self.channels {
@@ -959,6 +1115,16 @@ impl Consumer {
             let sent = world.ledger.channel(id).promised;
             world.ensure(Invariant::I7NothingLeavesBeforeItIsDurable, kept >= sent, || {
                 format!("{} has signed for {sent} and remembers {kept}", self.node.name)
+            });
+            // What was to be recorded together is there, or nothing of it.
+            let Some((amount, sequence)) = self.together.remove(&id) else { continue };
+            let newest = [
+                memory.receipt.map(|it| it.receipt.body.sequence),
+                memory.pending.map(|it| it.body.sequence),
+            ];
+            let torn = (kept >= amount) != (newest.into_iter().flatten().max() >= Some(sequence));
+            world.ensure(Invariant::I7NothingLeavesBeforeItIsDurable, !torn, || {
+                format!("a payment of {amount} and receipt {sequence} were recorded in parts")
             });
         }
     }
@@ -975,6 +1141,8 @@ impl Consumer {
         if let Ok(Some(facts)) = world.chain.view(self.node.purse.endpoint).channel(id, Tag::Final)
         {
             let connection = up.connection;
+            let known = &mut world.ledger.session(up.machine.agreement().session).reserved;
+            *known = facts.reserved.max(*known);
             match up.machine.handle_top_up(facts.reserved, now) {
                 Ok(()) => self.drain(world),
                 Err(error) => self.fail(world, connection, &error),

@@ -77,6 +77,10 @@ pub struct SessionAccount {
     pub statements: [Option<Statement>; 2],
     /// What the channel was at when it began.
     pub base: Amount,
+    /// What its payer takes the channel to hold.
+    pub reserved: Amount,
+    /// Its payer died in it, and with it what it had counted.
+    pub forgotten: bool,
 }
 
 /// Everything that is known from outside.

@@ -2,7 +2,7 @@
 //! wrong. What consumers and providers do with them is theirs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -42,6 +42,10 @@ pub struct Surroundings {
     pub next_connection: u64,
     /// Whether everything works again, and all must come to an end.
     pub healed: bool,
+    /// Whether clocks are wrong in this history: then nothing is said of how long anything takes.
+    pub skews: bool,
+    /// Parties that gave a dishonest provider their keys.
+    pub partners: BTreeSet<usize>,
 }
 
 impl Surroundings {
@@ -112,6 +116,8 @@ pub struct Node {
     pub cut_before: Option<u8>,
     /// Whether power goes (unsynced writes are lost) or just the process.
     pub cut_is_power: bool,
+    /// The same of a disk that stops ([`Disk::stop_at`]).
+    pub stop_is_power: bool,
 }
 
 impl Node {
@@ -135,6 +141,7 @@ impl Node {
             rng: Rng::with_seed(seed),
             cut_before: None,
             cut_is_power: false,
+            stop_is_power: true,
         }
     }
 
@@ -169,15 +176,19 @@ impl Node {
         world.say(|| format!("{} {}", self.name, if power { "LOSES POWER" } else { "IS KILLED" }));
         world.coverage.met(if power { "power cut" } else { "kill" });
         self.cut_before = None;
+        self.disk_gone(power);
+        self.store = None;
+        self.roads.clear();
+        self.purse.restart();
+        self.restart_ms = Some(world.now_ms + down_ms);
+    }
+
+    fn disk_gone(&mut self, power: bool) {
         if power {
             self.disk.power_cut(&mut self.rng);
         } else {
             self.disk.kill();
         }
-        self.store = None;
-        self.roads.clear();
-        self.purse.restart();
-        self.restart_ms = Some(world.now_ms + down_ms);
     }
 
     /// Starts again, where it is time. `true` where it did.
@@ -194,7 +205,7 @@ impl Node {
             }
             Err(error) => {
                 if self.disk.stopped() {
-                    self.disk.power_cut(&mut self.rng); // power goes again while it starts
+                    self.disk_gone(self.stop_is_power); // it dies again while it starts
                 }
                 world.say(|| format!("{} cannot start: {error}", self.name));
                 world.ensure(
@@ -223,8 +234,8 @@ impl Node {
         };
         let result = store.record(records);
         if self.disk.stopped() {
-            // Whatever SQLite said: power is gone.
-            self.die(world, true, 2_000);
+            // Whatever SQLite said: the process is gone.
+            self.die(world, self.stop_is_power, 2_000);
             return Err(StoreError::InUse { path: "dead".into() });
         }
         if let Err(error) = &result {

@@ -28,10 +28,12 @@ pub enum Operation {
     Kill { node: usize, ms: u64 },
     PowerCut { node: usize, ms: u64 },
     CutBefore { node: usize, outputs: u8, power: bool },
-    StopDiskAt { node: usize, step: u64 },
+    StopDiskAt { node: usize, step: u64, power: bool },
     DiskFull { node: usize, ms: u64 },
     DiskFault { node: usize, fault: Fault, nth: u64 },
     Skew { node: usize, ms: i64 },
+    Backup { consumer: usize },
+    Restore { consumer: usize },
     Reorg { depth: u64 },
     Halt { ms: u64 },
     Spike { factor: u64, ms: u64 },
@@ -56,10 +58,13 @@ impl Operation {
             Self::Kill { .. } => "op kill",
             Self::PowerCut { .. } => "op power cut",
             Self::CutBefore { .. } => "op crash between outputs",
-            Self::StopDiskAt { .. } => "op power cut in a write",
+            Self::StopDiskAt { power: true, .. } => "op power cut in a write",
+            Self::StopDiskAt { .. } => "op kill in a write",
             Self::DiskFull { .. } => "op disk full",
             Self::DiskFault { .. } => "op disk fault",
             Self::Skew { .. } => "op clock skew",
+            Self::Backup { .. } => "op backup",
+            Self::Restore { .. } => "op restore a backup",
             Self::Reorg { .. } => "op reorg",
             Self::Halt { .. } => "op halt",
             Self::Spike { .. } => "op fee spike",
@@ -70,7 +75,7 @@ impl Operation {
 }
 
 /// All names of operations, for the report.
-pub const FAULTS: [&str; 20] = [
+pub const FAULTS: [&str; 22] = [
     "op close session",
     "op leave chain",
     "op settle",
@@ -83,9 +88,11 @@ pub const FAULTS: [&str; 20] = [
     "op power cut",
     "op crash between outputs",
     "op power cut in a write",
+    "op kill in a write",
     "op disk full",
     "op disk fault",
     "op clock skew",
+    "op restore a backup",
     "op reorg",
     "op halt",
     "op fee spike",
@@ -181,10 +188,15 @@ impl Plan {
             }
             14..=18 => vice = rng.choice(PROVIDER_VICES),
             _ => {
-                // Both: they may collude.
                 consumers[0].vice = rng.choice(CONSUMER_VICES);
                 vice = rng.choice(PROVIDER_VICES);
             }
+        }
+        // Collusion takes two.
+        if vice == Some(ProviderVice::Colludes) {
+            consumers[0].vice = Some(ConsumerVice::Colludes);
+        } else if consumers.iter().any(|it| it.vice == Some(ConsumerVice::Colludes)) {
+            vice = Some(ProviderVice::Colludes);
         }
         let weather = weather(rng);
         let nodes = 1 + consumers.len();
@@ -199,16 +211,32 @@ impl Plan {
             let operation = fault(rng, nodes, &mut operations, at, consumers.len(), initial);
             operations.push((at, operation));
         }
+        let line = line(rng);
+        let forwarded = rng.u8(0..4) == 0;
+        let endpoint = endpoint(rng);
+        let terms_ms = if rng.u8(0..6) == 0 { rng.u64(60_000..600_000) } else { 86_400_000 };
+        // What came later has chance of its own: seeds stay what they were in everything else.
+        let rng = &mut Rng::with_seed(seed ^ 0x9E37_79B9_7F4A_7C15);
+        if rng.u8(0..16) == 0 {
+            let consumer = rng.usize(0..consumers.len());
+            let at = rng.u64(0..horizon);
+            operations.push((at, Operation::Backup { consumer }));
+            operations.push((rng.u64(at..=horizon), Operation::Restore { consumer }));
+        }
+        let credit = match rng.u8(0..200) {
+            0 => prosper(rng, price, &mut consumers, horizon, &mut operations),
+            _ => credit,
+        };
         operations.sort_by_key(|(at, _)| *at);
         Self {
             seed,
             price,
             credit,
             vice,
-            line: line(rng),
-            forwarded: rng.u8(0..4) == 0,
-            endpoint: endpoint(rng),
-            terms_ms: if rng.u8(0..6) == 0 { rng.u64(60_000..600_000) } else { 86_400_000 },
+            line,
+            forwarded,
+            endpoint,
+            terms_ms,
             consumers,
             weather,
             operations,
@@ -219,6 +247,35 @@ impl Plan {
     pub fn skews(&self) -> bool {
         self.operations.iter().any(|(_, operation)| matches!(operation, Operation::Skew { .. }))
     }
+}
+
+/// Much is carried over good lines, a hundred times the first credit and more, so that what was paid
+/// earns credit.
+fn prosper(
+    rng: &mut Rng,
+    price: Price,
+    consumers: &mut [ConsumerPlan],
+    horizon: u64,
+    operations: &mut Vec<(u64, Operation)>,
+) -> CreditRule {
+    let initial = rng.u64(256..512);
+    operations.retain(|(_, operation)| !matches!(operation, Operation::Traffic { .. }));
+    for consumer in &mut *consumers {
+        let worth = price.owed(ByteCount::new(initial * rng.u64(100..300))).unwrap_or(Amount::MAX);
+        consumer.channel_amount = consumer.channel_amount.max(worth);
+        consumer.line = Line { delay_ms: consumer.line.delay_ms, ..Line::PERFECT };
+    }
+    for _ in 0..rng.usize(4..8) {
+        let consumer = rng.usize(0..consumers.len());
+        let (up, down) = (rng.u64(0..initial), initial * rng.u64(10..50));
+        let at = rng.u64(0..horizon);
+        operations.push((at, Operation::Traffic { consumer, up, down }));
+        if rng.u8(0..3) == 0 {
+            operations.push((at + 20_000, Operation::CloseSession { consumer }));
+        }
+    }
+    let maximum = ByteCount::new(initial * rng.u64(2..9));
+    CreditRule { initial: ByteCount::new(initial), maximum }
 }
 
 fn line(rng: &mut Rng) -> Line {
@@ -310,7 +367,8 @@ fn fault(
         }
         14 | 15 => {
             operations.push((at, traffic(rng, consumers, initial)));
-            Operation::StopDiskAt { node, step: rng.u64(1..60) }
+            let step = rng.u64(1..60);
+            Operation::StopDiskAt { node, step, power: step % 3 > 0 }
         }
         16 => Operation::DiskFull { node, ms },
         17 | 18 => {

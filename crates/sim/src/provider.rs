@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use sparewire_core::{
     Amount, B256, ByteCount, ChannelId, DeviceSigner, DeviceStatement, NodeId, Price, Signer,
-    TypedData,
+    TypedData, Verified,
 };
 use sparewire_node::{
     provider::{Applicant, admit, terms_of},
@@ -14,14 +14,15 @@ use sparewire_node::{
 use sparewire_protocol::{
     ANSWER_MS_MAX, Action, ChannelStatus, Claim, CountingRule, CreditRule, Direction, Event,
     Message, Meter, Offer, Output, Payee, ProtocolError, Reading, Record, RefusalCode, Refused,
-    Role, Service, Terms, settlement::Intent, short_reason,
+    Role, Service, Statement, Terms, Voucher, settlement::Intent, short_reason,
 };
 
 use crate::{
     cast::{PARTIES, identity, network},
     chain::Tag,
-    ledger::{Invariant, allowance, credit_and_step},
+    ledger::{Invariant, allowance, credit, credit_and_step},
     node::{Alive, Node, Surroundings},
+    plan::LIAR,
     road::{Frame, RoadState},
     vice::ProviderVice,
 };
@@ -54,6 +55,7 @@ pub struct Provider {
     wanted: BTreeMap<ChannelId, Amount>,
     claims: Vec<Claim>,
     paid_once: bool,
+    collusions: u8,
 }
 
 enum Seat {
@@ -68,7 +70,12 @@ struct Live {
     channel: ChannelId,
     peer: NodeId,
     streams: BTreeMap<u64, Stream>,
-    durable: u64,
+    /// What is durably paid.
+    paid: Reading,
+    /// What may pass.
+    limit: ByteCount,
+    /// When its end was first asked for, by either side.
+    closing_since_ms: Option<u64>,
 }
 
 #[derive(Default)]
@@ -101,6 +108,7 @@ impl Provider {
             wanted: BTreeMap::new(),
             claims: Vec::new(),
             paid_once: false,
+            collusions: 0,
         }
     }
 
@@ -204,6 +212,8 @@ impl Provider {
                 self.paid_once |= matches!(message, Message::Payment { .. });
                 match live.machine.handle_message(message, now) {
                     Ok(()) => self.drain(world, connection),
+                    // It is paid for more than its machine knows to have served.
+                    Err(_) if self.vice == Some(ProviderVice::OverServes) => {}
                     Err(error) => self.give_up(world, connection, &error),
                 }
                 self.pump(world, connection);
@@ -267,13 +277,28 @@ impl Provider {
                 let applicant = Applicant { terms, peer, acceptance: *acceptance, signature };
                 match admit(store, facts, applicant, signer, now) {
                     Ok(machine) => {
+                        let over = world.ledger.session(session).statements[1].is_some();
+                        world.ensure(Invariant::I8StatementsAgree, !over, || {
+                            format!("{} takes up a session that it has ended", self.node.name)
+                        });
                         let start = machine.statement(now).counted;
                         let meter = Meter::new(start, ByteCount::ZERO);
                         let memory = store.memory(channel, Some(session)).ok();
-                        let durable =
-                            memory.and_then(|m| m.session).map_or(0, |known| total(known.paid));
+                        let paid = memory
+                            .and_then(|m| m.session)
+                            .map_or(Reading::ZERO, |known| known.paid);
                         let streams = BTreeMap::new();
-                        let live = Live { machine, meter, channel, peer, streams, durable };
+                        let (limit, closing_since_ms) = (ByteCount::ZERO, None);
+                        let live = Live {
+                            machine,
+                            meter,
+                            channel,
+                            peer,
+                            streams,
+                            paid,
+                            limit,
+                            closing_since_ms,
+                        };
                         self.seats.insert(connection, Seat::Live(Box::new(live)));
                         self.drain(world, connection);
                     }
@@ -340,6 +365,7 @@ impl Provider {
         use ProviderVice as Vice;
         match (self.vice, &mut message) {
             (Some(Vice::WithholdsCountersignatures), Message::Countersignature { .. }) => return,
+            (Some(Vice::FallsMute), _) if self.paid_once => return,
             (Some(Vice::OverReports), Message::Report { reading, .. }) => {
                 reading.up = ByteCount::new(reading.up.get() + 10_000);
             }
@@ -381,7 +407,9 @@ impl Provider {
     fn drain(&mut self, world: &mut Surroundings, connection: u64) {
         loop {
             let Some(Seat::Live(live)) = self.seats.get_mut(&connection) else { return };
-            let Some(output) = live.machine.poll_output() else { return };
+            let Some(output) = live.machine.poll_output() else {
+                return self.check_credit(world, connection);
+            };
             if self.node.before_output(world) == Alive::No {
                 self.forget(world);
                 return;
@@ -405,6 +433,7 @@ impl Provider {
                 }
                 Output::Grant(limit) => {
                     live.meter.set_limit(limit);
+                    live.limit = limit;
                     self.check_grant(world, connection, limit);
                 }
                 Output::Event(event) => match event {
@@ -419,8 +448,12 @@ impl Provider {
                             stream.paused = paused;
                         }
                     }
+                    Event::PeerClosing { .. } => {
+                        live.closing_since_ms.get_or_insert(world.now_ms);
+                    }
                     Event::Ended(statement) => {
                         world.coverage.met("payee ended");
+                        self.check_ended(world, connection, &statement);
                         let session = statement.session;
                         world.ledger.session(session).statements[1] = Some(statement);
                         self.seats.insert(connection, Seat::Done);
@@ -447,6 +480,13 @@ impl Provider {
                         Invariant::I4ExposureWithinCredit,
                         worth || payment.session != agreement.session,
                         || format!("{amount} taken for {:?}", payment.reading),
+                    );
+                    let reserved = world.ledger.channel(*channel).reserved;
+                    let lied_to = self.node.purse.endpoint == LIAR || self.vice.is_some();
+                    world.ensure(
+                        Invariant::I4ExposureWithinCredit,
+                        amount.get() <= reserved || lied_to,
+                        || format!("{amount} taken of a channel that holds {reserved}"),
                     );
                 }
                 Record::Receipt { receipt, payee_signature: Some(_) } => {
@@ -478,6 +518,12 @@ impl Provider {
         world.ensure(Invariant::I7NothingLeavesBeforeItIsDurable, known, || {
             format!("{} countersigns {sequence:?} and has not recorded it", self.node.name)
         });
+        let Message::Accepted(accepted) = message else { return };
+        let memory = self.node.recall(|store| store.memory(channel, Some(accepted.session)));
+        let kept = memory.is_none_or(|memory| memory.session.is_some());
+        world.ensure(Invariant::I7NothingLeavesBeforeItIsDurable, kept, || {
+            format!("{} accepts a session that it has not recorded", self.node.name)
+        });
     }
 
     /// What became durable.
@@ -487,7 +533,7 @@ impl Provider {
             match record {
                 Record::Payment { channel, payment } => {
                     if payment.session == live.machine.agreement().session {
-                        live.durable = total(payment.reading);
+                        live.paid = payment.reading;
                     }
                     let account = world.ledger.channel(*channel);
                     account.kept = account.kept.max(payment.voucher.body.amount);
@@ -521,9 +567,43 @@ impl Provider {
         let bound = credit_and_step(self.credit, paid);
         world.ensure(
             Invariant::I4ExposureWithinCredit,
-            limit.get() <= live.durable + bound,
-            || format!("{limit} granted on {} durably paid, bound {bound}", live.durable),
+            limit.get() <= total(live.paid) + bound,
+            || format!("{limit} granted on {:?} durably paid, bound {bound}", live.paid),
         );
+        let reserved = Amount::new(world.ledger.channel(live.channel).reserved);
+        let affordable = live.machine.agreement().affordable(reserved.unwrap_or(Amount::MAX));
+        let lied_to = self.node.purse.endpoint == LIAR;
+        world.ensure(
+            Invariant::I4ExposureWithinCredit,
+            limit <= affordable || limit.get() <= total(live.paid) || lied_to,
+            || format!("{limit} granted, the channel can pay for {affordable}"),
+        );
+    }
+
+    /// I4, once all that was wanted is done: one step more than the credit was for the time that it
+    /// took to make a voucher durable.
+    fn check_credit(&self, world: &mut Surroundings, connection: u64) {
+        let Some(Seat::Live(live)) = self.seats.get(&connection) else { return };
+        let account = world.ledger.channel(live.channel);
+        let most = total(live.paid) + credit(self.credit, account.paid_bytes.values().sum());
+        world.ensure(Invariant::I4ExposureWithinCredit, live.limit.get() <= most, || {
+            format!("{} may pass, {most} is what was paid and the credit", live.limit)
+        });
+    }
+
+    /// I8: between honest parties, whatever arrived is paid for when the session is over.
+    fn check_ended(&self, world: &mut Surroundings, connection: u64, statement: &Statement) {
+        let Some(Seat::Live(live)) = self.seats.get(&connection) else { return };
+        let account = world.ledger.session(statement.session);
+        let counted = ByteCount::new(total(statement.counted));
+        let owed = statement.price.owed(counted).and_then(|owed| account.base.checked_add(owed));
+        let covered = owed.is_some_and(|owed| owed <= account.reserved);
+        let (arrived, paid) = (account.arrived_down, live.paid.down.get());
+        let honest = self.vice.is_none() && self.honest[Self::peer(connection)];
+        let fine = arrived <= paid || account.forgotten || !covered || !honest;
+        world.ensure(Invariant::I8StatementsAgree, fine, || {
+            format!("a session ended, {arrived} bytes arrived, {paid} paid: {statement:?}")
+        });
     }
 
     /// Moves payload as far as the valve and the connection let it.
@@ -559,11 +639,17 @@ impl Provider {
                 }
             }
             let (channel, moved) = (live.channel, !frames.is_empty());
+            let frames_of = live.streams.iter().find(|(_, it)| !it.finished).map(|(it, _)| *it);
             let look = live.meter.is_closed()
                 || total(live.meter.reading()) >= live.machine.poll_mark().get();
             world.ledger.channel(channel).served += served;
             for frame in frames {
                 self.node.push(world, connection, frame);
+            }
+            let open = frames_of.filter(|_| self.vice == Some(ProviderVice::OverServes));
+            for stream in std::iter::repeat_n(open, 60).flatten() {
+                let bytes = self.chunk;
+                self.node.push(world, connection, Frame::Data { stream, bytes, genuine: true });
             }
             if self.vice == Some(ProviderVice::Floods) && moved {
                 let flood = Frame::Data { stream: 9_999, bytes: self.chunk, genuine: false };
@@ -588,7 +674,7 @@ impl Provider {
             statement.exposure_peak <= statement.exposure_bound,
             || format!("peak {} above {}", statement.exposure_peak, statement.exposure_bound),
         );
-        let exposed = total(live.meter.reading()).saturating_sub(live.durable);
+        let exposed = total(live.meter.reading()).saturating_sub(total(live.paid));
         let paid = world.ledger.channel(live.channel).paid_bytes.values().sum();
         let bound = credit_and_step(self.credit, paid);
         world.ensure(Invariant::I4ExposureWithinCredit, exposed <= bound, || {
@@ -633,9 +719,19 @@ impl Provider {
                     Err(error) => self.give_up(world, connection, &error),
                 }
             }
+            if !world.skews
+                && let Some(Seat::Live(live)) = self.seats.get(&connection)
+            {
+                let since = live.closing_since_ms.unwrap_or(world.now_ms);
+                let late = world.now_ms > since + 2 * ANSWER_MS_MAX + 5_000;
+                world.ensure(Invariant::I10EverySessionEnds, !late, || {
+                    format!("{} has been closing since {since}", self.node.name)
+                });
+            }
             if self.shutting_down
                 && let Some(Seat::Live(live)) = self.seats.get_mut(&connection)
             {
+                live.closing_since_ms.get_or_insert(world.now_ms);
                 live.machine.handle_reading(live.meter.reading(), now);
                 live.machine.handle_close("the provider is shutting down", now);
                 self.drain(world, connection);
@@ -662,15 +758,50 @@ impl Provider {
                 live.machine.handle_reading(live.meter.reading(), self.node.clock(world));
                 live.machine.handle_chain_event(facts);
                 self.drain(world, connection);
+                if let Some(Seat::Live(live)) = self.seats.get(&connection) {
+                    let shut = facts.status == ChannelStatus::Open || live.meter.is_closed();
+                    world.ensure(Invariant::I4ExposureWithinCredit, shut, || {
+                        format!("{} serves on a channel that is being left", self.node.name)
+                    });
+                }
             }
         }
         self.settle(world, false);
+        if self.vice == Some(ProviderVice::Colludes) && self.collusions < 2 && !world.healed {
+            self.collusions += 1;
+            self.collude(world);
+        }
         if self.vice == Some(ProviderVice::ClaimsAgain) && self.node.purse.is_idle() {
             let claims: Vec<_> = self.claims.iter().rev().take(3).copied().collect();
             if !claims.is_empty() {
                 world.coverage.met("claimed again");
                 self.node.purse.want(Intent::Claim { claims });
             }
+        }
+    }
+
+    /// With the key of a consumer that gave it away, claims all that this one put aside, and tries
+    /// the same with others' money.
+    fn collude(&mut self, world: &mut Surroundings) {
+        let Some(partner) = (1..PARTIES).find(|party| world.partners.contains(party)) else {
+            return;
+        };
+        let key = identity(partner).authorizer.clone();
+        let Some(channels) = self.node.recall(|store| store.channels(Role::Payee)) else { return };
+        let claims = channels.iter().filter_map(|channel| {
+            let account = world.ledger.channel(channel.id);
+            let amount = Amount::new(account.reserved)?;
+            if channel.config.payer_authorizer == key.address() {
+                account.promised = account.promised.max(amount);
+            }
+            let voucher = Voucher { channel: channel.id, amount };
+            let signature = Verified::sign(voucher, &network().0, &*key).ok()?.signed().signature;
+            Some(Claim { config: channel.config, amount, signature })
+        });
+        // One by one: a refused one takes those with it that are claimed together.
+        for claim in claims.collect::<Vec<_>>() {
+            world.coverage.met("claimed with another's key");
+            self.node.purse.want(Intent::Claim { claims: vec![claim] });
         }
     }
 

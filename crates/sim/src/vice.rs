@@ -28,10 +28,16 @@ pub enum ConsumerVice {
     Garbles,
     /// Has an old voucher claimed in the hope that the newest is then worth nothing, and leaves.
     ClosesWithOldVoucher,
+    /// Signs receipts for more than it has paid for, or that do not follow the one before.
+    OverstatesReceipts,
+    /// Asks for the session's end and then says nothing more, and stays.
+    NeverSettles,
+    /// Gives its key to the provider, who signs vouchers with it.
+    Colludes,
 }
 
 /// All of them.
-pub const CONSUMER_VICES: [ConsumerVice; 12] = [
+pub const CONSUMER_VICES: [ConsumerVice; 15] = [
     ConsumerVice::NeverPays,
     ConsumerVice::PaysLate,
     ConsumerVice::PaysLess,
@@ -44,6 +50,9 @@ pub const CONSUMER_VICES: [ConsumerVice; 12] = [
     ConsumerVice::OpensDust,
     ConsumerVice::Garbles,
     ConsumerVice::ClosesWithOldVoucher,
+    ConsumerVice::OverstatesReceipts,
+    ConsumerVice::NeverSettles,
+    ConsumerVice::Colludes,
 ];
 
 /// A provider's.
@@ -69,10 +78,16 @@ pub enum ProviderVice {
     Garbles,
     /// Claims the same and older vouchers again and again.
     ClaimsAgain,
+    /// Sends more than the channel can pay for, past its own meter.
+    OverServes,
+    /// Answers nothing any more once it has been paid, and stays.
+    FallsMute,
+    /// Signs vouchers with a consumer's key: over that one's channels, and over others'.
+    Colludes,
 }
 
 /// All of them.
-pub const PROVIDER_VICES: [ProviderVice; 10] = [
+pub const PROVIDER_VICES: [ProviderVice; 13] = [
     ProviderVice::DropsSilently,
     ProviderVice::ServesRubbish,
     ProviderVice::OverReports,
@@ -83,4 +98,7 @@ pub const PROVIDER_VICES: [ProviderVice; 10] = [
     ProviderVice::UnderstatesBase,
     ProviderVice::Garbles,
     ProviderVice::ClaimsAgain,
+    ProviderVice::OverServes,
+    ProviderVice::FallsMute,
+    ProviderVice::Colludes,
 ];

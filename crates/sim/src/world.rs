@@ -16,10 +16,10 @@ use crate::{
     ledger::{Invariant, Ledger},
     link::{Addr, Dependence, Flight, Nat, Network},
     node::{Node, Surroundings},
-    plan::{LIAR, Operation, Plan},
+    plan::{ConsumerPlan, LIAR, Operation, Plan},
     provider::{Provider, SETTLE_MS},
     road::{Body, Packet, Road, RoadState},
-    vice::ProviderVice,
+    vice::{ConsumerVice, ProviderVice},
 };
 
 const TOKENS: u128 = 1 << 80;
@@ -92,6 +92,9 @@ impl World {
             }
             consumers.push(made);
         }
+        let colludes = |consumer: &ConsumerPlan| consumer.vice == Some(ConsumerVice::Colludes);
+        let partners = plan.consumers.iter().enumerate().filter(|(_, it)| colludes(it));
+        let partners = partners.map(|(index, _)| index + 1).collect();
         if let Some(vice) = plan.vice {
             coverage.met(provider_vice(vice));
         }
@@ -106,6 +109,8 @@ impl World {
                 outbox: Vec::new(),
                 next_connection: 1,
                 healed: false,
+                skews: plan.skews(),
+                partners,
             },
             scheduled: vec![u64::MAX; 1 + consumers.len()],
             provider,
@@ -276,7 +281,8 @@ impl World {
     fn tick(&mut self, node: usize) {
         let now = self.around.now_ms;
         if self.node(node).disk.stopped() {
-            self.die(node, true, 2_000); // power went while it was reading
+            let power = self.node(node).stop_is_power;
+            self.die(node, power, 2_000); // it went while it was reading
         }
         let over = {
             let body = self.node(node);
@@ -374,7 +380,11 @@ impl World {
                 let body = self.node(*node);
                 (body.cut_before, body.cut_is_power) = (Some(*outputs), *power);
             }
-            Operation::StopDiskAt { node, step } => self.node(*node).disk.stop_at(*step),
+            Operation::StopDiskAt { node, step, power } => {
+                let body = self.node(*node);
+                body.stop_is_power = *power;
+                body.disk.stop_at(*step);
+            }
             Operation::DiskFull { node, ms } => {
                 let body = self.node(*node);
                 let used = body.disk.used();
@@ -383,6 +393,8 @@ impl World {
             }
             Operation::DiskFault { node, fault, nth } => self.node(*node).disk.fail(*fault, *nth),
             Operation::Skew { node, ms } => self.node(*node).skew_ms = *ms,
+            Operation::Backup { consumer } => self.consumers[*consumer].back_up(),
+            Operation::Restore { consumer } => self.consumers[*consumer].restore(&mut self.around),
             Operation::Reorg { depth } => drop(self.around.chain.reorg(*depth)),
             Operation::Halt { ms } => self.around.chain.halt(*ms),
             Operation::Spike { factor, ms } => self.around.chain.spike(*factor, *ms),
@@ -691,8 +703,8 @@ impl World {
 }
 
 /// A vice's name in the coverage.
-pub fn consumer_vice(vice: crate::vice::ConsumerVice) -> &'static str {
-    use crate::vice::ConsumerVice as Vice;
+pub fn consumer_vice(vice: ConsumerVice) -> &'static str {
+    use ConsumerVice as Vice;
     match vice {
         Vice::NeverPays => "vice: never pays",
         Vice::PaysLate => "vice: pays late",
@@ -706,6 +718,9 @@ pub fn consumer_vice(vice: crate::vice::ConsumerVice) -> &'static str {
         Vice::OpensDust => "vice: opens dust",
         Vice::Garbles => "vice: consumer garbles",
         Vice::ClosesWithOldVoucher => "vice: closes with an old voucher",
+        Vice::OverstatesReceipts => "vice: overstates receipts",
+        Vice::NeverSettles => "vice: never settles",
+        Vice::Colludes => "vice: payer colludes",
     }
 }
 
@@ -723,5 +738,8 @@ pub fn provider_vice(vice: ProviderVice) -> &'static str {
         Vice::UnderstatesBase => "vice: understates the base",
         Vice::Garbles => "vice: provider garbles",
         Vice::ClaimsAgain => "vice: claims again",
+        Vice::OverServes => "vice: over-serves",
+        Vice::FallsMute => "vice: falls mute",
+        Vice::Colludes => "vice: payee colludes",
     }
 }

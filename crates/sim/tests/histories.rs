@@ -81,6 +81,13 @@ fn histories_are_eventful_and_break_nothing() {
         "Accept with a pending receipt",
         "Refused ChannelUnusable",
         "Refused GoingAway",
+        "Refused UnknownSession",
+        "Refused LossAllowanceUsed",
+        "broke off on purpose",
+        "over-promises as it accepts",
+        "a receipt that does not fit",
+        "claimed with another's key",
+        "a store is set back",
     ]);
     assert_eq!(coverage.missing(&expected), [""; 0], "a quiet simulator finds nothing");
     let count = |what: &str| coverage.counts.get(what).copied().unwrap_or(0);

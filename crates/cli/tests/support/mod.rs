@@ -313,9 +313,9 @@ pub fn number(value: &Value) -> u128 {
     }
 }
 
-/// What so many bytes cost, by the rule of the protocol: rounded down once, over the total.
+/// What so many bytes cost, by the rule of the protocol: rounded up once, over the total.
 pub fn owed(bytes: u128, price_per_gib: u128) -> u128 {
-    (bytes * price_per_gib) >> 30
+    (bytes * price_per_gib).div_ceil(1 << 30)
 }
 
 /// An address on a line, alone or as the value of a word.

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{BrokenSession, Consumer, Link, Session, TUNNELS_GRACE, Tunnel};
+use super::{BrokenSession, Consumer, Link, Session, TUNNELS_GRACE, Tunnel, gives_up_session};
 use crate::{
     copy::{DrainLimit, Tally, Tunnel as Copied, consumer_copy},
     refusal::{Refusal, RefusalKind},
@@ -64,7 +64,7 @@ impl Consumer {
             .await?;
         let offer = match timeout(ANSWER_TIMEOUT, reader.next()).await.map_err(late)?? {
             Some(Message::Offer(offer)) => offer,
-            Some(Message::Refused(refused)) => return Err(refusal(refused)),
+            Some(Message::Refused(refused)) => return Err(refusal(refused).into()),
             _ => return Err(ProtocolError::Unexpected("answer to hello").into()),
         };
         // The same terms again: the session goes on. Other terms: a new session.
@@ -91,6 +91,14 @@ impl Consumer {
             memory.session = known;
         }
         let has_paid = memory.payment.is_some();
+        let violation = |error: ProtocolError| {
+            if gives_up_session(&error) {
+                let mut past = self.past();
+                past.session = None;
+                past.forgotten.insert(session);
+            }
+            SessionError::from(error)
+        };
         let setup = PayerSetup {
             terms,
             session,
@@ -102,7 +110,7 @@ impl Consumer {
             signer: Arc::clone(&self.identity.authorizer),
             device: &*self.identity.device,
         };
-        let mut payer = Payer::accept(setup, now)?;
+        let mut payer = Payer::accept(setup, now).map_err(violation)?;
         while let Some(output) = payer.poll_output() {
             if let Output::Transmit(message) = output {
                 control.send(&message).await?;
@@ -118,19 +126,17 @@ impl Consumer {
                     RefusalCode::ChannelUnusable | RefusalCode::LossAllowanceUsed => {
                         self.past().avoid.insert(channel);
                     }
-                    RefusalCode::UnknownSession | RefusalCode::TermsExpired => {
-                        self.past().session = None;
-                        self.past().forgotten.insert(session);
-                    }
                     _ => {}
                 }
-                return Err(refusal(refused));
+                return Err(violation(refusal(refused)));
             }
             Some(Message::Close { reason }) => {
                 let code = RefusalCode::GoingAway;
                 return Err(ProtocolError::Refused { code, reason }.into());
             }
-            Some(answer) => payer.handle_message(answer, (self.clock)())?,
+            Some(answer) => {
+                payer.handle_message(answer, (self.clock)()).map_err(violation)?;
+            }
             None => return Err(ProtocolError::Unexpected("end of the control stream").into()),
         }
 
@@ -376,8 +382,8 @@ pub(super) async fn open_tunnel(
     }
 }
 
-fn refusal(refused: sparewire_protocol::Refused) -> SessionError {
-    ProtocolError::Refused { code: refused.code, reason: refused.reason }.into()
+fn refusal(refused: sparewire_protocol::Refused) -> ProtocolError {
+    ProtocolError::Refused { code: refused.code, reason: refused.reason }
 }
 
 fn new_session() -> Result<SessionId, SessionError> {

@@ -7,7 +7,9 @@ use std::{
 };
 
 use borsh::{BorshDeserialize, BorshSerialize};
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension, Row, config::DbConfig, params,
+};
 use sparewire_core::{B256, ByteCount, ChannelId, Domain, SessionId, Timestamp, decode, encode};
 use sparewire_protocol::{
     Agreement, ChannelConfig, Countersigned, Memory, Payment, Reading, Record, Role, SessionMemory,
@@ -107,6 +109,8 @@ impl SqliteStore {
         lock: Option<File>,
     ) -> Result<Self, StoreError> {
         let failed = |error| failure(path, error);
+        // Else a kept statement is compiled anew whenever other values are bound to it (STAT4).
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(failed)?;
         connection
             .execute_batch("pragma journal_mode = wal; pragma synchronous = full;")
             .map_err(failed)?;

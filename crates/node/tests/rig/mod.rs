@@ -231,6 +231,6 @@ pub fn hash(bytes: &[u8]) -> u64 {
 /// Everything to the end.
 pub async fn read_all(tcp: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
-    timeout(SOON, tcp.read_to_end(&mut bytes)).await.expect("in time").unwrap();
+    tokio::time::timeout(SOON, tcp.read_to_end(&mut bytes)).await.expect("in time").unwrap();
     bytes
 }

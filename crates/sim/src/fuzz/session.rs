@@ -37,7 +37,7 @@ pub fn plan(bytes: &[u8]) -> Plan {
     let lines: Vec<_> = plan.consumers.iter().map(|consumer| consumer.line).collect();
     let operations = input.list(OPERATIONS_MAX, |input| {
         let later = u64::from(input.byte()) * u64::from(input.byte()) * 2;
-        let kind = input.below(28);
+        let kind = input.below(30);
         let node = usize::from(input.byte()) % (1 + consumers);
         let consumer = node.saturating_sub(1);
         let (one, two) = (u64::from(input.byte()), u64::from(input.byte()));
@@ -59,7 +59,7 @@ pub fn plan(bytes: &[u8]) -> Plan {
             15 => Operation::Kill { node, ms: ms / 4 },
             16 => Operation::PowerCut { node, ms: ms / 4 },
             17 | 18 => Operation::CutBefore { node, outputs: one as u8 % 24, power: two & 1 == 1 },
-            19 => Operation::StopDiskAt { node, step: 1 + one % 60 },
+            19 => Operation::StopDiskAt { node, step: 1 + one % 60, power: two % 2 == 0 },
             20 => Operation::DiskFull { node, ms },
             21 => {
                 let faults = [Fault::Read, Fault::Write, Fault::Sync, Fault::SyncForgets];
@@ -73,7 +73,9 @@ pub fn plan(bytes: &[u8]) -> Plan {
             24 => Operation::Halt { ms },
             25 => Operation::Spike { factor: 2 + two % 58, ms: ms * 4 },
             26 => Operation::TakeDown { endpoint: two as usize % 4, ms },
-            _ => Operation::FrontRun,
+            27 => Operation::FrontRun,
+            28 => Operation::Backup { consumer },
+            _ => Operation::Restore { consumer },
         };
         (later, operation)
     });
