@@ -302,8 +302,12 @@ impl Plan {
             self.operations.push((at, Operation::KillWatcher { ms }));
         }
         let trusted = self.vice.is_none() && self.endpoint != LIAR;
-        if watcher.vice.is_none() && trusted && rng.bool() {
-            let gone = rng.u64(horizon / 2..horizon);
+        if watcher.vice.is_none() && trusted && rng.u8(0..3) == 0 {
+            // Not before there are channels: opening one takes minutes.
+            let gone = 400_000 + rng.u64(0..horizon);
+            let before = gone - rng.u64(0..120_000);
+            let traffic = traffic(rng, self.consumers.len(), self.credit.initial.get());
+            self.operations.push((before, traffic));
             self.operations.push((gone, Operation::ProviderGone));
             for consumer in 0..self.consumers.len() {
                 let leaves = gone + rng.u64(0..120_000);
