@@ -301,8 +301,9 @@ impl Plan {
             let (at, ms) = (rng.u64(0..horizon), rng.u64(500..120_000));
             self.operations.push((at, Operation::KillWatcher { ms }));
         }
-        let trusted = self.vice.is_none() && self.endpoint != LIAR;
-        if watcher.vice.is_none() && trusted && rng.u8(0..3) == 0 {
+        // Mostly where something is promised to the one that goes.
+        let owed = watcher.vice.is_none() && self.vice.is_none() && self.endpoint != LIAR;
+        if rng.u8(0..12) < if owed { 4 } else { 1 } {
             // Not before there are channels: opening one takes minutes.
             let gone = 400_000 + rng.u64(0..horizon);
             let before = gone - rng.u64(0..120_000);

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use sparewire_core::{Amount, ChannelId, Timestamp};
+use sparewire_core::{ChannelId, Timestamp};
 use sparewire_protocol::{ChannelStatus, Claim, settlement::Intent};
 
 use crate::{
@@ -94,6 +94,8 @@ impl Watcher {
         }
         world.coverage.met("a watcher hears of a voucher");
         let id = claim.config.id(&network().0);
+        let heard = &mut world.ledger.channel(id).heard;
+        *heard = claim.amount.max(*heard);
         let kept = self.kept.entry(id).or_insert(Kept { first: claim, newest: claim });
         if claim.amount > kept.newest.amount {
             kept.newest = claim;
@@ -151,11 +153,6 @@ impl Watcher {
         (self.purse.endpoint, self.lost, self.down_until_ms) = (0, 0, 0);
     }
 
-    /// The newest that it keeps, channel by channel.
-    pub fn newest(&self) -> impl Iterator<Item = (ChannelId, Amount)> {
-        self.kept.iter().map(|(id, kept)| (*id, kept.newest.amount))
-    }
-
     fn is_up(&self, world: &Surroundings) -> bool {
         world.now_ms >= self.down_until_ms
     }
@@ -164,7 +161,7 @@ impl Watcher {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use sparewire_core::Verified;
+    use sparewire_core::{Amount, Verified};
     use sparewire_protocol::{ChannelConfig, Voucher};
 
     use super::*;
@@ -230,6 +227,7 @@ mod tests {
     fn what_it_heard_of_is_claimed_when_the_payer_leaves() {
         let (claimed, world) = claimed(None, 0);
         assert_eq!(claimed, units(70), "the newest, not the last that came");
+        assert!(world.ledger.channels.values().all(|account| account.heard == claimed));
         let has = world.chain.truth().token_balance(identity(WATCHER).address(), Tag::Final);
         assert_eq!(has, Ok(1 << 80), "and not for itself");
     }

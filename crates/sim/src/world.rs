@@ -758,19 +758,24 @@ impl World {
 
     /// I9: what an honest watcher had heard of is paid, whether the provider came back or not.
     fn check_watched(&mut self) {
-        let Some(watcher) = self.watcher.as_ref().filter(|watcher| watcher.vice.is_none()) else {
-            return;
-        };
-        if self.plan.endpoint == LIAR {
-            return; // it took vouchers for money that is not there
+        let honest = self.watcher.as_ref().is_some_and(|watcher| watcher.vice.is_none());
+        if !honest || self.plan.endpoint == LIAR {
+            return; // a provider that is lied to takes vouchers for money that is not there
         }
         let mut paid = Amount::ZERO;
-        for (id, newest) in watcher.newest() {
-            let facts = self.around.chain.truth().channel(id, Tag::Final).ok().flatten();
+        for (id, account) in &self.around.ledger.channels {
+            let facts = self.around.chain.truth().channel(*id, Tag::Final).ok().flatten();
             let claimed = facts.map_or(Amount::ZERO, |facts| facts.claimed);
-            self.around.ensure(Invariant::I9WhoKeepsAVoucherIsPaid, claimed >= newest, || {
-                format!("{claimed} paid of {newest} that the watcher heard of over {id}")
-            });
+            self.around.ensure(
+                Invariant::I9WhoKeepsAVoucherIsPaid,
+                claimed >= account.heard,
+                || {
+                    format!(
+                        "{claimed} paid of {} that the watcher heard of over {id}",
+                        account.heard
+                    )
+                },
+            );
             paid = paid.max(claimed);
         }
         if self.gone && paid > Amount::ZERO {
