@@ -204,16 +204,19 @@ mod tests {
                 watcher.block(&mut world.chain, now, second * 1_000);
             }
             match second {
-                100 => [40, 70, 55].map(|it| watcher.hear(&mut world, claim(config, it))).into(),
+                100 => {
+                    for amount in [40, 70, 55] {
+                        watcher.hear(&mut world, claim(config, amount));
+                    }
+                }
                 120 if killed_ms > 0 => {
                     watcher.die(&mut world, killed_ms);
                     watcher.hear(&mut world, claim(config, 90));
-                    vec![]
                 }
-                8_000 => vec![payer.want(Intent::FinishClose { config })],
-                _ => vec![],
-            };
-            if world.now_ms % LOOK_MS == 0 {
+                8_000 => payer.want(Intent::FinishClose { config }),
+                _ => {}
+            }
+            if world.now_ms.is_multiple_of(LOOK_MS) {
                 watcher.look(&mut world);
             }
         }
