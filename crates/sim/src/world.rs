@@ -593,6 +593,7 @@ impl World {
         self.check_paid();
         // Payers get the rest.
         self.leave_all();
+        self.check_paid(); // a watcher has claimed meanwhile
         self.check_watched();
         self.check_money();
     }
@@ -766,16 +767,10 @@ impl World {
         for (id, account) in &self.around.ledger.channels {
             let facts = self.around.chain.truth().channel(*id, Tag::Final).ok().flatten();
             let claimed = facts.map_or(Amount::ZERO, |facts| facts.claimed);
-            self.around.ensure(
-                Invariant::I9WhoKeepsAVoucherIsPaid,
-                claimed >= account.heard,
-                || {
-                    format!(
-                        "{claimed} paid of {} that the watcher heard of over {id}",
-                        account.heard
-                    )
-                },
-            );
+            let heard = account.heard;
+            self.around.ensure(Invariant::I9WhoKeepsAVoucherIsPaid, claimed >= heard, || {
+                format!("{claimed} paid of {heard} that the watcher heard of over {id}")
+            });
             paid = paid.max(claimed);
         }
         if self.gone && paid > Amount::ZERO {
