@@ -11,7 +11,9 @@ use crate::chain::{SimChain, Weather};
 /// When every world begins, in milliseconds since the epoch.
 pub const EPOCH_MS: u64 = 1_800_000_000_000;
 /// How many parties there are keys for.
-pub const PARTIES: usize = 6;
+pub const PARTIES: usize = 7;
+/// The watcher's party; the last one is a stranger.
+pub const WATCHER: usize = PARTIES - 2;
 
 /// A party's keys.
 pub struct Identity {

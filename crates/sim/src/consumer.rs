@@ -2,6 +2,7 @@
 //! And what dishonest ones do instead.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
@@ -72,6 +73,9 @@ pub struct Consumer {
     topping_up: bool,
     phase: Phase,
     broken: Option<BrokenSession>,
+    /// Whether there is one to resume, as the store said when it was last asked: it says the same
+    /// until the next connection.
+    unfinished: Cell<Option<bool>>,
     forgotten: BTreeSet<SessionId>,
     avoid: BTreeSet<ChannelId>,
     retry_at_ms: u64,
@@ -157,6 +161,7 @@ impl Consumer {
             topping_up: false,
             phase: Phase::Down,
             broken: None,
+            unfinished: Cell::new(None),
             forgotten: BTreeSet::new(),
             avoid: BTreeSet::new(),
             retry_at_ms: 0,
@@ -248,6 +253,7 @@ impl Consumer {
             world.ledger.session(session).forgotten = true;
         }
         (self.broken, self.opening, self.topping_up) = (None, false, false);
+        self.unfinished.set(None);
         self.forgotten.clear();
         self.avoid.clear();
         self.late.clear();
@@ -275,11 +281,17 @@ impl Consumer {
 
     fn has_unfinished_session(&self) -> bool {
         let provider = identity(self.provider.0).node_id();
-        let newest = self.node.recall(|store| resumable(store, provider, self.broken)).flatten();
-        newest.is_some_and(|known| !self.forgotten.contains(&known.agreement.session))
+        if let Some(known) = self.unfinished.get() {
+            return known;
+        }
+        let newest = self.node.recall(|store| resumable(store, provider, self.broken));
+        let there = |known: &SessionMemory| !self.forgotten.contains(&known.agreement.session);
+        self.unfinished.set(newest.as_ref().map(|newest| newest.as_ref().is_some_and(there)));
+        newest.flatten().as_ref().is_some_and(there)
     }
 
     fn connect(&mut self, world: &mut Surroundings) {
+        self.unfinished.set(None);
         let provider = identity(self.provider.0).node_id();
         let Some(known) = self.node.recall(|store| resumable(store, provider, self.broken)) else {
             return self.retry_later(world);

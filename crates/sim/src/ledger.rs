@@ -56,6 +56,8 @@ pub struct ChannelAccount {
     pub promised: Amount,
     /// The highest amount that an honest payee had durable.
     pub kept: Amount,
+    /// The highest amount that the watcher, while it ran, was told of.
+    pub heard: Amount,
     /// Bytes that an honest provider let pass over it.
     pub served: u64,
     /// Bytes that each session over it paid an honest provider for, as that one recorded them.

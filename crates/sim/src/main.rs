@@ -7,8 +7,10 @@ use std::{
 
 use sparewire_sim::{
     plan::{FAULTS, Plan},
+    relay::{RELAY_VICES, RelayVice},
     run::{self, Report},
     vice::{CONSUMER_VICES, PROVIDER_VICES},
+    watcher::{WATCHER_VICES, WatcherVice},
     world::{consumer_vice, provider_vice},
 };
 
@@ -85,6 +87,8 @@ fn report(report: &Report, pairs: bool) {
         .map(consumer_vice)
         .into_iter()
         .chain(PROVIDER_VICES.map(provider_vice))
+        .chain(WATCHER_VICES.map(WatcherVice::name))
+        .chain(RELAY_VICES.map(RelayVice::name))
         .chain(FAULTS)
         .collect();
     let never = coverage.never_met(&vices, &FAULTS);

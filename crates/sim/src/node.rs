@@ -9,7 +9,7 @@ use std::{
 use fastrand::Rng;
 use sparewire_core::Timestamp;
 use sparewire_node::store::{SqliteStore, Store, StoreError};
-use sparewire_protocol::{Message, Record};
+use sparewire_protocol::{Claim, Message, Record};
 
 use crate::{
     cast::{EPOCH_MS, Identity, identity},
@@ -38,6 +38,8 @@ pub struct Surroundings {
     pub trace: Option<Arc<Mutex<Vec<String>>>>,
     /// Packets that nodes want sent: from which host, whereto.
     pub outbox: Vec<(usize, Addr, Packet)>,
+    /// Vouchers that a provider hands its watcher; `None` where it has none.
+    pub vouchers: Option<Vec<Claim>>,
     /// The next connection's number.
     pub next_connection: u64,
     /// Whether everything works again, and all must come to an end.
@@ -49,6 +51,24 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
+    /// At the beginning.
+    pub fn new(chain: SimChain, network: Network, trace: Option<Arc<Mutex<Vec<String>>>>) -> Self {
+        Self {
+            now_ms: 0,
+            network,
+            chain,
+            ledger: Ledger::default(),
+            coverage: Coverage::default(),
+            trace,
+            outbox: Vec::new(),
+            vouchers: None,
+            next_connection: 1,
+            healed: false,
+            skews: false,
+            partners: BTreeSet::new(),
+        }
+    }
+
     /// Writes a line of the trace; `words` is only called where there is one.
     pub fn say(&mut self, words: impl FnOnce() -> String) {
         if let Some(trace) = &self.trace {

@@ -8,10 +8,12 @@ use crate::{
     chain::{Endpoint, Lie, Weather},
     disk::Fault,
     link::{Dependence, Line, Nat},
+    relay::{RELAY_VICES, RelayVice},
     vice::{CONSUMER_VICES, ConsumerVice, PROVIDER_VICES, ProviderVice},
+    watcher::{WATCHER_VICES, WatcherVice},
 };
 
-/// Something that happens to the world. Nodes are counted providers first.
+/// Something that happens to the world. Nodes are counted providers first, a relay last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // each says what it is
 pub enum Operation {
@@ -39,6 +41,9 @@ pub enum Operation {
     Spike { factor: u64, ms: u64 },
     TakeDown { endpoint: usize, ms: u64 },
     FrontRun,
+    KillWatcher { ms: u64 },
+    ProviderGone,
+    FinishLeaving { consumer: usize },
 }
 
 impl Operation {
@@ -70,12 +75,15 @@ impl Operation {
             Self::Spike { .. } => "op fee spike",
             Self::TakeDown { .. } => "op endpoint down",
             Self::FrontRun => "op front-run",
+            Self::KillWatcher { .. } => "op kill the watcher",
+            Self::ProviderGone => "op provider gone",
+            Self::FinishLeaving { .. } => "op finish leaving",
         }
     }
 }
 
 /// All names of operations, for the report.
-pub const FAULTS: [&str; 22] = [
+pub const FAULTS: [&str; 25] = [
     "op close session",
     "op leave chain",
     "op settle",
@@ -98,6 +106,9 @@ pub const FAULTS: [&str; 22] = [
     "op fee spike",
     "op endpoint down",
     "op front-run",
+    "op kill the watcher",
+    "op provider gone",
+    "op finish leaving",
 ];
 
 /// A consumer of a history.
@@ -113,6 +124,28 @@ pub struct ConsumerPlan {
     pub endpoint: usize,
     /// What its channels get.
     pub channel_amount: Amount,
+}
+
+/// A watcher of a history.
+#[derive(Clone, Copy, Debug)]
+pub struct WatcherPlan {
+    /// What is wrong with it.
+    pub vice: Option<WatcherVice>,
+    /// Which endpoint it asks.
+    pub endpoint: usize,
+    /// Of a thousand vouchers that it is sent, how many are lost.
+    pub lost: u16,
+}
+
+/// A relay of a history, without which nobody reaches the provider.
+#[derive(Clone, Copy, Debug)]
+pub struct RelayPlan {
+    /// What is wrong with it.
+    pub vice: Option<RelayVice>,
+    /// Its line.
+    pub line: Line,
+    /// The provider's translator.
+    pub nat: Nat,
 }
 
 /// A history that has not happened yet.
@@ -136,6 +169,12 @@ pub struct Plan {
     pub terms_ms: u64,
     /// The consumers.
     pub consumers: Vec<ConsumerPlan>,
+    /// Seconds that consumers give the provider to claim when they leave.
+    pub withdraw_delay_secs: u32,
+    /// Who watches the chain for the provider, if anybody does.
+    pub watcher: Option<WatcherPlan>,
+    /// Through whom the provider is reached, if not directly.
+    pub relay: Option<RelayPlan>,
     /// The chain's.
     pub weather: Weather,
     /// What happens, and when in milliseconds.
@@ -144,6 +183,10 @@ pub struct Plan {
 
 /// The endpoint that lies.
 pub const LIAR: usize = 2;
+/// Makes of a history's seed the one of what is said by [`Plan::actors`].
+const ACTORS: u64 = 0x5350_4152_4557_4952;
+/// The withdraw delay where a watcher is: four times what the chain may be halted or dear for.
+const WATCHED_DELAY_SECS: u32 = 3_600;
 
 impl Plan {
     /// The history of a seed.
@@ -228,7 +271,7 @@ impl Plan {
             _ => credit,
         };
         operations.sort_by_key(|(at, _)| *at);
-        Self {
+        let mut plan = Self {
             seed,
             price,
             credit,
@@ -238,8 +281,73 @@ impl Plan {
             endpoint,
             terms_ms,
             consumers,
+            withdraw_delay_secs: 900,
+            watcher: None,
+            relay: None,
             weather,
             operations,
+        };
+        plan.actors(&mut Rng::with_seed(seed ^ ACTORS));
+        plan
+    }
+
+    /// Who else is in it, from a chance of its own: whatever else happens stays as it is.
+    fn actors(&mut self, rng: &mut Rng) {
+        let horizon = self.operations.last().map_or(0, |(at, _)| *at) + 30_000;
+        if rng.u8(0..3) == 0 {
+            self.watch(rng, horizon);
+        }
+        if rng.u8(0..5) == 0 {
+            let nat = std::iter::repeat_with(|| nat(rng)).flatten().next();
+            let nat = nat.expect("every other one is one");
+            let vice = (rng.u8(0..4) == 0).then(|| rng.choice(RELAY_VICES)).flatten();
+            self.relay = Some(RelayPlan { vice, line: line(rng), nat });
+            let node = 1 + self.consumers.len();
+            for _ in 0..rng.usize(0..4) {
+                let (at, ms) = (rng.u64(0..horizon), rng.u64(500..60_000));
+                let operation = match rng.u8(0..5) {
+                    0 => Operation::Cut { node, ms },
+                    1 => Operation::Line { node, line: line(rng) },
+                    2 => Operation::Rebind { node: 0 },
+                    _ => Operation::Kill { node, ms },
+                };
+                self.operations.push((at, operation));
+            }
+        }
+        self.operations.sort_by_key(|(at, _)| *at);
+    }
+
+    fn watch(&mut self, rng: &mut Rng, horizon: u64) {
+        let watcher = WatcherPlan {
+            vice: (rng.u8(0..4) == 0).then(|| rng.choice(WATCHER_VICES)).flatten(),
+            endpoint: [0, 0, 1, 3][rng.usize(0..4)],
+            lost: if rng.bool() { 0 } else { rng.u16(0..500) },
+        };
+        self.watcher = Some(watcher);
+        self.withdraw_delay_secs = WATCHED_DELAY_SECS;
+        for _ in 0..rng.usize(0..3) {
+            let (at, ms) = (rng.u64(0..horizon), rng.u64(500..120_000));
+            self.operations.push((at, Operation::KillWatcher { ms }));
+        }
+        // Mostly where something is promised to the one that goes.
+        let owed = watcher.vice.is_none() && self.vice.is_none() && self.endpoint != LIAR;
+        if rng.u8(0..12) < if owed { 4 } else { 1 } {
+            // Not before there are channels: opening one takes minutes.
+            let gone = 400_000 + rng.u64(0..horizon);
+            let before = gone - rng.u64(0..120_000);
+            let traffic = traffic(rng, self.consumers.len(), self.credit.initial.get());
+            self.operations.push((before, traffic));
+            self.operations.push((gone, Operation::ProviderGone));
+            for consumer in 0..self.consumers.len() {
+                let leaves = gone + rng.u64(0..120_000);
+                self.operations.push((leaves, Operation::LeaveChain { consumer }));
+                let killed = leaves + rng.u64(0..600_000);
+                self.operations.push((killed, Operation::KillWatcher { ms: rng.u64(0..300_000) }));
+                // As soon as it can: what is not claimed by then is lost.
+                let delay = u64::from(WATCHED_DELAY_SECS) * 1_000;
+                let leaves = leaves + delay + rng.u64(30_000..300_000);
+                self.operations.push((leaves, Operation::FinishLeaving { consumer }));
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use sparewire_core::{
 };
 use sparewire_node::{
     provider::{Applicant, admit, terms_of},
-    store::Store,
+    store::{KnownChannel, Store},
 };
 use sparewire_protocol::{
     ANSWER_MS_MAX, Action, ChannelStatus, Claim, CountingRule, CreditRule, Direction, Event,
@@ -537,6 +537,17 @@ impl Provider {
                     }
                     let account = world.ledger.channel(*channel);
                     account.kept = account.kept.max(payment.voucher.body.amount);
+                    if let Some(vouchers) = &mut world.vouchers
+                        && self.vice.is_none()
+                    {
+                        let config = live.machine.agreement().config;
+                        let voucher = payment.voucher;
+                        vouchers.push(Claim {
+                            config,
+                            amount: voucher.body.amount,
+                            signature: voucher.signature,
+                        });
+                    }
                     if self.vice == Some(ProviderVice::ClaimsAgain) {
                         let config = live.machine.agreement().config;
                         let voucher = payment.voucher;
@@ -705,6 +716,7 @@ impl Provider {
     pub fn tick(&mut self, world: &mut Surroundings) {
         if self.node.restart(world) {
             self.look_ms = world.now_ms;
+            self.hand_over(world);
         }
         if self.node.store.is_none() {
             return;
@@ -832,6 +844,16 @@ impl Provider {
             world.say(|| format!("{} claims over {} channels", self.node.name, claims.len()));
             world.coverage.met("claim");
             self.node.purse.want(Intent::Claim { claims });
+        }
+    }
+
+    /// Hands its watcher, if it has one, the newest voucher of every channel.
+    pub fn hand_over(&self, world: &mut Surroundings) {
+        if let Some(vouchers) = &mut world.vouchers
+            && self.vice.is_none()
+        {
+            let channels = self.node.recall(|store| store.channels(Role::Payee));
+            vouchers.extend(channels.iter().flatten().filter_map(KnownChannel::claim));
         }
     }
 

@@ -6,20 +6,22 @@ use std::{
 };
 
 use sparewire_core::{Amount, ChannelId};
-use sparewire_protocol::{ChannelStatus, Statement, settlement::Intent};
+use sparewire_protocol::{ChannelStatus, Claim, Statement, settlement::Intent};
 
 use crate::{
-    cast::{EPOCH_MS, PARTIES, identity, network},
+    cast::{EPOCH_MS, PARTIES, WATCHER, identity, network},
     chain::{Endpoint, SimChain, Tag, Transaction, Weather},
     consumer::Consumer,
-    coverage::Coverage,
-    ledger::{Invariant, Ledger},
+    ledger::Invariant,
     link::{Addr, Dependence, Flight, Nat, Network},
     node::{Node, Surroundings},
     plan::{ConsumerPlan, LIAR, Operation, Plan},
     provider::{Provider, SETTLE_MS},
+    purse::Purse,
+    relay::{REGISTER_MS, Relay, RelayVice, registration},
     road::{Body, Packet, Road, RoadState},
     vice::{ConsumerVice, ProviderVice},
+    watcher::{LOOK_MS, Watcher, WatcherVice},
 };
 
 const TOKENS: u128 = 1 << 80;
@@ -28,8 +30,15 @@ const WEI: u128 = 1 << 90;
 const PROVIDER: usize = 0;
 
 enum Wake {
-    Flight(Flight, Packet),
+    /// Sent by which host.
+    Flight(usize, Flight, Packet),
     Node(usize),
+    /// The provider tells the relay where it is.
+    Register,
+    /// A voucher reaches the watcher.
+    Voucher(Box<Claim>),
+    /// The watcher looks at the chain.
+    Look,
     Block,
     Operation(usize),
 }
@@ -41,6 +50,10 @@ pub struct World {
     plan: Plan,
     provider: Provider,
     consumers: Vec<Consumer>,
+    watcher: Option<Watcher>,
+    relay: Option<Relay>,
+    /// The provider's machine is lost.
+    gone: bool,
     queue: BTreeMap<(u64, u64), Wake>,
     order: u64,
     scheduled: Vec<u64>,
@@ -66,17 +79,21 @@ impl World {
             timeout_ms: 30_000,
             forwarded: true,
         };
-        let host = net.join(plan.line, plan.forwarded.then_some(open));
+        let nat = match plan.relay {
+            Some(relay) => Some(relay.nat),
+            None => plan.forwarded.then_some(open),
+        };
+        let host = net.join(plan.line, nat);
         let address = net.address(host);
         let mut node = Node::new(0, "provider".into(), PROVIDER, host, seed ^ 3);
         node.purse.endpoint = plan.endpoint;
         let mut provider = Provider::new(node, plan.vice, plan.price, plan.credit);
         provider.terms_ms = plan.terms_ms;
-        let mut coverage = Coverage::default();
+        let mut around = Surroundings::new(chain, net, trace);
         let mut consumers = Vec::new();
         for (index, consumer) in plan.consumers.iter().enumerate() {
             let (number, party) = (index + 1, index + 1);
-            let host = net.join(consumer.line, consumer.nat);
+            let host = around.network.join(consumer.line, consumer.nat);
             let name = format!("consumer {number}");
             let mut node = Node::new(number, name, party, host, seed ^ (4 + number as u64));
             node.purse.endpoint = consumer.endpoint;
@@ -85,36 +102,45 @@ impl World {
             let mut made = Consumer::new(node, party, consumer.vice, place, plan.price, amount);
             made.provider_is_honest = plan.vice.is_none();
             made.lied_to = consumer.endpoint == LIAR;
+            made.withdraw_delay_secs = plan.withdraw_delay_secs;
             made.chunk = (plan.credit.initial.get() / 6).max(64);
             provider.honest[party] = consumer.vice.is_none();
             if let Some(vice) = consumer.vice {
-                coverage.met(consumer_vice(vice));
+                around.coverage.met(consumer_vice(vice));
             }
             consumers.push(made);
         }
         let colludes = |consumer: &ConsumerPlan| consumer.vice == Some(ConsumerVice::Colludes);
         let partners = plan.consumers.iter().enumerate().filter(|(_, it)| colludes(it));
-        let partners = partners.map(|(index, _)| index + 1).collect();
+        around.partners = partners.map(|(index, _)| index + 1).collect();
+        around.skews = plan.skews();
         if let Some(vice) = plan.vice {
-            coverage.met(provider_vice(vice));
+            around.coverage.met(provider_vice(vice));
         }
+        let watcher = plan.watcher.map(|watcher| Watcher::new(watcher, seed ^ 8));
+        if watcher.is_some() {
+            around.vouchers = Some(Vec::new());
+        }
+        let relay = plan.relay.map(|relay| {
+            let host = around.network.join(relay.line, None);
+            for consumer in &mut consumers {
+                consumer.provider.1 = around.network.address(host);
+            }
+            Relay::new(host, relay.vice, seed ^ 9)
+        });
+        let actors = [
+            plan.watcher.and_then(|watcher| watcher.vice).map(WatcherVice::name),
+            plan.relay.and_then(|relay| relay.vice).map(RelayVice::name),
+        ];
+        actors.into_iter().flatten().for_each(|name| around.coverage.met(name));
         let mut world = Self {
-            around: Surroundings {
-                now_ms: 0,
-                network: net,
-                chain,
-                ledger: Ledger::default(),
-                coverage,
-                trace,
-                outbox: Vec::new(),
-                next_connection: 1,
-                healed: false,
-                skews: plan.skews(),
-                partners,
-            },
+            around,
             scheduled: vec![u64::MAX; 1 + consumers.len()],
             provider,
             consumers,
+            watcher,
+            relay,
+            gone: false,
             queue: BTreeMap::new(),
             order: 0,
             ends: Vec::new(),
@@ -129,6 +155,12 @@ impl World {
             consumer.open_channel(&mut world.around);
         }
         world.at(0, Wake::Block);
+        if world.relay.is_some() {
+            world.at(0, Wake::Register);
+        }
+        if world.watcher.is_some() {
+            world.at(seed % LOOK_MS, Wake::Look);
+        }
         world
     }
 
@@ -171,12 +203,41 @@ impl World {
 
     fn happen(&mut self, wake: Wake) {
         match wake {
-            Wake::Flight(flight, packet) => {
+            Wake::Flight(by, flight, packet) => {
                 let now = self.around.now_ms;
-                if let Some(host) = self.around.network.arrive(now, &flight) {
-                    self.receive(host, flight.from, packet);
-                    self.touch(host);
+                let host = self.around.network.arrive(now, &flight);
+                match (host, &mut self.relay) {
+                    (Some(host), Some(relay)) if host == relay.host => {
+                        relay.take(&mut self.around, by, flight.from, packet);
+                        self.send();
+                    }
+                    (Some(host), _) => {
+                        self.receive(host, flight.from, packet);
+                        self.touch(host);
+                    }
+                    (None, _) => {}
                 }
+            }
+            Wake::Register => {
+                if let Some(relay) = &self.relay
+                    && self.provider.node.store.is_some()
+                {
+                    let to = self.around.network.address(relay.host);
+                    self.around.outbox.push((self.provider.node.host, to, registration()));
+                    self.send();
+                }
+                self.at(self.around.now_ms + REGISTER_MS, Wake::Register);
+            }
+            Wake::Voucher(claim) => {
+                if let Some(watcher) = &mut self.watcher {
+                    watcher.hear(&mut self.around, *claim);
+                }
+            }
+            Wake::Look => {
+                if let Some(watcher) = &mut self.watcher {
+                    watcher.look(&mut self.around);
+                }
+                self.at(self.around.now_ms + LOOK_MS, Wake::Look);
             }
             Wake::Node(node) => {
                 if self.scheduled[node] <= self.around.now_ms {
@@ -202,6 +263,9 @@ impl World {
                         self.tick(node);
                         self.touch(node);
                     }
+                }
+                if let Some(watcher) = &mut self.watcher {
+                    watcher.block(&mut self.around.chain, now, self.around.now_ms);
                 }
                 let next = self.around.chain.next_block_at().as_ms().saturating_sub(EPOCH_MS);
                 let next = next.max(self.around.now_ms + 1_000);
@@ -326,14 +390,26 @@ impl World {
         }
     }
 
-    /// Sends what a node wants sent and plans when it is called next.
-    fn touch(&mut self, node: usize) {
+    /// Sends what is to be sent: packets, and vouchers to the watcher.
+    fn send(&mut self) {
+        let now = self.around.now_ms;
         for (host, to, packet) in std::mem::take(&mut self.around.outbox) {
-            let now = self.around.now_ms;
             for flight in self.around.network.send(now, host, to, packet.size()) {
-                self.at(flight.at_ms, Wake::Flight(flight, packet.clone()));
+                self.at(flight.at_ms, Wake::Flight(host, flight, packet.clone()));
             }
         }
+        let vouchers = self.around.vouchers.as_mut().map(std::mem::take);
+        for claim in vouchers.into_iter().flatten() {
+            let watcher = self.watcher.as_mut();
+            if let Some(after) = watcher.and_then(|watcher| watcher.post(&mut self.around)) {
+                self.at(now + after, Wake::Voucher(Box::new(claim)));
+            }
+        }
+    }
+
+    /// Sends what a node wants sent and plans when it is called next.
+    fn touch(&mut self, node: usize) {
+        self.send();
         let around = &self.around;
         let (own, body) = match node {
             0 => (self.provider.wake_ms(around), &self.provider.node),
@@ -400,6 +476,13 @@ impl World {
             Operation::Spike { factor, ms } => self.around.chain.spike(*factor, *ms),
             Operation::TakeDown { endpoint, ms } => self.around.chain.take_down(*endpoint, *ms),
             Operation::FrontRun => self.front_run(),
+            Operation::KillWatcher { ms } => {
+                if let Some(watcher) = &mut self.watcher {
+                    watcher.die(&mut self.around, *ms);
+                }
+            }
+            Operation::ProviderGone => self.provider_goes(),
+            Operation::FinishLeaving { consumer } => self.finish_leaving(*consumer),
         }
     }
 
@@ -408,7 +491,20 @@ impl World {
         self.at(at, Wake::Node(node));
     }
 
+    /// The provider's machine is lost, and with it its disk and what its wallet was about to send.
+    fn provider_goes(&mut self) {
+        self.around.coverage.met("the provider is gone for good");
+        self.die(PROVIDER, true, 0);
+        let node = &mut self.provider.node;
+        node.restart_ms = None;
+        node.purse = Purse::new(node.purse.wallet, node.purse.endpoint);
+        self.gone = true;
+    }
+
     fn die(&mut self, node: usize, power: bool, ms: u64) {
+        if let Some(relay) = self.relay.as_mut().filter(|relay| relay.host == node) {
+            return relay.die(&mut self.around, ms);
+        }
         match node {
             0 => {
                 if self.provider.node.store.is_some() {
@@ -456,6 +552,7 @@ impl World {
         self.heal();
         let honest: Vec<usize> = (0..self.consumers.len())
             .filter(|index| self.consumers[*index].vice.is_none() && self.plan.vice.is_none())
+            .filter(|_| !self.gone) // nobody is there to serve them, or to settle with
             .collect();
         // Service goes on.
         let more = self.plan.credit.initial.get() / 2;
@@ -507,6 +604,8 @@ impl World {
         self.check_paid();
         // Payers get the rest.
         self.leave_all();
+        self.check_paid(); // a watcher has claimed meanwhile
+        self.check_watched();
         self.check_money();
     }
 
@@ -514,6 +613,8 @@ impl World {
         self.around.say(|| "--- everything works again".into());
         self.around.healed = true;
         self.around.network.heal();
+        self.relay.as_mut().into_iter().for_each(Relay::heal);
+        self.watcher.as_mut().into_iter().for_each(Watcher::heal);
         *self.around.chain.weather_mut() = Weather {
             endpoints: vec![Endpoint::default(); 4],
             genesis: self.around.chain.weather_mut().genesis,
@@ -549,6 +650,8 @@ impl World {
             }
         }
         self.wake_all();
+        self.provider.hand_over(&mut self.around);
+        self.send();
     }
 
     fn wake_all(&mut self) {
@@ -613,7 +716,8 @@ impl World {
                 facts.claimed <= account.promised,
                 || format!("{} claimed of {} promised over {id}", facts.claimed, account.promised),
             );
-            if !believed_lies {
+            // Who never comes back is paid what its watcher heard of, once payers leave.
+            if !believed_lies && !self.gone {
                 self.around.ensure(
                     Invariant::I9WhoKeepsAVoucherIsPaid,
                     facts.claimed >= account.kept,
@@ -638,13 +742,8 @@ impl World {
         self.run_until(self.around.now_ms + 1_200_000, idle);
         let delay = self.consumers.iter().map(|c| u64::from(c.withdraw_delay_secs)).max();
         self.run_until(self.around.now_ms + (delay.unwrap_or(0) + 60) * 1_000, |_| false);
-        for consumer in &mut self.consumers {
-            for config in consumer.channels.clone() {
-                let facts = self.around.chain.truth().channel(config.id(&network().0), Tag::Final);
-                if matches!(facts, Ok(Some(facts)) if facts.status != ChannelStatus::Closed) {
-                    consumer.node.purse.want(Intent::FinishClose { config });
-                }
-            }
+        for consumer in 0..self.consumers.len() {
+            self.finish_leaving(consumer);
         }
         self.run_until(self.around.now_ms + 1_200_000, idle);
         for consumer in &mut self.consumers {
@@ -656,6 +755,38 @@ impl World {
             }
         }
         self.run_until(self.around.now_ms + 1_200_000, idle);
+    }
+
+    /// A payer takes the rest of the channels that it is leaving.
+    fn finish_leaving(&mut self, consumer: usize) {
+        let consumer = &mut self.consumers[consumer];
+        for config in consumer.channels.clone() {
+            let facts = self.around.chain.truth().channel(config.id(&network().0), Tag::Final);
+            if matches!(facts, Ok(Some(facts)) if facts.status != ChannelStatus::Closed) {
+                consumer.node.purse.want(Intent::FinishClose { config });
+            }
+        }
+    }
+
+    /// I9: what an honest watcher had heard of is paid, whether the provider came back or not.
+    fn check_watched(&mut self) {
+        let honest = self.watcher.as_ref().is_some_and(|watcher| watcher.vice.is_none());
+        if !honest || self.plan.endpoint == LIAR {
+            return; // a provider that is lied to takes vouchers for money that is not there
+        }
+        let mut paid = Amount::ZERO;
+        for (id, account) in &self.around.ledger.channels {
+            let facts = self.around.chain.truth().channel(*id, Tag::Final).ok().flatten();
+            let claimed = facts.map_or(Amount::ZERO, |facts| facts.claimed);
+            let heard = account.heard;
+            self.around.ensure(Invariant::I9WhoKeepsAVoucherIsPaid, claimed >= heard, || {
+                format!("{claimed} paid of {heard} that the watcher heard of over {id}")
+            });
+            paid = paid.max(claimed);
+        }
+        if self.gone && paid > Amount::ZERO {
+            self.around.coverage.met("who is gone for good is paid");
+        }
     }
 
     /// I1: every unit is where it belongs.
@@ -692,10 +823,11 @@ impl World {
         self.around.ensure(Invariant::I1Conservation, has == TOKENS + spent, || {
             format!("the provider has {has}, was paid {spent}")
         });
-        let thief = held(PARTIES - 1);
-        self.around.ensure(Invariant::I1Conservation, thief == TOKENS, || {
-            format!("a stranger has {thief}")
-        });
+        for (who, party) in [("a stranger", PARTIES - 1), ("the watcher", WATCHER)] {
+            let has = held(party);
+            self.around
+                .ensure(Invariant::I1Conservation, has == TOKENS, || format!("{who} has {has}"));
+        }
         if spent > 0 {
             self.around.coverage.met("somebody was paid");
         }

@@ -5,8 +5,10 @@
 use sparewire_core::{B256, keccak256};
 use sparewire_sim::{
     plan::{FAULTS, Plan},
+    relay::{RELAY_VICES, RelayVice},
     run,
     vice::{CONSUMER_VICES, PROVIDER_VICES},
+    watcher::{WATCHER_VICES, WatcherVice},
     world::{consumer_vice, provider_vice},
 };
 
@@ -59,6 +61,8 @@ fn histories_are_eventful_and_break_nothing() {
     let mut expected: Vec<&str> = FAULTS.to_vec();
     expected.extend(CONSUMER_VICES.map(consumer_vice));
     expected.extend(PROVIDER_VICES.map(provider_vice));
+    expected.extend(WATCHER_VICES.map(WatcherVice::name));
+    expected.extend(RELAY_VICES.map(RelayVice::name));
     expected.extend([
         "resumes",
         "takeover",
@@ -79,6 +83,21 @@ fn histories_are_eventful_and_break_nothing() {
         "payload on no stream of ours",
         "more than half of the loss bound used",
         "Accept with a pending receipt",
+        "a watcher hears of a voucher",
+        "a voucher is lost on its way to the watcher",
+        "nobody hears what the watcher is sent",
+        "a watcher claims",
+        "a watcher claims an old voucher",
+        "the watcher was killed",
+        "the provider is gone for good",
+        "who is gone for good is paid",
+        "relayed",
+        "a relayed party moved",
+        "a connection outlives the relay",
+        "the relay was killed",
+        "a relay drops",
+        "a relay repeats",
+        "a relay falls silent",
         "Refused ChannelUnusable",
         "Refused GoingAway",
         "Refused UnknownSession",
