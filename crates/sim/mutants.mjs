@@ -171,11 +171,6 @@ export default [
     'block > head.final_number', '{ let _ = block; false }']],
   ['chain-reuses-nonce', 'a nonce that an unfinished transaction has is used again', [`${carrier}/send.rs`,
     'in_flight.contains(&nonce)', '{ let _ = &in_flight; false }']],
-  ['chain-sends-first', 'a transaction is sent before it is in the journal', [`${carrier}/send.rs`,
-    `self.journal.sign(step.id, &attempt)?;
-        let sent = self.send(&attempt).await;`,
-    `let sent = self.send(&attempt).await;
-        self.journal.sign(step.id, &attempt)?;`]],
   ['chain-never-bumps', 'a transaction that nobody mines is replaced at the same fee', [`${carrier}/send.rs`,
     'old.saturating_add(old.div_ceil(8)).saturating_add(1)', 'old']],
   ['chain-plans-on-head', 'what is final is read at the newest block', [`${carrier}/node.rs`,

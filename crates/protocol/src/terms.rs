@@ -100,8 +100,9 @@ pub struct Offer {
 
 impl Offer {
     /// Checks an offer that `provider` (the key at the other end of the connection) made to a
-    /// consumer on `domain`, and returns its terms. A `fresh` one must have been made just now; one
-    /// that a session is resumed under may be older.
+    /// consumer on `domain`, and returns its terms. A `fresh` one must have been made just now; what
+    /// a session is resumed under was agreed on already, and may be older, or of a clock that was
+    /// set right since.
     ///
     /// # Errors
     /// [`ProtocolError`] where it is forged, for another chain, out of date, unsound, or where the
@@ -121,8 +122,8 @@ impl Offer {
         if terms.domain != *domain {
             return Err(ProtocolError::WrongNetwork { ours: *domain, theirs: terms.domain });
         }
-        let stale_ms = if fresh { now.ms_since(terms.issued) } else { 0 };
-        if stale_ms.max(terms.issued.ms_since(now)) > CLOCK_SKEW_MS_MAX {
+        let apart_ms = now.ms_since(terms.issued).max(terms.issued.ms_since(now));
+        if fresh && apart_ms > CLOCK_SKEW_MS_MAX {
             return Err(ProtocolError::ClockSkew { ours: now, theirs: terms.issued });
         }
         if now > terms.expires {

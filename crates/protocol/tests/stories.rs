@@ -439,8 +439,10 @@ fn clocks_hours_apart_are_told_and_minutes_apart_are_not() {
     let before = sparewire_core::Timestamp::from_ms(EPOCH.as_ms() - hours);
     assert!(matches!(verify(EPOCH.plus_ms(hours), true), Err(ProtocolError::ClockSkew { .. })));
     assert!(matches!(verify(before, true), Err(ProtocolError::ClockSkew { .. })));
-    assert!(matches!(verify(before, false), Err(ProtocolError::ClockSkew { .. })));
     assert_eq!(verify(EPOCH.plus_ms(9 * 60_000), true), Ok(cast.terms));
+    // Found by the simulator (seed 5001129): both clocks were ahead as the session began, and were
+    // set right; its consumer could not resume it, nor begin another, until that time came.
+    assert_eq!(verify(before, false), Ok(cast.terms), "agreed on already");
     assert_eq!(verify(EPOCH.plus_ms(hours), false), Ok(cast.terms), "an older session's terms");
 }
 
