@@ -165,7 +165,8 @@ export default [
                      where s.channel = ?1"`,
     '"select coalesce(sum(lost), 0) from sessions where channel = ?1 and id = ?2"']],
   ['admission-reopens', 'a session that has ended is taken up again', [admission,
-    'known.statement.is_some() || is_anothers(&known)', 'is_anothers(&known)']],
+    'known.statement.is_some() || is_anothers(&known)', 'is_anothers(&known)'],
+    [admission, 'known.statement.is_none() && now', 'now']],
 
   ['chain-forgets-reorgs', 'a transaction that is mined counts as final', [`${carrier}/follow.rs`,
     'block > head.final_number', '{ let _ = block; false }']],

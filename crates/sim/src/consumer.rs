@@ -71,6 +71,8 @@ pub struct Consumer {
     pub channels: Vec<ChannelConfig>,
     opening: bool,
     topping_up: bool,
+    /// The channel in use wants to be topped up, and another one is.
+    starved: bool,
     phase: Phase,
     broken: Option<BrokenSession>,
     /// Whether there is one to resume, as the store said when it was last asked: it says the same
@@ -159,6 +161,7 @@ impl Consumer {
             channels: Vec::new(),
             opening: false,
             topping_up: false,
+            starved: false,
             phase: Phase::Down,
             broken: None,
             unfinished: Cell::new(None),
@@ -253,6 +256,7 @@ impl Consumer {
             world.ledger.session(session).forgotten = true;
         }
         (self.broken, self.opening, self.topping_up) = (None, false, false);
+        self.starved = false;
         self.unfinished.set(None);
         self.forgotten.clear();
         self.avoid.clear();
@@ -683,6 +687,7 @@ impl Consumer {
                 world.coverage.met("payer exhausted");
                 let config = up.machine.agreement().config;
                 if self.vice != Some(ConsumerVice::OpensDust) {
+                    self.starved = self.topping_up; // another channel's turn
                     self.top_up(world, config);
                 }
             }
@@ -757,9 +762,8 @@ impl Consumer {
                 Message::Payment { payment, .. } => self.check_payment(world, payment),
                 // What was cut off before it left is told when it comes back.
                 Message::Accept { acceptance, .. } => {
-                    // (Whose store was set back tells an old one again.)
-                    if let Some(payment) = acceptance.payment.as_ref().filter(|_| !self.set_back) {
-                        self.check_promise(world, payment);
+                    if let Some(payment) = &acceptance.payment {
+                        self.check_promise(world, payment, true);
                     }
                 }
                 _ => {}
@@ -938,20 +942,21 @@ impl Consumer {
         world.ensure(Invariant::I6PromisesOnlyGrow, amount <= known || self.set_back, || {
             format!("{amount} promised, {known} known to be there")
         });
-        self.check_promise(world, payment);
+        self.check_promise(world, payment, false);
     }
 
-    fn check_promise(&mut self, world: &mut Surroundings, payment: &Payment) {
+    /// `again` where it may have been told before.
+    fn check_promise(&mut self, world: &mut Surroundings, payment: &Payment, again: bool) {
         let amount = payment.voucher.body.amount;
         let channel = world.ledger.channel(payment.voucher.body.channel);
         let (before, kept, reserved) = (channel.promised, channel.kept, channel.reserved);
         channel.promised = channel.promised.max(amount);
         // Whose store was set back does not know what it said since; what an honest provider has of
         // it, that one tells it.
-        let floor = match (self.set_back, self.provider_is_honest) {
-            (false, _) => before,
-            (true, true) => kept,
-            (true, false) => Amount::ZERO,
+        let floor = match self.set_back {
+            false => before,
+            true if self.provider_is_honest && !again => kept,
+            true => Amount::ZERO,
         };
         world.ensure(Invariant::I6PromisesOnlyGrow, amount >= floor, || {
             format!("{amount} promised after {before}, {kept} of it kept")
@@ -1155,9 +1160,13 @@ impl Consumer {
             let connection = up.connection;
             let known = &mut world.ledger.session(up.machine.agreement().session).reserved;
             *known = facts.reserved.max(*known);
+            let config = up.machine.agreement().config;
             match up.machine.handle_top_up(facts.reserved, now) {
                 Ok(()) => self.drain(world),
                 Err(error) => self.fail(world, connection, &error),
+            }
+            if std::mem::take(&mut self.starved) {
+                self.top_up(world, config);
             }
         }
     }
