@@ -651,7 +651,13 @@ impl Consumer {
                 return self.forget(world);
             }
             match output {
-                Output::Persist(records) => {
+                Output::Persist(mut records) => {
+                    if self.vice == Some(ConsumerVice::NeverPays) {
+                        // Nor does it remember that it would have, and tell it when it comes back.
+                        records.retain(|it| {
+                            !matches!(it, Record::Payment { .. } | Record::Receipt { .. })
+                        });
+                    }
                     self.recording(world, &records);
                     if self.node.record(world, &records).is_err() {
                         if !self.died(world) {

@@ -435,6 +435,49 @@ async fn a_reorganisation_under_a_pending_transaction_brings_it_back() {
 }
 
 #[tokio::test]
+async fn a_nonce_in_flight_is_not_used_again_though_the_node_has_not_heard_of_it() {
+    // Nodes behind one URL are a few blocks apart: one mined it, the next one asked has not seen it.
+    let frozen = Arc::new(AtomicU64::new(u64::MAX));
+    let told = frozen.clone();
+    let judge = move |method: &str, params: &serde_json::Value| match told.load(Ordering::SeqCst) {
+        nonce
+            if nonce < u64::MAX && method == "eth_getTransactionCount" && params[1] == "latest" =>
+        {
+            Verdict::Result(json!(alloy_primitives::U64::from(nonce)))
+        }
+        _ => Verdict::Pass,
+    };
+    let policy = Policy { finality: Finality::Blocks(3), ..quick() };
+    let (chain, _, carrier) = misbehaving(policy, Journal::in_memory().unwrap(), judge).await;
+    let carrier = Arc::new(carrier);
+    let before = carrier.follower.node.nonce(carrier.wallet(), None).await.unwrap();
+    let transfer = |to: u8| {
+        let carrier = carrier.clone();
+        tokio::spawn(async move { carrier.transfer(Address::repeat_byte(to), 1_000).await })
+    };
+    let arrived = async |to: u8| {
+        for _ in 0..2_000 {
+            if balance(&chain, Address::repeat_byte(to)) == 1_000 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        panic!("never mined");
+    };
+    let first = transfer(5);
+    arrived(5).await;
+    frozen.store(before, Ordering::SeqCst);
+    let second = transfer(6);
+    arrived(6).await;
+    frozen.store(u64::MAX, Ordering::SeqCst);
+    for _ in 0..4 {
+        chain.mine().unwrap();
+    }
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn two_journals_on_one_wallet_both_get_through() {
     let chain = embedded();
     let endpoint = Endpoint::Embedded(chain.clone());
