@@ -10,6 +10,7 @@ const payee = 'crates/protocol/src/payee.rs';
 const payer = 'crates/protocol/src/payer.rs';
 const sqlite = 'crates/node/src/store/sqlite.rs';
 const admission = 'crates/node/src/provider/admission.rs';
+const consumer = 'crates/node/src/consumer/connection.rs';
 const carrier = 'crates/chain/src/carrier';
 
 export default [
@@ -121,6 +122,9 @@ export default [
   ['payer-believes-reading', 'the payer goes on from any reading', [payer,
     'reading.down > down_max', 'false'],
     [payer, 'reading.checked_total().is_none_or(|total| total > total_max)', 'false']],
+  ['payer-believes-base', 'the payer goes on from whatever was promised, as its provider says', [payer,
+    'accepted.base != self.agreement.base',
+    '{ self.agreement.base = accepted.base.max(self.agreement.base); false }']],
   ['payer-believes-countersignature', 'the payer keeps countersignatures unseen', [payer,
     'theirs.verify(domain, payee)?;', 'let _ = (&theirs, domain, payee);']],
   ['payer-ends-unpaid', 'the payer ends without its last payment', [payer,
@@ -167,6 +171,10 @@ export default [
   ['admission-reopens', 'a session that has ended is taken up again', [admission,
     'known.statement.is_some() || is_anothers(&known)', 'is_anothers(&known)'],
     [admission, 'known.statement.is_none() && now', 'now']],
+
+  ['consumer-counts-twice', 'the consumer counts what it received twice', [consumer,
+    'session.meter.count(Direction::Down, chunk.len());',
+    'session.meter.count(Direction::Down, 2 * chunk.len());']],
 
   ['chain-forgets-reorgs', 'a transaction that is mined counts as final', [`${carrier}/follow.rs`,
     'block > head.final_number', '{ let _ = block; false }']],

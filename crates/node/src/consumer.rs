@@ -235,6 +235,13 @@ impl Consumer {
         }
     }
 
+    /// The session is not resumed; the next one is another.
+    fn forget(&self, session: SessionId) {
+        let mut past = self.past();
+        past.session = None;
+        past.forgotten.insert(session);
+    }
+
     fn past(&self) -> std::sync::MutexGuard<'_, Past> {
         // Plain assignments only: a panic leaves no half.
         self.past.lock().unwrap_or_else(PoisonError::into_inner)

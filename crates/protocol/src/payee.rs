@@ -42,6 +42,9 @@ pub struct PayeeSetup {
     pub facts: ChannelFacts,
     /// What our store remembers of the channel.
     pub memory: Memory,
+    /// What was agreed in the session that the acceptance's pending receipt is of, where that is
+    /// another one and is remembered.
+    pub pending_of: Option<Agreement>,
     /// Our authorizer's key.
     pub signer: Arc<dyn Signer>,
 }
@@ -98,7 +101,16 @@ impl Payee {
     /// [`ProtocolError`], to be told to the consumer by its [`ProtocolError::refusal_code`].
     /// Nothing has changed then.
     pub fn start(setup: PayeeSetup, now: Timestamp) -> Result<Self, ProtocolError> {
-        let PayeeSetup { terms, consumer, acceptance, signature, facts, memory, signer } = setup;
+        let PayeeSetup {
+            terms,
+            consumer,
+            acceptance,
+            signature,
+            facts,
+            memory,
+            pending_of,
+            signer,
+        } = setup;
         let config = acceptance.channel;
         acceptance.verify(&signature, consumer, &terms, now)?;
         if facts.status != ChannelStatus::Open {
@@ -266,11 +278,15 @@ impl Payee {
                 return Err(conflict(chain.sequence, receipts.hash, chain.hash));
             }
             // Countersigned only where the money that it speaks of is promised already, and the
-            // bytes that it speaks of are worth no more: exactly, where we know its session.
+            // bytes that it speaks of are worth no more: exactly, where we know its session, whose
+            // price may have been another.
             let worth = receipt.reading.checked_total().and_then(|total| terms.price.owed(total));
+            let of = pending_of.filter(|of| of.session == receipt.session && of.config == config);
             let fits = if receipt.session == agreement.session {
                 paid.covers(receipt.reading)
                     && agreement.owed(receipt.reading) == Some(receipt.amount)
+            } else if let Some(of) = of {
+                of.owed(receipt.reading) == Some(receipt.amount)
             } else {
                 worth.is_some_and(|worth| worth <= receipt.amount)
             };
@@ -736,11 +752,12 @@ fn believable(theirs: &Payment, ours: Option<&Payment>, terms: &Terms, added: Am
     let known = ours
         .filter(|ours| ours.session == theirs.session)
         .map_or(Reading::ZERO, |ours| ours.reading);
-    let worth = match terms.price {
-        Price::FREE => ByteCount::ZERO,
-        price => price.affordable(added),
+    // Taken of the total as amounts are: the unit that `known` began may pay for more.
+    let worth = terms.price.owed(total(known)).and_then(|worth| worth.checked_add(added));
+    let most = match terms.price {
+        Price::FREE => total(known),
+        price => worth.map_or(total(known), |worth| price.affordable(worth)),
     };
-    let most = total(known).checked_add(worth).unwrap_or(ByteCount::new(u64::MAX));
     let covered = theirs.reading.covers(known)
         && theirs.reading.checked_total().is_some_and(|bytes| bytes <= most);
     if covered { theirs.reading } else { known }

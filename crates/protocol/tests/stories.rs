@@ -9,8 +9,8 @@ use sparewire_core::{
     TypedData,
 };
 use sparewire_protocol::{
-    Accepted, Action, ChannelConfig, CreditRule, Event, Memory, Message, Output, Payee, Payer,
-    Payment, ProtocolError, Reading, Receipt, Record, RefusalCode, SessionMemory, Terms,
+    Accepted, Action, ChannelConfig, CreditRule, Event, Memory, Message, Output, Payee, PayeeSetup,
+    Payer, Payment, ProtocolError, Reading, Receipt, Record, RefusalCode, SessionMemory, Terms,
 };
 use world::{
     Cast, DAY_MS, EPOCH, Operation, Side, World, bytes, local_key, reading, recall, session_id,
@@ -1104,7 +1104,55 @@ fn no_session_is_free_for_being_short() {
     // Found by the simulator (seed 3819): rounded down, each session of less than a unit's bytes
     // cost nothing and lost nothing, and the next one could begin.
     let mut world = World::started(Price::per_gib(1 << 10).unwrap(), small_credit(), 1_000);
-    world.serve_down(500);
+    flow(&mut world, 3, 0, 99);
     let (ours, theirs) = world.heal_and_close().unwrap();
     assert_eq!((ours.paid, theirs.paid), (units(1), units(1)));
+}
+
+#[test]
+fn what_an_earlier_session_paid_within_a_unit_that_had_begun_is_believed() {
+    // Found by review: the money that is new was taken to pay for whole units beyond what is
+    // remembered, though the unit that it had begun pays for more.
+    let cast = Cast::new(Price::per_gib(1 << 18).unwrap(), CreditRule::default());
+    let known = cast.payment(session_id(9), Amount::ZERO, reading(0, 4_000));
+    let theirs = cast.payment(session_id(9), Amount::ZERO, reading(0, 12_280));
+    let memory = Memory { payment: Some(known), ..Memory::default() };
+    let start = |told: Payment| {
+        let mut payee = payee_alone(&cast, memory.clone(), |a| a.payment = Some(told)).unwrap();
+        let disk = records(&outputs(|| payee.poll_output()));
+        recall(&disk, session_id(2)).history
+    };
+    assert_eq!(start(theirs), bytes(12_280));
+    let lie = Payment { reading: reading(0, 12_289), ..theirs };
+    assert_eq!(start(lie), bytes(4_000), "three units pay for 12,288");
+}
+
+#[test]
+fn a_pending_receipt_is_weighed_by_the_price_of_its_own_session() {
+    // Found by review: after a rise it was worth more than its money, was never countersigned, and
+    // its payer can sign no other of that number.
+    let (old, new) = (cast(), Cast::new(Price::per_gib(1 << 31).unwrap(), small_credit()));
+    let payment = old.payment(session_id(9), Amount::ZERO, reading(0, 500));
+    let pending = old.receipt(Receipt {
+        channel: old.config.id(&old.domain),
+        session: session_id(9),
+        sequence: 1,
+        reading: reading(0, 500),
+        amount: units(500),
+        previous: B256::ZERO,
+        time: EPOCH,
+    });
+    let agreement = own_session(&old, 0, reading(0, 500)).agreement;
+    let agreement = sparewire_protocol::Agreement { session: session_id(9), ..agreement };
+    let countersigned = |pending_of| {
+        let mut acceptance = new.acceptance(session_id(1));
+        (acceptance.payment, acceptance.pending) = (Some(payment), Some(pending));
+        let facts = World::new(new.terms.price, new.terms.credit, 1_000_000).facts();
+        let setup = new.payee_setup(acceptance, facts, Memory::default());
+        let mut payee = Payee::start(PayeeSetup { pending_of, ..setup }, EPOCH).unwrap();
+        let written = records(&outputs(|| payee.poll_output()));
+        written.iter().any(|it| matches!(it, Record::Receipt { payee_signature: Some(_), .. }))
+    };
+    assert!(countersigned(Some(agreement)));
+    assert!(!countersigned(None), "by today's price it speaks of more than its money");
 }

@@ -225,6 +225,7 @@ impl Consumer {
     pub fn leave_chain(&mut self, world: &mut Surroundings) {
         world.coverage.met("leaves on chain");
         for config in self.channels.clone() {
+            world.ledger.channel(config.id(&network().0)).leaving = true;
             self.node.purse.want(Intent::StartClose { config });
         }
     }
@@ -248,12 +249,9 @@ impl Consumer {
 
     /// The process is gone.
     pub fn forget(&mut self, world: &mut Surroundings) {
-        let session = match std::mem::replace(&mut self.phase, Phase::Down) {
-            Phase::Up(up) => Some(up.machine.agreement().session),
-            _ => self.broken.map(|broken| broken.session),
-        };
-        if let Some(session) = session {
-            world.ledger.session(session).forgotten = true;
+        self.phase = Phase::Down;
+        for (session, account) in &mut world.ledger.sessions {
+            account.forgotten |= usize::from(session.0[0]) == self.party;
         }
         (self.broken, self.opening, self.topping_up) = (None, false, false);
         self.starved = false;
@@ -367,7 +365,12 @@ impl Consumer {
         let provider = identity(self.provider.0).node_id();
         let terms = match offer.verify(provider, &network().0, known.is_none(), now) {
             Ok(terms) => terms,
-            Err(error) => return self.fail(world, connection, &error),
+            Err(error) => {
+                if known.is_some() && error == ProtocolError::TermsExpired {
+                    self.forgotten.extend(unfinished);
+                }
+                return self.fail(world, connection, &error);
+            }
         };
         if terms.price > self.price_max {
             world.coverage.met("too dear");
@@ -449,7 +452,6 @@ impl Consumer {
         world.say(|| format!("{} gives up: {error}", self.node.name));
         if error.action() == Action::Dispute {
             world.coverage.met("conviction");
-            world.ledger.convicted.insert(self.provider.0);
             let innocent = self.is_honest() && self.provider_is_honest;
             world.ensure(Invariant::I12HonestPartiesDoNotAccuse, !innocent, || {
                 format!("{} accuses an honest provider: {error}", self.node.name)
@@ -687,6 +689,13 @@ impl Consumer {
                 let agreement = up.machine.agreement();
                 let (session, base) = (agreement.session, agreement.base);
                 world.ledger.session(session).base = base;
+                let promised = world.ledger.channel(up.machine.agreement().channel()).promised;
+                let honest = self.vice.is_none();
+                world.ensure(
+                    Invariant::I3NeverPaidForMoreThanArrived,
+                    base <= promised || !honest,
+                    || format!("a session begins at {base}, {promised} was promised"),
+                );
                 self.go_on(world);
             }
             Event::Exhausted => {
@@ -763,9 +772,32 @@ impl Consumer {
 
     fn tell(&mut self, world: &mut Surroundings, message: Message) {
         let Some(connection) = self.connection() else { return };
+        if let Message::Payment { payment, .. } = &message {
+            let channel = world.ledger.channel(payment.voucher.body.channel);
+            let before = channel.promised;
+            let paid = channel.paid_bytes.get(&payment.session).copied().unwrap_or(0);
+            let account = world.ledger.session(payment.session).clone();
+            let (amount, bytes) = (payment.voucher.body.amount, total(payment.reading));
+            world.say(|| {
+                format!(
+                    "  money promised {before} -> {amount}; bytes paid for {paid} -> {bytes}, of {} that arrived and {} sent",
+                    account.arrived_down, account.sent_up
+                )
+            });
+        }
         if self.is_honest() {
             match &message {
-                Message::Payment { payment, .. } => self.check_payment(world, payment),
+                Message::Payment { payment, receipt } => {
+                    self.check_payment(world, payment);
+                    let digest = receipt.as_ref().map(|it| it.body.digest(&network().0));
+                    let key = receipt.as_ref().map(|it| (it.body.channel, 0, it.body.sequence));
+                    let recorded = key.and_then(|key| world.ledger.receipts.get(&key)).copied();
+                    world.ensure(
+                        Invariant::I14OneReceiptForEachNumber,
+                        digest == recorded || self.set_back,
+                        || format!("{} sends another receipt than it recorded", self.node.name),
+                    );
+                }
                 // What was cut off before it left is told when it comes back.
                 Message::Accept { acceptance, .. } => {
                     if let Some(payment) = &acceptance.payment {
@@ -892,7 +924,13 @@ impl Consumer {
                 vec![message]
             }
             (Vice::ClosesWithOldVoucher, message @ Message::Payment { .. }) => {
+                let again = self.first_voucher.is_some();
                 self.remember(&message);
+                if again && self.asked_again == 0 {
+                    self.asked_again = 1; // once
+                    self.claim_old(world);
+                    self.leave_chain(world);
+                }
                 vec![message]
             }
             (_, message) => vec![message],
@@ -944,6 +982,10 @@ impl Consumer {
             down <= account.arrived_down,
             || format!("{down} bytes down signed for, {} arrived", account.arrived_down),
         );
+        let up = payment.reading.up.get();
+        world.ensure(Invariant::I11OnlyWhatWasAskedForIsBilled, up <= account.sent_up, || {
+            format!("{up} bytes up signed for, {} sent", account.sent_up)
+        });
         let known = account.reserved.max(account.base);
         world.ensure(Invariant::I6PromisesOnlyGrow, amount <= known || self.set_back, || {
             format!("{amount} promised, {known} known to be there")
@@ -1194,7 +1236,8 @@ impl Consumer {
             }
             Phase::Asking { since_ms, .. } => since_ms + ANSWER_MS,
             Phase::Up(up) => {
-                let machine = up.machine.poll_timeout();
+                let minds = self.vice != Some(ConsumerVice::NeverSettles);
+                let machine = up.machine.poll_timeout().filter(|_| minds);
                 let machine = machine.map(|at| world.now_ms + at.ms_since(now).max(1));
                 let closing = up.closing_since_ms.filter(|_| !up.streams.is_empty());
                 let stalled = up.meter.is_none().then_some(up.accepting_since_ms + ANSWER_MS);

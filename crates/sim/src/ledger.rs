@@ -56,6 +56,10 @@ pub struct ChannelAccount {
     pub promised: Amount,
     /// The highest amount that an honest payee had durable.
     pub kept: Amount,
+    /// The highest that it had in time to claim it.
+    pub due: Amount,
+    /// Its payer has ordered to close it.
+    pub leaving: bool,
     /// The highest amount that the watcher, while it ran, was told of.
     pub heard: Amount,
     /// Bytes that an honest provider let pass over it.
@@ -96,8 +100,6 @@ pub struct Ledger {
     pub receipts: BTreeMap<(ChannelId, usize, u64), B256>,
     /// Channel and number of each receipt whose countersignature an honest payee went to record.
     pub countersigned: BTreeSet<(ChannelId, u64)>,
-    /// Who was caught contradicting itself.
-    pub convicted: BTreeSet<usize>,
 }
 
 impl Ledger {

@@ -38,10 +38,20 @@ fn usage(why: &str) -> ExitCode {
 }
 
 fn many(arguments: &[String]) -> ExitCode {
-    let value = |name: &str| {
-        let at = arguments.iter().position(|argument| argument == name)?;
-        arguments.get(at + 1)?.parse::<u64>().ok()
-    };
+    let known = ["--seed", "--count", "--secs", "--hours", "--threads"];
+    let mut values = std::collections::BTreeMap::new();
+    let mut rest = arguments.iter().skip(1);
+    while let Some(name) = rest.next() {
+        if matches!(name.as_str(), "--fresh" | "--pairs") {
+            continue;
+        }
+        let value = rest.next().and_then(|value| value.parse::<u64>().ok());
+        match value.filter(|_| known.contains(&name.as_str())) {
+            Some(value) => values.insert(name.as_str(), value), // the last one counts
+            None => return usage(&format!("{name}?")),
+        };
+    }
+    let value = |name: &str| values.get(name).copied();
     let threads = value("--threads").unwrap_or_else(|| {
         std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64
     });

@@ -7,13 +7,13 @@ use std::{
 };
 
 use fastrand::Rng;
-use sparewire_core::Timestamp;
+use sparewire_core::{ChannelId, Timestamp};
 use sparewire_node::store::{SqliteStore, Store, StoreError};
-use sparewire_protocol::{Claim, Message, Record};
+use sparewire_protocol::{ChannelStatus, Claim, Message, Record};
 
 use crate::{
     cast::{EPOCH_MS, Identity, identity},
-    chain::SimChain,
+    chain::{SimChain, Tag},
     coverage::Coverage,
     disk::Disk,
     ledger::{Invariant, Ledger},
@@ -90,6 +90,22 @@ impl Surroundings {
         if !holds {
             self.broken(invariant, &what());
         }
+    }
+
+    /// Whether a voucher that becomes known now is known in time to be claimed: half of the withdraw
+    /// delay before the payer can take the rest, at least.
+    pub fn in_time(&mut self, channel: ChannelId, delay_secs: u32) -> bool {
+        if !self.ledger.channel(channel).leaving {
+            return true;
+        }
+        let facts = self.chain.truth().channel(channel, Tag::Head).ok().flatten();
+        facts.is_none_or(|facts| match facts.status {
+            ChannelStatus::Open => true,
+            ChannelStatus::Closing { finish_at_secs } => {
+                self.time().as_secs() + u64::from(delay_secs) / 2 <= finish_at_secs
+            }
+            ChannelStatus::Closed => false,
+        })
     }
 
     /// The true time.

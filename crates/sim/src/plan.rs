@@ -271,6 +271,7 @@ impl Plan {
             _ => credit,
         };
         operations.sort_by_key(|(at, _)| *at);
+        let hurries = rng.bool();
         let mut plan = Self {
             seed,
             price,
@@ -287,8 +288,34 @@ impl Plan {
             weather,
             operations,
         };
+        if hurries {
+            plan.hurry(rng, horizon);
+        }
         plan.actors(&mut Rng::with_seed(seed ^ ACTORS));
         plan
+    }
+
+    /// Whoever leaves takes what is left as soon as it can: what its provider has not claimed by then
+    /// is lost to it. The bad weather lasts until then, and is short beside the delay.
+    fn hurry(&mut self, rng: &mut Rng, horizon: u64) {
+        use ConsumerVice::{ClosesWithOldVoucher, WithdrawsWhileServed};
+        let mut leave: Vec<(u64, usize)> = Vec::new();
+        for (at, operation) in &self.operations {
+            if let Operation::LeaveChain { consumer } = operation {
+                leave.push((*at, *consumer));
+            }
+        }
+        for (index, consumer) in self.consumers.iter().enumerate() {
+            if matches!(consumer.vice, Some(WithdrawsWhileServed | ClosesWithOldVoucher)) {
+                leave.push((horizon, index));
+            }
+        }
+        for (at, consumer) in leave {
+            self.withdraw_delay_secs = WATCHED_DELAY_SECS;
+            let at = at + u64::from(WATCHED_DELAY_SECS) * 1_000 + rng.u64(30_000..600_000);
+            self.operations.push((at, Operation::FinishLeaving { consumer }));
+        }
+        self.operations.sort_by_key(|(at, _)| *at);
     }
 
     /// Who else is in it, from a chance of its own: whatever else happens stays as it is.

@@ -56,6 +56,7 @@ pub struct Provider {
     claims: Vec<Claim>,
     paid_once: bool,
     collusions: u8,
+    over_served: u64,
 }
 
 enum Seat {
@@ -109,6 +110,7 @@ impl Provider {
             claims: Vec::new(),
             paid_once: false,
             collusions: 0,
+            over_served: 0,
         }
     }
 
@@ -318,7 +320,6 @@ impl Provider {
         if error.action() == Action::Dispute {
             let peer = Self::peer(connection);
             world.coverage.met("conviction");
-            world.ledger.convicted.insert(peer);
             let innocent = self.vice.is_none() && self.honest[peer];
             world.ensure(Invariant::I12HonestPartiesDoNotAccuse, !innocent, || {
                 format!("{} accuses an honest consumer: {error}", self.node.name)
@@ -364,21 +365,31 @@ impl Provider {
     fn tell(&mut self, world: &mut Surroundings, connection: u64, mut message: Message) {
         use ProviderVice as Vice;
         match (self.vice, &mut message) {
-            (Some(Vice::WithholdsCountersignatures), Message::Countersignature { .. }) => return,
-            (Some(Vice::FallsMute), _) if self.paid_once => return,
+            (Some(Vice::WithholdsCountersignatures), Message::Countersignature { .. }) => {
+                return world.coverage.met("withheld a countersignature");
+            }
+            (Some(Vice::FallsMute), _) if self.paid_once => {
+                return world.coverage.met("fell mute");
+            }
             (Some(Vice::OverReports), Message::Report { reading, .. }) => {
                 reading.up = ByteCount::new(reading.up.get() + 10_000);
+                world.coverage.met("over-reported");
             }
             (Some(Vice::Overstates), Message::Accepted(accepted)) => {
                 accepted.reading.down = ByteCount::new(accepted.reading.down.get() + 5_000);
+                world.coverage.met("overstated");
             }
             (Some(Vice::UnderstatesBase), Message::Accepted(accepted)) => {
-                accepted.base =
-                    accepted.base.checked_sub(Amount::new(1).expect("small")).unwrap_or_default();
+                let (less, more) =
+                    (accepted.base.get().saturating_sub(1), accepted.base.get() + 999);
+                let base = if self.node.rng.bool() { less } else { more };
+                accepted.base = Amount::new(base).unwrap_or_default();
                 accepted.payment = None;
+                world.coverage.met("misstates the base");
             }
             (Some(Vice::EquivocatesInReceipts), Message::Countersignature { signature, .. }) => {
                 let other = B256::repeat_byte(7);
+                world.coverage.met("countersigned something else");
                 *signature =
                     self.node.identity.authorizer.sign_digest(other).expect("its key signs");
             }
@@ -535,8 +546,13 @@ impl Provider {
                     if payment.session == live.machine.agreement().session {
                         live.paid = payment.reading;
                     }
+                    let delay = live.machine.agreement().config.withdraw_delay_secs;
+                    let in_time = world.in_time(*channel, delay);
                     let account = world.ledger.channel(*channel);
                     account.kept = account.kept.max(payment.voucher.body.amount);
+                    if in_time {
+                        account.due = account.due.max(payment.voucher.body.amount);
+                    }
                     if let Some(vouchers) = &mut world.vouchers
                         && self.vice.is_none()
                     {
@@ -631,6 +647,7 @@ impl Provider {
                 stream.up_waiting -= up;
                 served += up;
                 if silent {
+                    world.coverage.met("dropped silently");
                     continue;
                 }
                 if stream.down_left > 0 && !stream.paused && room {
@@ -657,12 +674,16 @@ impl Provider {
             for frame in frames {
                 self.node.push(world, connection, frame);
             }
-            let open = frames_of.filter(|_| self.vice == Some(ProviderVice::OverServes));
+            let over_serves = self.vice == Some(ProviderVice::OverServes);
+            let open = frames_of.filter(|_| over_serves && self.over_served < 600);
             for stream in std::iter::repeat_n(open, 60).flatten() {
+                self.over_served += 1;
+                world.coverage.met("over-served");
                 let bytes = self.chunk;
                 self.node.push(world, connection, Frame::Data { stream, bytes, genuine: true });
             }
             if self.vice == Some(ProviderVice::Floods) && moved {
+                world.coverage.met("flooded");
                 let flood = Frame::Data { stream: 9_999, bytes: self.chunk, genuine: false };
                 self.node.push(world, connection, flood);
             }
@@ -780,7 +801,6 @@ impl Provider {
         }
         self.settle(world, false);
         if self.vice == Some(ProviderVice::Colludes) && self.collusions < 2 && !world.healed {
-            self.collusions += 1;
             self.collude(world);
         }
         if self.vice == Some(ProviderVice::ClaimsAgain) && self.node.purse.is_idle() {
@@ -811,8 +831,15 @@ impl Provider {
             Some(Claim { config: channel.config, amount, signature })
         });
         // One by one: a refused one takes those with it that are claimed together.
-        for claim in claims.collect::<Vec<_>>() {
-            world.coverage.met("claimed with another's key");
+        let claims: Vec<_> = claims.collect();
+        self.collusions += u8::from(!claims.is_empty());
+        for claim in claims {
+            let own = claim.config.payer_authorizer == key.address();
+            world.coverage.met(if own {
+                "all claimed with a partner's key"
+            } else {
+                "claimed from another with a partner's key"
+            });
             self.node.purse.want(Intent::Claim { claims: vec![claim] });
         }
     }

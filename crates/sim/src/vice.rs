@@ -68,11 +68,11 @@ pub enum ProviderVice {
     Floods,
     /// Takes receipts and signs none.
     WithholdsCountersignatures,
-    /// Signs other receipts than those that it was sent.
+    /// Signs something else than the receipts that it was sent.
     EquivocatesInReceipts,
     /// Says on taking a session that more was carried than was.
     Overstates,
-    /// Forgets the newest voucher when a session begins, and says that less is promised.
+    /// Forgets the newest voucher when a session begins, and says that less is promised, or more.
     UnderstatesBase,
     /// Sends bytes that no machine would.
     Garbles,

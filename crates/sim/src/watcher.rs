@@ -94,8 +94,10 @@ impl Watcher {
         }
         world.coverage.met("a watcher hears of a voucher");
         let id = claim.config.id(&network().0);
-        let heard = &mut world.ledger.channel(id).heard;
-        *heard = claim.amount.max(*heard);
+        if world.in_time(id, claim.config.withdraw_delay_secs) {
+            let heard = &mut world.ledger.channel(id).heard;
+            *heard = claim.amount.max(*heard);
+        }
         let kept = self.kept.entry(id).or_insert(Kept { first: claim, newest: claim });
         if claim.amount > kept.newest.amount {
             kept.newest = claim;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use sparewire_core::{Amount, ChannelId};
-use sparewire_protocol::{ChannelStatus, Claim, Statement, settlement::Intent};
+use sparewire_protocol::{ChannelFacts, ChannelStatus, Claim, Statement, settlement::Intent};
 
 use crate::{
     cast::{EPOCH_MS, PARTIES, WATCHER, identity, network},
@@ -57,6 +57,8 @@ pub struct World {
     queue: BTreeMap<(u64, u64), Wake>,
     order: u64,
     scheduled: Vec<u64>,
+    /// Wallet, deposit and claimable tokens of each node, as last told.
+    holdings: Vec<[u128; 3]>,
     /// When disks have room again and shut down providers start again.
     ends: Vec<(u64, usize)>,
     outsider: u64,
@@ -136,6 +138,7 @@ impl World {
         let mut world = Self {
             around,
             scheduled: vec![u64::MAX; 1 + consumers.len()],
+            holdings: vec![[TOKENS, 0, 0]; 1 + consumers.len()],
             provider,
             consumers,
             watcher,
@@ -267,6 +270,7 @@ impl World {
                 if let Some(watcher) = &mut self.watcher {
                     watcher.block(&mut self.around.chain, now, self.around.now_ms);
                 }
+                self.tell_money();
                 let next = self.around.chain.next_block_at().as_ms().saturating_sub(EPOCH_MS);
                 let next = next.max(self.around.now_ms + 1_000);
                 self.at(next, Wake::Block);
@@ -279,6 +283,40 @@ impl World {
                 for node in 0..self.scheduled.len() {
                     self.tick(node);
                     self.touch(node);
+                }
+            }
+        }
+    }
+
+    /// What a block has moved, for whoever reads.
+    fn tell_money(&mut self) {
+        if self.around.trace.is_none() {
+            return;
+        }
+        let truth = self.around.chain.truth();
+        let holdings = |party: usize| {
+            let wallet = identity(party).address();
+            [
+                truth.token_balance(wallet, Tag::Head).unwrap_or(0),
+                truth.deposit(wallet, Tag::Head).unwrap_or(0),
+                truth.claimable(wallet, Tag::Head).unwrap_or(0),
+            ]
+        };
+        let now: Vec<_> = (0..self.scheduled.len()).map(holdings).collect();
+        for (node, now) in now.into_iter().enumerate() {
+            let before = std::mem::replace(&mut self.holdings[node], now);
+            if before == now {
+                continue;
+            }
+            let name = self.node(node).name.clone();
+            for (what, (before, now)) in
+                ["wallet", "deposit", "claimable"].iter().zip(before.into_iter().zip(now))
+            {
+                if before != now {
+                    let (less, more) = (before.saturating_sub(now), now.saturating_sub(before));
+                    self.around.say(|| {
+                        format!("  chain: {name}'s {what} {before} -> {now} (-{less} +{more})")
+                    });
                 }
             }
         }
@@ -720,8 +758,8 @@ impl World {
             if !believed_lies && !self.gone {
                 self.around.ensure(
                     Invariant::I9WhoKeepsAVoucherIsPaid,
-                    facts.claimed >= account.kept,
-                    || format!("{} paid of {} kept over {id}", facts.claimed, account.kept),
+                    facts.claimed >= account.due,
+                    || format!("{} paid of {} kept over {id}", facts.claimed, account.due),
                 );
             }
         }
@@ -762,7 +800,9 @@ impl World {
         let consumer = &mut self.consumers[consumer];
         for config in consumer.channels.clone() {
             let facts = self.around.chain.truth().channel(config.id(&network().0), Tag::Final);
-            if matches!(facts, Ok(Some(facts)) if facts.status != ChannelStatus::Closed) {
+            if matches!(facts, Ok(Some(ChannelFacts { status: ChannelStatus::Closing { .. }, .. })))
+            {
+                self.around.coverage.met("a payer takes what is left");
                 consumer.node.purse.want(Intent::FinishClose { config });
             }
         }

@@ -14,9 +14,9 @@ use sparewire_sim::{
 
 /// Seeds whose histories broke an invariant once, in the code or in the simulator itself;
 /// `docs/simulation.md` says what each found.
-const ONCE_BROKEN: [u64; 22] = [
+const ONCE_BROKEN: [u64; 24] = [
     124, 285, 323, 378, 516, 527, 623, 741, 813, 1015, 1706, 1826, 2_006_782, 2_009_129, 3_000_803,
-    3_001_689, 185, 2_474, 3_819, 5_001_129, 43_545, 54_660,
+    3_001_689, 185, 2_474, 3_819, 5_001_129, 43_545, 54_660, 926, 128_577,
 ];
 
 #[test]
@@ -105,7 +105,27 @@ fn histories_are_eventful_and_break_nothing() {
         "broke off on purpose",
         "over-promises as it accepts",
         "a receipt that does not fit",
-        "claimed with another's key",
+        "all claimed with a partner's key",
+        "a payer takes what is left",
+        "misstates the base",
+        "withheld a countersignature",
+        "countersigned something else",
+        "over-reported",
+        "overstated",
+        "over-served",
+        "flooded",
+        "fell mute",
+        "dropped silently",
+        "did not pay",
+        "pays late",
+        "pays less",
+        "replayed",
+        "equivocates",
+        "understates",
+        "garbled frame",
+        "leaves on chain",
+        "front-run",
+        "old voucher claimed by the payer",
         "a store is set back",
     ]);
     assert_eq!(coverage.missing(&expected), [""; 0], "a quiet simulator finds nothing");

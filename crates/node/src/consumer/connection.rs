@@ -70,7 +70,14 @@ impl Consumer {
         // The same terms again: the session goes on. Other terms: a new session.
         let known = resumable.filter(|known| known.agreement.terms == offer.terms);
         let now = (self.clock)();
-        let terms = offer.verify(connection.peer(), &domain, known.is_none(), now)?;
+        let terms =
+            offer.verify(connection.peer(), &domain, known.is_none(), now).map_err(|error| {
+                // By our clock it cannot go on, whatever the provider's says.
+                if let (ProtocolError::TermsExpired, Some(known)) = (&error, &known) {
+                    self.forget(known.agreement.session);
+                }
+                error
+            })?;
         self.check_terms(&terms)?;
 
         let funded = tokio::select! {
@@ -93,9 +100,7 @@ impl Consumer {
         let has_paid = memory.payment.is_some();
         let violation = |error: ProtocolError| {
             if gives_up_session(&error) {
-                let mut past = self.past();
-                past.session = None;
-                past.forgotten.insert(session);
+                self.forget(session);
             }
             SessionError::from(error)
         };

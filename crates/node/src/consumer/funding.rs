@@ -228,7 +228,10 @@ async fn used_up(live: &Session, reserved: Amount) {
         figures.as_ref().is_some_and(|figures| {
             let base = figures.cumulative.saturating_sub(figures.paid);
             let affordable = figures.price.affordable(reserved.saturating_sub(base));
-            figures.price.owed(affordable).is_some_and(|owed| figures.paid >= owed)
+            // A unit is promised at its first byte: the others of it are still to come.
+            let counted = figures.counted.checked_total();
+            counted.is_none_or(|counted| counted >= affordable)
+                && figures.price.owed(affordable).is_some_and(|owed| figures.paid >= owed)
         })
     };
     if live.figures.clone().wait_for(is_used_up).await.is_err() {

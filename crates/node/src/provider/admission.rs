@@ -60,15 +60,32 @@ pub fn admit(
     };
     let session = acceptance.session;
     let channel = acceptance.channel.id(&terms.domain);
-    let recall = || Ok((store.session(session)?, store.memory(channel, Some(session))?));
-    let (known, memory) =
+    let pending = acceptance.pending.map(|pending| pending.body.session);
+    let recall = || {
+        let pending_of = match pending.filter(|pending| *pending != session) {
+            Some(pending) => store.session(pending)?,
+            None => None,
+        };
+        Ok((store.session(session)?, store.memory(channel, Some(session))?, pending_of))
+    };
+    let (known, memory, pending_of) =
         recall().map_err(|error: StoreError| (error.into(), RefusalCode::Busy))?;
     let is_anothers = |known: &KnownSession| known.role != Role::Payee || known.peer != peer;
     if known.is_some_and(|known| known.statement.is_some() || is_anothers(&known)) {
         let ended = SessionError::Policy("this session has ended; start a new one".into());
         return Err((ended, RefusalCode::UnknownSession));
     }
-    let setup = PayeeSetup { terms, consumer: peer, acceptance, signature, facts, memory, signer };
+    let pending_of = pending_of.filter(|of| !is_anothers(of)).map(|of| of.agreement);
+    let setup = PayeeSetup {
+        terms,
+        consumer: peer,
+        acceptance,
+        signature,
+        facts,
+        memory,
+        pending_of,
+        signer,
+    };
     Payee::start(setup, now).map_err(|error| {
         let code = error.refusal_code();
         (error.into(), code)

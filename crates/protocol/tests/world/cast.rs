@@ -166,6 +166,7 @@ impl Cast {
             acceptance,
             facts,
             memory,
+            pending_of: None,
             signer: self.payee.clone(),
         }
     }

@@ -191,6 +191,7 @@ impl Provider {
             acceptance,
             facts,
             memory,
+            pending_of: None,
             signer: cast::identity(PROVIDER).authorizer.clone(),
         };
         let payee = Payee::start(setup, EPOCH).ok()?;
