@@ -47,7 +47,7 @@ vectors:
     cd contracts && npm ci --ignore-scripts --no-audit --no-fund
     node vectors/generate.mjs
 
-# Plant bugs one after the other and see that the simulator finds them: `just mutants --list`.
+# Plant bugs one after the other (some twenty minutes) and see that the simulator or a test finds them: `just mutants --list`.
 mutants *ARGS:
     scripts/mutants {{ARGS}}
 

@@ -10,7 +10,7 @@ const payee = 'crates/protocol/src/payee.rs';
 const payer = 'crates/protocol/src/payer.rs';
 const sqlite = 'crates/node/src/store/sqlite.rs';
 const admission = 'crates/node/src/provider/admission.rs';
-const consumer = 'crates/node/src/consumer/connection.rs';
+const copy = 'crates/node/src/copy.rs';
 const carrier = 'crates/chain/src/carrier';
 
 export default [
@@ -172,9 +172,8 @@ export default [
     'known.statement.is_some() || is_anothers(&known)', 'is_anothers(&known)'],
     [admission, 'known.statement.is_none() && now', 'now']],
 
-  ['consumer-counts-twice', 'the consumer counts what it received twice', [consumer,
-    'session.meter.count(Direction::Down, chunk.len());',
-    'session.meter.count(Direction::Down, 2 * chunk.len());']],
+  ['consumer-counts-twice', 'the consumer counts what it received twice', [copy,
+    'self.tally.count(Direction::Down, want)', 'self.tally.count(Direction::Down, 2 * want)']],
 
   ['chain-forgets-reorgs', 'a transaction that is mined counts as final', [`${carrier}/follow.rs`,
     'block > head.final_number', '{ let _ = block; false }']],
