@@ -170,7 +170,7 @@ export default [
     '"select coalesce(sum(lost), 0) from sessions where channel = ?1 and id = ?2"']],
   ['admission-reopens', 'a session that has ended is taken up again', [admission,
     'known.statement.is_some() || is_anothers(&known)', 'is_anothers(&known)'],
-    [admission, 'known.statement.is_none() && now', 'now']],
+    [admission, 'known.statement.is_none()', '{ let _ = &known; true }']],
 
   ['consumer-counts-twice', 'the consumer counts what it received twice', [copy,
     'self.tally.count(Direction::Down, want)', 'self.tally.count(Direction::Down, 2 * want)']],

@@ -503,7 +503,7 @@ fn fault(
         14 | 15 => {
             operations.push((at, traffic(rng, consumers, initial)));
             let step = rng.u64(1..60);
-            Operation::StopDiskAt { node, step, power: step % 3 > 0 }
+            Operation::StopDiskAt { node, step, power: !step.is_multiple_of(3) }
         }
         16 => Operation::DiskFull { node, ms },
         17 | 18 => {

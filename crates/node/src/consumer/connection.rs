@@ -70,14 +70,14 @@ impl Consumer {
         // The same terms again: the session goes on. Other terms: a new session.
         let known = resumable.filter(|known| known.agreement.terms == offer.terms);
         let now = (self.clock)();
-        let terms =
-            offer.verify(connection.peer(), &domain, known.is_none(), now).map_err(|error| {
+        let terms = offer.verify(connection.peer(), &domain, known.is_none(), now).inspect_err(
+            |error| {
                 // By our clock it cannot go on, whatever the provider's says.
-                if let (ProtocolError::TermsExpired, Some(known)) = (&error, &known) {
+                if let (ProtocolError::TermsExpired, Some(known)) = (error, &known) {
                     self.forget(known.agreement.session);
                 }
-                error
-            })?;
+            },
+        )?;
         self.check_terms(&terms)?;
 
         let funded = tokio::select! {

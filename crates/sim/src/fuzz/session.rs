@@ -59,7 +59,7 @@ pub fn plan(bytes: &[u8]) -> Plan {
             15 => Operation::Kill { node, ms: ms / 4 },
             16 => Operation::PowerCut { node, ms: ms / 4 },
             17 | 18 => Operation::CutBefore { node, outputs: one as u8 % 24, power: two & 1 == 1 },
-            19 => Operation::StopDiskAt { node, step: 1 + one % 60, power: two % 2 == 0 },
+            19 => Operation::StopDiskAt { node, step: 1 + one % 60, power: two.is_multiple_of(2) },
             20 => Operation::DiskFull { node, ms },
             21 => {
                 let faults = [Fault::Read, Fault::Write, Fault::Sync, Fault::SyncForgets];
