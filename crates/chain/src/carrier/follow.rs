@@ -7,11 +7,7 @@ use sparewire_core::Signer;
 use sparewire_protocol::settlement::{ChainError, Outcome, TransactionSummary};
 use tokio::{sync::Mutex, time::Instant};
 
-use super::{
-    Policy,
-    node::{Node, NodeError},
-    send::Sent,
-};
+use super::{Policy, node::NodeError, nodes::Nodes, send::Sent};
 use crate::{
     contracts::reason_in_words,
     journal::{Call, Journal, JournalError, Step, StepState},
@@ -29,7 +25,7 @@ const DISPLACED_AGE_SECS_MAX: u64 = 14 * 86_400;
 
 /// One wallet's transactions on one chain.
 pub(crate) struct Follower {
-    pub(crate) node: Node,
+    pub(crate) node: Nodes,
     pub(crate) signer: Arc<dyn Signer>,
     pub(crate) journal: Journal,
     pub(crate) policy: Policy,
@@ -52,7 +48,7 @@ enum Seen {
 
 impl Follower {
     pub(crate) fn new(
-        node: Node,
+        node: Nodes,
         signer: Arc<dyn Signer>,
         journal: Journal,
         policy: Policy,

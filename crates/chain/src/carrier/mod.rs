@@ -1,8 +1,10 @@
-//! The carrier: [`Chain`] over any EVM node, with transactions that are followed until final.
+//! The carrier: [`Chain`] over any EVM node, or several, with transactions that are followed until
+//! final.
 
 mod deploy;
 mod follow;
 mod node;
+mod nodes;
 mod plan;
 mod send;
 
@@ -20,7 +22,9 @@ use sparewire_protocol::{
 pub use deploy::{Deployment, deploy};
 use follow::Follower;
 pub use node::Endpoint;
-use node::{Node, NodeError};
+use node::NodeError;
+use nodes::Nodes;
+pub use nodes::{Fault, NodeStatus};
 pub use plan::{approval, calls_of};
 
 use crate::{
@@ -88,7 +92,7 @@ impl Default for Policy {
     }
 }
 
-/// [`Chain`] over an EVM node.
+/// [`Chain`] over an EVM node, or several.
 pub struct EvmChain {
     domain: Domain,
     follower: Follower,
@@ -104,7 +108,7 @@ impl fmt::Debug for EvmChain {
 }
 
 impl EvmChain {
-    /// Connects to a node and checks that it is on the domain's chain and knows the contract.
+    /// Checks that the node (or a quorum) is on the domain's chain and knows the contract.
     ///
     /// # Errors
     /// [`ChainError::WrongChain`], [`ChainError::NoContract`], [`ChainError::Unreachable`], or
@@ -116,14 +120,14 @@ impl EvmChain {
         journal: Journal,
         policy: Policy,
     ) -> Result<Self, ChainError> {
-        let node = Node::connect(endpoint, &policy).await?;
+        let node = Nodes::new(endpoint, &policy)?;
         let actual = node.chain_id().await?;
         if actual != domain.chain_id {
             return Err(ChainError::WrongChain { expected: domain.chain_id, actual });
         }
         let missing =
             ChainError::NoContract { contract: domain.contract, chain_id: domain.chain_id };
-        if node.code(domain.contract).await?.is_empty() {
+        if node.code(domain.contract, None).await?.is_empty() {
             return Err(missing);
         }
         let follower = Follower::new(node, signer, journal, policy, domain.chain_id)?;
@@ -136,9 +140,14 @@ impl EvmChain {
         }
     }
 
-    /// The name of the node that errors show.
+    /// The name of the node, or nodes, that errors show.
     pub fn endpoint(&self) -> &str {
         self.follower.node.name()
+    }
+
+    /// How each node stands.
+    pub fn nodes(&self) -> Vec<NodeStatus> {
+        self.follower.node.status()
     }
 
     fn policy(&self) -> &Policy {
@@ -285,12 +294,7 @@ impl Chain for EvmChain {
 
 impl EvmChain {
     async fn deployed_after(&self, block: u64) -> Result<bool, ChainError> {
-        let code: Bytes = self
-            .follower
-            .node
-            .facts("eth_getCode", (self.domain.contract, alloy_primitives::U64::from(block)))
-            .await?;
-        Ok(code.is_empty())
+        Ok(self.follower.node.code(self.domain.contract, Some(block)).await?.is_empty())
     }
 }
 

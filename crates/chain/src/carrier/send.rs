@@ -1,8 +1,10 @@
 //! Simulates, signs, sends and re-sends one transaction; `follow` says when.
 
+use std::mem::discriminant;
+
 use alloy_consensus::{SignableTransaction, TxEip1559, TxEnvelope, TxLegacy};
 use alloy_eips::eip2718::Encodable2718;
-use alloy_primitives::{B256, Bytes, Signature as AlloySignature, TxKind, U256};
+use alloy_primitives::{B256, Signature as AlloySignature, TxKind, U256};
 use serde_json::{Value, json};
 use sparewire_core::SignerError;
 use sparewire_protocol::settlement::ChainError;
@@ -81,14 +83,12 @@ impl Follower {
             }
             Err(NodeError::Refused { message, .. }) => {
                 // Some nodes give the data only to eth_call.
-                return Err(
-                    match self.node.ask::<_, Bytes>("eth_call", (request, "latest")).await {
-                        Err(NodeError::Refused { revert: Some(data), .. }) => {
-                            ChainError::Reverted { what: kind, reason: reason_in_words(&data) }
-                        }
-                        _ => ChainError::Reverted { what: kind, reason: message },
-                    },
-                );
+                return Err(match self.node.simulate(request).await {
+                    Err(NodeError::Refused { revert: Some(data), .. }) => {
+                        ChainError::Reverted { what: kind, reason: reason_in_words(&data) }
+                    }
+                    _ => ChainError::Reverted { what: kind, reason: message },
+                });
             }
             Err(error) => return Err(self.node.blame(error)),
         };
@@ -182,8 +182,21 @@ impl Follower {
         Ok(AlloySignature::new(r, s, bytes[64] == 28))
     }
 
+    /// A transaction that any node took, or may have taken, is followed; it is over only where a
+    /// quorum says the same and nobody anything else.
     async fn send(&self, attempt: &Attempt) -> Sent {
-        let (message, code) = match self.node.send_raw(&attempt.raw).await {
+        let mut said: Vec<Sent> =
+            self.node.send_raw(&attempt.raw).await.into_iter().map(Self::sent).collect();
+        let same = said.windows(2).all(|pair| discriminant(&pair[0]) == discriminant(&pair[1]));
+        match said.pop() {
+            Some(sent) if same && said.len() + 1 >= self.node.quorum() => sent,
+            _ => Sent::Following,
+        }
+    }
+
+    /// What a node's answer to a transaction means.
+    fn sent(answer: Result<B256, NodeError>) -> Sent {
+        let (message, code) = match answer {
             Ok(_) => return Sent::Following,
             Err(NodeError::Refused { message, code, .. }) => (message.to_ascii_lowercase(), code),
             // It may have arrived all the same.
