@@ -39,7 +39,7 @@ pub async fn deploy(
     let follower = Follower::new(node, signer, Journal::in_memory()?, policy, chain_id)?;
     let mut created = Vec::new();
     for code in [&TestToken::BYTECODE, &Channels::BYTECODE] {
-        let nonce = follower.node.nonce(wallet, None).await?;
+        let nonce = follower.node.nonce(wallet).await?;
         let call = Call { target: None, data: code.clone(), value: U256::ZERO };
         follower.perform("deploy", keccak256(code), vec![call]).await?;
         let address = wallet.create(nonce);

@@ -301,7 +301,8 @@ impl Follower {
         let Some(nonce) = attempts.first().map(|attempt| attempt.nonce) else {
             return Ok(Seen::Displaced);
         };
-        if self.node.nonce(self.wallet(), Some(head.final_number)).await? <= nonce {
+        let hashes: Vec<B256> = attempts.iter().map(|attempt| attempt.hash).collect();
+        if !self.node.displaced(self.wallet(), nonce, &hashes, head.final_number).await? {
             return Ok(Seen::Pending);
         }
         let signed_secs = attempts.iter().map(|attempt| attempt.signed_secs).min().unwrap_or(0);

@@ -75,24 +75,73 @@ pub(crate) enum NodeError {
 }
 
 impl NodeError {
-    /// Whether that is its answer, to be believed as any other: not silence, trouble of its own, or
-    /// a block that it does not have (yet, or any more).
-    pub(crate) fn is_verdict(&self) -> bool {
-        let Self::Refused { code, message, revert } = self else { return false };
-        let lacks = ["header not found", "unknown block", "missing trie node", "rate limit"];
-        // -32005 and 429: too many requests; -32603: the node's own trouble.
-        revert.is_some()
-            || !(matches!(code, -32005 | 429 | -32603)
-                || lacks.iter().any(|words| message.to_ascii_lowercase().contains(words)))
+    /// Whether it is worth asking again: it was silent, overloaded, or has trouble of its own.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Silent(_) | Self::Nonsense(_) => true,
+            Self::Refused { revert: Some(_), .. } => false,
+            Self::Refused { code, message, .. } => {
+                // -32005 and 429: too many requests; -32603: the node's own trouble.
+                matches!(code, -32005 | 429 | -32603)
+                    || message.contains("header not found")
+                    || message.contains("rate limit")
+            }
+        }
     }
 
-    /// Whether another node's refusal is the same: by its data, the words are each client's own.
+    /// Whether it does not have what was asked about: a block that is too new for it, or too old.
+    fn is_lack(&self) -> bool {
+        let Self::Refused { message, .. } = self else { return false };
+        !self.is_revert()
+            && says(
+                message,
+                &[
+                    "header not found",
+                    "block not found",
+                    "unknown block",
+                    "missing trie node",
+                    "out of range",
+                    "requested was",
+                    "pruned",
+                ],
+            )
+    }
+
+    /// Whether it serves nothing now, or not us, whatever is asked.
+    pub(crate) fn is_silence(&self) -> bool {
+        let Self::Refused { code, message, .. } = self else { return true };
+        let words = ["rate limit", "too many requests", "request limit", "quota", "unauthorized"];
+        !self.is_revert()
+            && !self.is_lack()
+            && (self.is_passing() || *code == -32029 || says(message, &words))
+    }
+
+    /// Whether that is its answer, to be weighed as any other.
+    pub(crate) fn is_verdict(&self) -> bool {
+        !self.is_silence() && !self.is_lack()
+    }
+
+    /// Whether the contract refuses, and not the node.
+    pub(crate) fn is_revert(&self) -> bool {
+        matches!(self, Self::Refused { code: 3, .. } | Self::Refused { revert: Some(_), .. })
+    }
+
+    /// Whether another node's refusal is the same: by its data where both give it, for not all do,
+    /// and the words are each client's own.
     pub(crate) fn says_as(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Refused { revert: a, .. }, Self::Refused { revert: b, .. }) => a == b,
+            (Self::Refused { revert: Some(a), .. }, Self::Refused { revert: Some(b), .. }) => {
+                a == b
+            }
+            (Self::Refused { .. }, Self::Refused { .. }) => true,
             _ => false,
         }
     }
+}
+
+fn says(message: &str, words: &[&str]) -> bool {
+    let message = message.to_ascii_lowercase();
+    words.iter().any(|word| message.contains(word))
 }
 
 impl fmt::Display for NodeError {
@@ -228,7 +277,7 @@ impl Node {
                 Ok(Some(_)) => None,
                 // It answers, but knows no such tag or has no such block yet.
                 Ok(None) => Some(else_blocks),
-                Err(error) if error.is_verdict() => Some(else_blocks),
+                Err(error @ NodeError::Refused { .. }) if !error.is_passing() => Some(else_blocks),
                 Err(error) => return Err(error),
             },
         };

@@ -109,7 +109,7 @@ impl Follower {
 
     /// The least nonce that neither the chain nor an unfinished transaction of ours has used.
     async fn free_nonce(&self) -> Result<u64, ChainError> {
-        let mut nonce = self.node.nonce(self.wallet(), None).await?;
+        let mut nonce = self.node.nonce(self.wallet()).await?;
         let in_flight = self.journal.nonces_in_flight()?;
         while in_flight.contains(&nonce) {
             nonce += 1;
@@ -182,14 +182,17 @@ impl Follower {
         Ok(AlloySignature::new(r, s, bytes[64] == 28))
     }
 
-    /// A transaction that any node took, or may have taken, is followed; it is over only where a
-    /// quorum says the same and nobody anything else.
+    /// A transaction that any node took, or may have taken, is followed; it is over only where all
+    /// say the same.
     async fn send(&self, attempt: &Attempt) -> Sent {
         let mut said: Vec<Sent> =
             self.node.send_raw(&attempt.raw).await.into_iter().map(Self::sent).collect();
         let same = said.windows(2).all(|pair| discriminant(&pair[0]) == discriminant(&pair[1]));
         match said.pop() {
-            Some(sent) if same && said.len() + 1 >= self.node.quorum() => sent,
+            // One may have taken it and not say so: then it is this one that the others found in a
+            // block. Whose the nonce is shows when it is final.
+            Some(Sent::NonceTaken) if self.node.several() => Sent::Following,
+            Some(sent) if same => sent,
             _ => Sent::Following,
         }
     }
