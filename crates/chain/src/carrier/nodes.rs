@@ -92,7 +92,7 @@ impl Member {
     }
 
     /// Who was outvoted stays so for its time, whatever else is found.
-    fn note(&self, found: Fault) {
+    fn note(&self, found: Fault, aloud: bool) {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         let outvoted = |(fault, since): &(Fault, Instant)| {
             matches!(fault, Fault::Outvoted(_)) && since.elapsed() < OUTVOTED_FOR
@@ -100,7 +100,7 @@ impl Member {
         if record.fault.as_ref().is_some_and(outvoted) && !matches!(found, Fault::Outvoted(_)) {
             return;
         }
-        if record.told.is_none_or(|at| at.elapsed() >= aside_for(&found)) {
+        if aloud && record.told.is_none_or(|at| at.elapsed() >= aside_for(&found)) {
             tracing::warn!(node = self.node.name(), "a chain node {found}");
             record.told = Some(Instant::now());
         }
@@ -244,11 +244,9 @@ impl Nodes {
         }
     }
 
-    /// Holds something against a node, where there are others to be asked instead.
+    /// Holds something against a node. The only one's fault is an error of its own, told as such.
     fn note(&self, index: usize, found: Fault) {
-        if self.several() {
-            self.members[index].note(found);
-        }
+        self.members[index].note(found, self.several());
     }
 
     /// Asks nodes until `enough` says so, those in good standing first: as many at once as must

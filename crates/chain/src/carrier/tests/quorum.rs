@@ -461,17 +461,19 @@ async fn channels_live_and_end_though_one_of_three_lies_about_everything() {
         let liar = Box::new(move |method: &str, _: &Value| {
             told += 1;
             match method {
-                "eth_chainId" if told % 2 == 0 => Verdict::Result(json!("0x1")),
+                "eth_chainId" if told.is_multiple_of(2) => Verdict::Result(json!("0x1")),
                 "eth_call" | "eth_getCode" => Verdict::Result(json!(B256::with_last_byte(1))),
                 "eth_getBlockByNumber" => Verdict::Result(json!({
-                    "number": if told % 3 == 0 { "0xffffff" } else { "0x0" },
+                    "number": if told.is_multiple_of(3) { "0xffffff" } else { "0x0" },
                     "timestamp": "0xffffffffff", "baseFeePerGas": "0xffffffffffff"
                 })),
-                "eth_getBalance" if told % 2 == 0 => Verdict::Result(json!("0x0")),
+                "eth_getBalance" if told.is_multiple_of(2) => Verdict::Result(json!("0x0")),
                 "eth_getTransactionCount" => {
-                    Verdict::Result(json!(if told % 2 == 0 { "0x0" } else { "0xffff" }))
+                    Verdict::Result(json!(if told.is_multiple_of(2) { "0x0" } else { "0xffff" }))
                 }
-                "eth_getTransactionReceipt" if told % 2 == 0 => Verdict::Result(Value::Null),
+                "eth_getTransactionReceipt" if told.is_multiple_of(2) => {
+                    Verdict::Result(Value::Null)
+                }
                 "eth_getTransactionReceipt" => Verdict::Result(json!({
                     "blockNumber": "0x1", "status": "0x0", "gasUsed": "0x1"
                 })),
