@@ -133,9 +133,17 @@ impl EvmChain {
         let follower = Follower::new(node, signer, journal, policy, domain.chain_id)?;
         let chain = Self { domain, follower };
         // Any contract has code; ours has this separator.
-        match chain.read_newest(domain.contract, Channels::domainSeparatorCall {}).await {
-            Ok(separator) if separator == domain.separator() => Ok(chain),
-            Ok(_) | Err(ChainError::Reverted { .. }) => Err(missing),
+        let separator = async {
+            let newest = chain.follower.node.newest().await?;
+            let call = Channels::domainSeparatorCall {}.abi_encode();
+            chain.read_raw(domain.contract, call.into(), newest).await
+        };
+        match separator.await {
+            Ok(raw) => match Channels::domainSeparatorCall::abi_decode_returns(&raw) {
+                Ok(separator) if separator == domain.separator() => Ok(chain),
+                _ => Err(missing),
+            },
+            Err(ChainError::Reverted { .. }) => Err(missing),
             // Several may contradict each other, which says nothing about the contract.
             Err(ChainError::Nonsense { .. }) if !chain.follower.node.several() => Err(missing),
             Err(error) => Err(error),

@@ -272,6 +272,19 @@ async fn two_that_contradict_each_other_are_not_believed() {
 }
 
 #[tokio::test]
+async fn another_contract_is_told_by_several_as_by_one() {
+    let (chain, deployed) = deployed().await;
+    for contract in [Address::repeat_byte(9), deployed.token] {
+        let endpoint = nodes(&chain, [honest(), honest(), silent()]);
+        let (domain, journal) =
+            (Domain { contract, ..deployed.domain }, Journal::in_memory().unwrap());
+        let error = EvmChain::connect(endpoint, domain, signer(PAYER), journal, quick()).await;
+        let expected = ChainError::NoContract { contract, chain_id: CHAIN_ID };
+        assert_eq!(error.unwrap_err(), expected);
+    }
+}
+
+#[tokio::test]
 async fn a_node_on_another_chain_is_known_by_its_id() {
     let stranger: Judge = Box::new(|method, _| match method {
         "eth_chainId" => Verdict::Result(json!("0x1")),
