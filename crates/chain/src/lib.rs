@@ -46,7 +46,9 @@ pub mod rpc;
 #[cfg(test)]
 mod testing;
 
-pub use carrier::{Allowance, Deployment, Endpoint, EvmChain, Finality, Policy, deploy};
+pub use carrier::{
+    Allowance, Deployment, Endpoint, EvmChain, Fault, Finality, NodeStatus, Policy, deploy,
+};
 pub use evm::{Clock, EmbeddedChain, EvmError, Genesis, Options, Place, StoreError};
 pub use journal::{Call, Journal, JournalError};
 pub use rpc::{InProcess, ServeError, Server, serve};

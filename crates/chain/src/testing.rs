@@ -93,6 +93,8 @@ pub(crate) enum Verdict {
     Without(&'static str),
     /// Does not answer.
     Silence,
+    /// Never answers, and does not hang up.
+    Hang,
     /// Hands the request to the chain, but loses the answer.
     LoseAnswer,
 }
@@ -111,9 +113,17 @@ impl Misbehaving {
         chain: &EmbeddedChain,
         judge: impl FnMut(&str, &Value) -> Verdict + Send + 'static,
     ) -> crate::Endpoint {
+        Self::named("the misbehaving node", chain, judge)
+    }
+
+    pub(crate) fn named(
+        name: &str,
+        chain: &EmbeddedChain,
+        judge: impl FnMut(&str, &Value) -> Verdict + Send + 'static,
+    ) -> crate::Endpoint {
         let node = Self { chain: chain.clone(), judge: Arc::new(Mutex::new(Box::new(judge))) };
         let client = alloy_rpc_client::RpcClient::new(node, true);
-        crate::Endpoint::Client { client, name: "the misbehaving node".to_owned() }
+        crate::Endpoint::Client { client, name: name.to_owned() }
     }
 }
 
@@ -148,6 +158,7 @@ impl Service<RequestPacket> for Misbehaving {
                 Verdict::Silence => {
                     return Err(TransportErrorKind::custom_str("connection refused"));
                 }
+                Verdict::Hang => std::future::pending().await,
                 Verdict::LoseAnswer => {
                     this.chain.handle(request);
                     return Err(TransportErrorKind::custom_str("connection reset"));

@@ -2,8 +2,9 @@
 
 use std::{net::SocketAddr, path::Path};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use sparewire_chain::Endpoint;
 use toml_example::TomlExample;
 
 /// Everything that can be configured, in TOML.
@@ -28,10 +29,13 @@ pub(crate) struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, TomlExample)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ChainConfig {
-    /// URL of an Ethereum JSON-RPC node (http or https). The default is where
-    /// `sparewire chain serve` listens.
+    /// URL of an Ethereum JSON-RPC node (http or https), or a list of several that are asked at
+    /// once. The default is where `sparewire chain serve` listens.
     #[toml_example(default = "http://127.0.0.1:8545")]
-    pub(crate) rpc: String,
+    pub(crate) rpc: Rpc,
+    /// How many of several nodes must say the same. 0 stands for more than half.
+    #[toml_example(default = 0)]
+    pub(crate) rpc_quorum: usize,
     /// EIP-155 chain id. The default is the embedded chain's.
     #[toml_example(default = 21335)]
     pub(crate) chain_id: u64,
@@ -53,7 +57,8 @@ pub(crate) struct ChainConfig {
 impl Default for ChainConfig {
     fn default() -> Self {
         Self {
-            rpc: "http://127.0.0.1:8545".into(),
+            rpc: Rpc::One("http://127.0.0.1:8545".into()),
+            rpc_quorum: 0,
             chain_id: crate::network::CHAIN_ID,
             contract: String::new(),
             token: String::new(),
@@ -61,6 +66,46 @@ impl Default for ChainConfig {
             fee_max_gwei: 500,
         }
     }
+}
+
+impl ChainConfig {
+    /// Where the chain is reached: one node, or several and how many of them must agree.
+    ///
+    /// # Errors
+    /// Where none is named, one is named twice, or `rpc_quorum` of them cannot agree.
+    pub(crate) fn endpoint(&self) -> Result<Endpoint> {
+        let urls = match &self.rpc {
+            Rpc::One(url) => std::slice::from_ref(url),
+            Rpc::Several(urls) => urls,
+        };
+        let (count, quorum) = (urls.len(), self.rpc_quorum);
+        ensure!(count > 0, "[chain] rpc names no node");
+        ensure!(quorum <= count, "[chain] rpc_quorum = {quorum}, but rpc names {count} of them");
+        for (at, url) in urls.iter().enumerate() {
+            let name = Endpoint::Http(url.clone()).name();
+            ensure!(
+                !urls[..at].contains(url),
+                "the node at {name} is named twice: it has one vote"
+            );
+        }
+        let quorum = if quorum == 0 { count / 2 + 1 } else { quorum };
+        let mut endpoints: Vec<_> = urls.iter().cloned().map(Endpoint::Http).collect();
+        Ok(match endpoints.pop() {
+            Some(only) if endpoints.is_empty() => only,
+            last => {
+                endpoints.extend(last);
+                Endpoint::Several { endpoints, quorum }
+            }
+        })
+    }
+}
+
+/// One URL, or several.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a URL or a list of URLs")]
+pub(crate) enum Rpc {
+    One(String),
+    Several(Vec<String>),
 }
 
 /// What you sell.
@@ -225,6 +270,33 @@ mod tests {
                 assert!(example.lines().any(|line| line.starts_with(&format!("{key} ="))), "{key}");
             }
         }
+    }
+
+    #[test]
+    fn one_node_or_several_are_named_and_more_than_half_must_agree() {
+        let endpoint = |text: &str| {
+            let config = toml::from_str::<Config>(&format!("[chain]\n{text}")).unwrap();
+            config.chain.endpoint().map_err(|error| error.to_string())
+        };
+        for one in ["rpc = \"http://a\"", "rpc = [\"http://a\"]\nrpc_quorum = 1"] {
+            assert!(matches!(endpoint(one).unwrap(), Endpoint::Http(url) if url == "http://a"));
+        }
+        let quorum_of = |text: &str| match endpoint(text).unwrap() {
+            Endpoint::Several { endpoints, quorum } => (endpoints.len(), quorum),
+            other => panic!("{other:?}"),
+        };
+        let three = "rpc = [\"http://a\", \"http://b\", \"http://c/key\"]";
+        assert_eq!(quorum_of("rpc = [\"http://a\", \"http://b\"]"), (2, 2));
+        assert_eq!(quorum_of(three), (3, 2));
+        assert_eq!(quorum_of(&format!("{three}\nrpc_quorum = 3")), (3, 3));
+        assert_eq!(endpoint(three).unwrap().name(), "http://a, http://b, http://c");
+
+        assert!(endpoint("rpc = []").unwrap_err().contains("no node"));
+        assert!(endpoint(&format!("{three}\nrpc_quorum = 4")).unwrap_err().contains("names 3"));
+        let twice = endpoint("rpc = [\"http://a/s3cret\", \"http://a/s3cret\"]").unwrap_err();
+        assert!(twice.contains("http://a is named twice") && !twice.contains("s3cret"), "{twice}");
+        let error = toml::from_str::<Config>("[chain]\nrpc = 1").unwrap_err();
+        assert!(error.to_string().contains("a URL or a list of URLs"), "{error}");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
+use sparewire_chain::EvmChain;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,6 +25,12 @@ pub(crate) trait Shown: Clone + Send + Sync + 'static {
     fn settle(&self) -> impl Future<Output = Result<Value>> + Send;
 }
 
+/// The chain nodes that are asked, and what is wrong with each.
+fn nodes_of(carrier: &EvmChain) -> Value {
+    let shown = |node: sparewire_chain::NodeStatus| json!({ "name": node.name, "fault": node.fault.map(|fault| fault.to_string()) });
+    carrier.nodes().into_iter().map(shown).collect()
+}
+
 /// The control socket, the metrics, what is said when the node is ready, and Ctrl-C.
 pub(crate) struct Console {
     interrupts: Interrupts,
@@ -32,18 +39,23 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// Opens the console of a node that is about to run.
+    /// Opens the console of a node that is about to run on the chain of `carrier`.
     pub(crate) async fn open<S: Shown>(
         home: &Home,
         metrics_at: Option<SocketAddr>,
         node: S,
+        carrier: Arc<EvmChain>,
     ) -> Result<Self> {
         let answering = node.clone();
         let control = control::Server::start(&home.control_path(), move |request| {
-            let node = answering.clone();
+            let (node, carrier) = (answering.clone(), carrier.clone());
             async move {
                 match request {
-                    Request::Status => node.status(),
+                    Request::Status => {
+                        let mut status = node.status()?;
+                        status["nodes"] = nodes_of(&carrier);
+                        Ok(status)
+                    }
                     Request::Settle => node.settle().await,
                 }
             }

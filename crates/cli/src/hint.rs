@@ -34,7 +34,7 @@ pub(crate) fn advice(error: &anyhow::Error) -> Option<String> {
     })?;
     match of_chain {
         ChainError::Unreachable { .. } => Some(
-            "`sparewire chain serve` runs a chain to try things out on; --rpc URL names another node"
+            "`sparewire chain serve` runs a chain to try things out on; --rpc URL names another node, or several"
                 .into(),
         ),
         ChainError::WrongChain { actual, .. } => Some(format!(

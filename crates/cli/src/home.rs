@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use sparewire_chain::{Endpoint, EvmChain, Finality, Journal, Policy};
+use sparewire_chain::{EvmChain, Finality, Journal, Policy};
 use sparewire_core::{Address, DeviceSigner, Domain, Signer, Timestamp};
 use sparewire_node::{
     identity::Identity,
@@ -114,7 +114,7 @@ impl Home {
         if journal.unfinished()? > 0 {
             eprintln!("finishing what an earlier run left under way on chain…");
         }
-        let endpoint = Endpoint::Http(self.config.chain.rpc.clone());
+        let endpoint = self.config.chain.endpoint()?;
         let node = format!("the chain node at {}", endpoint.name());
         let connecting = EvmChain::connect(endpoint, domain, wallet, journal, self.policy());
         let carrier = output::patiently(&node, connecting).await?;
@@ -203,7 +203,7 @@ pub(crate) async fn token_info(home: &Home, token: Address) -> TokenInfo {
     }
     let asked = async {
         let (domain, _) = home.network()?;
-        let endpoint = Endpoint::Http(home.config.chain.rpc.clone());
+        let endpoint = home.config.chain.endpoint()?;
         let reader = Arc::new(sparewire_wallet::LocalKey::random()?);
         let journal = Journal::in_memory()?;
         let policy = Policy { retry_for: std::time::Duration::from_secs(2), ..Policy::default() };

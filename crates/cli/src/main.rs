@@ -39,9 +39,10 @@ struct Cli {
     /// Another configuration file than config.toml in the data directory.
     #[arg(long, global = true)]
     config: Option<PathBuf>,
-    /// URL of an Ethereum node, instead of the configured one.
-    #[arg(long, global = true)]
-    rpc: Option<String>,
+    /// URL of an Ethereum node, instead of the configured one. Of several (given again, or with
+    /// commas between) more than half must agree.
+    #[arg(long, global = true, value_delimiter = ',')]
+    rpc: Vec<String>,
     /// EIP-155 id of its chain.
     #[arg(long, global = true)]
     chain_id: Option<u64>,
@@ -127,7 +128,10 @@ async fn run(cli: Cli) -> Result<()> {
     }
     let mut home = Home::open(cli.data_dir, cli.config.as_deref())?;
     let chain = &mut home.config.chain;
-    chain.rpc = cli.rpc.unwrap_or(std::mem::take(&mut chain.rpc));
+    if !cli.rpc.is_empty() {
+        chain.rpc = config::Rpc::Several(cli.rpc);
+        chain.rpc_quorum = 0;
+    }
     chain.chain_id = cli.chain_id.unwrap_or(chain.chain_id);
     chain.contract = cli.contract.unwrap_or(std::mem::take(&mut chain.contract));
     chain.token = cli.token.unwrap_or(std::mem::take(&mut chain.token));

@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Result;
+use sparewire_chain::EvmChain;
 use sparewire_node::store::Store;
 use sparewire_protocol::settlement::{Chain, TokenInfo};
 
@@ -18,14 +19,17 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    /// Opens the side that lives in a data directory.
-    pub(crate) async fn open(home: &Home, password_file: Option<&Path>) -> Result<Self> {
+    /// Opens the side that lives in a data directory, and what carries its chain.
+    pub(crate) async fn open(
+        home: &Home,
+        password_file: Option<&Path>,
+    ) -> Result<(Self, Arc<EvmChain>)> {
         // The store first: its lock says at once that another process runs here.
         let store = home.store()?;
         let (domain, token) = home.network()?;
         let node = Node::new(home.keys(password_file).await?, &domain)?;
         let chain = home.connect(Arc::clone(&node.wallet)).await?;
         let token = known_token(&*chain, token).await?;
-        Ok(Self { node, store, chain, token })
+        Ok((Self { node, store, chain: chain.clone(), token }, chain))
     }
 }

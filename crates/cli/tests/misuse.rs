@@ -317,6 +317,37 @@ fn things_that_do_not_exist_are_named() {
 }
 
 #[test]
+fn one_dead_chain_node_of_three_is_named_and_holds_nothing_up() {
+    let mut market = Market::funded();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = market.rpc.port();
+    let twice = format!("http://127.0.0.1:{port},http://localhost:{port}");
+    let dead = format!("http://{closed}");
+    let mut provide = sparewire(&market.provider.dir, ["--rpc", &twice, "--rpc", &dead, "provide"]);
+    provide.args(["--listen", "127.0.0.1:0", "--password-file"]).arg(&market.provider.password);
+    market.provide_with(provide);
+    let status = market.provider.status();
+    let [one, two, three] = &status["nodes"].as_array().unwrap()[..] else { panic!("{status:#}") };
+    assert!(one["fault"].is_null() && two["fault"].is_null(), "{status:#}");
+    assert_eq!(three["name"], dead);
+    let fault = format!("{dead} does not answer");
+    assert!(market.provider.run(["status"]).ok().contains(&fault), "{status:#}");
+    // Two dead ones are too many; and a node has one vote.
+    let with = |rpc: &str| {
+        run(sparewire(
+            &market.consumer.dir,
+            ["--rpc", rpc, "chain", "faucet", &market.consumer.wallet()],
+        ))
+    };
+    with(&format!("{dead},http://127.0.0.1:1,http://127.0.0.1:{port}")).fails_with(&[
+        "does not answer",
+        &dead,
+        "http://127.0.0.1:1: ",
+    ]);
+    with(&format!("{dead},{dead}")).fails_with(&[&dead, "named twice"]);
+}
+
+#[test]
 fn a_beginner_without_a_chain_or_money_is_told_where_to_get_them() {
     let mut market = Market::funded();
     // Nobody listens where the chain should be.

@@ -8,11 +8,7 @@ use alloy_sol_types::SolCall;
 use sparewire_core::{Amount, Domain, Signer};
 use sparewire_protocol::settlement::{ChainError, Outcome};
 
-use super::{
-    EvmChain, Policy,
-    follow::Follower,
-    node::{Endpoint, Node},
-};
+use super::{EvmChain, Policy, follow::Follower, node::Endpoint, nodes::Nodes};
 use crate::{
     contracts::{Channels, TestToken},
     journal::{Call, Journal},
@@ -37,17 +33,17 @@ pub async fn deploy(
     signer: Arc<dyn Signer>,
     policy: Policy,
 ) -> Result<Deployment, ChainError> {
-    let node = Node::connect(endpoint, &policy).await?;
+    let node = Nodes::new(endpoint, &policy)?;
     let chain_id = node.chain_id().await?;
     let wallet = signer.address();
     let follower = Follower::new(node, signer, Journal::in_memory()?, policy, chain_id)?;
     let mut created = Vec::new();
     for code in [&TestToken::BYTECODE, &Channels::BYTECODE] {
-        let nonce = follower.node.nonce(wallet, None).await?;
+        let nonce = follower.node.nonce(wallet).await?;
         let call = Call { target: None, data: code.clone(), value: U256::ZERO };
         follower.perform("deploy", keccak256(code), vec![call]).await?;
         let address = wallet.create(nonce);
-        if follower.node.code(address).await?.is_empty() {
+        if follower.node.code(address, None).await?.is_empty() {
             return Err(ChainError::NoContract { contract: address, chain_id });
         }
         created.push(address);

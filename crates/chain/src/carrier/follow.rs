@@ -7,11 +7,7 @@ use sparewire_core::Signer;
 use sparewire_protocol::settlement::{ChainError, Outcome, TransactionSummary};
 use tokio::{sync::Mutex, time::Instant};
 
-use super::{
-    Policy,
-    node::{Node, NodeError},
-    send::Sent,
-};
+use super::{Policy, node::NodeError, nodes::Nodes, send::Sent};
 use crate::{
     contracts::reason_in_words,
     journal::{Call, Journal, JournalError, Step, StepState},
@@ -29,7 +25,7 @@ const DISPLACED_AGE_SECS_MAX: u64 = 14 * 86_400;
 
 /// One wallet's transactions on one chain.
 pub(crate) struct Follower {
-    pub(crate) node: Node,
+    pub(crate) node: Nodes,
     pub(crate) signer: Arc<dyn Signer>,
     pub(crate) journal: Journal,
     pub(crate) policy: Policy,
@@ -52,7 +48,7 @@ enum Seen {
 
 impl Follower {
     pub(crate) fn new(
-        node: Node,
+        node: Nodes,
         signer: Arc<dyn Signer>,
         journal: Journal,
         policy: Policy,
@@ -305,7 +301,8 @@ impl Follower {
         let Some(nonce) = attempts.first().map(|attempt| attempt.nonce) else {
             return Ok(Seen::Displaced);
         };
-        if self.node.nonce(self.wallet(), Some(head.final_number)).await? <= nonce {
+        let hashes: Vec<B256> = attempts.iter().map(|attempt| attempt.hash).collect();
+        if !self.node.displaced(self.wallet(), nonce, &hashes, head.final_number).await? {
             return Ok(Seen::Pending);
         }
         let signed_secs = attempts.iter().map(|attempt| attempt.signed_secs).min().unwrap_or(0);

@@ -1,8 +1,10 @@
-//! The carrier: [`Chain`] over any EVM node, with transactions that are followed until final.
+//! The carrier: [`Chain`] over any EVM node, or several, with transactions that are followed until
+//! final.
 
 mod deploy;
 mod follow;
 mod node;
+mod nodes;
 mod plan;
 mod send;
 
@@ -20,7 +22,9 @@ use sparewire_protocol::{
 pub use deploy::{Deployment, deploy};
 use follow::Follower;
 pub use node::Endpoint;
-use node::{Node, NodeError};
+use node::NodeError;
+use nodes::Nodes;
+pub use nodes::{Fault, NodeStatus};
 pub use plan::{approval, calls_of};
 
 use crate::{
@@ -88,7 +92,7 @@ impl Default for Policy {
     }
 }
 
-/// [`Chain`] over an EVM node.
+/// [`Chain`] over an EVM node, or several.
 pub struct EvmChain {
     domain: Domain,
     follower: Follower,
@@ -104,7 +108,7 @@ impl fmt::Debug for EvmChain {
 }
 
 impl EvmChain {
-    /// Connects to a node and checks that it is on the domain's chain and knows the contract.
+    /// Checks that the node (or a quorum) is on the domain's chain and knows the contract.
     ///
     /// # Errors
     /// [`ChainError::WrongChain`], [`ChainError::NoContract`], [`ChainError::Unreachable`], or
@@ -116,29 +120,44 @@ impl EvmChain {
         journal: Journal,
         policy: Policy,
     ) -> Result<Self, ChainError> {
-        let node = Node::connect(endpoint, &policy).await?;
+        let node = Nodes::new(endpoint, &policy)?;
         let actual = node.chain_id().await?;
         if actual != domain.chain_id {
             return Err(ChainError::WrongChain { expected: domain.chain_id, actual });
         }
         let missing =
             ChainError::NoContract { contract: domain.contract, chain_id: domain.chain_id };
-        if node.code(domain.contract).await?.is_empty() {
+        if node.code(domain.contract, None).await?.is_empty() {
             return Err(missing);
         }
         let follower = Follower::new(node, signer, journal, policy, domain.chain_id)?;
         let chain = Self { domain, follower };
         // Any contract has code; ours has this separator.
-        match chain.read_newest(domain.contract, Channels::domainSeparatorCall {}).await {
-            Ok(separator) if separator == domain.separator() => Ok(chain),
-            Ok(_) | Err(ChainError::Nonsense { .. } | ChainError::Reverted { .. }) => Err(missing),
+        let separator = async {
+            let newest = chain.follower.node.newest().await?;
+            let call = Channels::domainSeparatorCall {}.abi_encode();
+            chain.read_raw(domain.contract, call.into(), newest).await
+        };
+        match separator.await {
+            Ok(raw) => match Channels::domainSeparatorCall::abi_decode_returns(&raw) {
+                Ok(separator) if separator == domain.separator() => Ok(chain),
+                _ => Err(missing),
+            },
+            Err(ChainError::Reverted { .. }) => Err(missing),
+            // Several may contradict each other, which says nothing about the contract.
+            Err(ChainError::Nonsense { .. }) if !chain.follower.node.several() => Err(missing),
             Err(error) => Err(error),
         }
     }
 
-    /// The name of the node that errors show.
+    /// The name of the node, or nodes, that errors show.
     pub fn endpoint(&self) -> &str {
         self.follower.node.name()
+    }
+
+    /// How each node stands.
+    pub fn nodes(&self) -> Vec<NodeStatus> {
+        self.follower.node.status()
     }
 
     fn policy(&self) -> &Policy {
@@ -163,7 +182,7 @@ impl EvmChain {
         target: Address,
         call: C,
     ) -> Result<C::Return, ChainError> {
-        let newest = self.follower.node.newest().await?.number.to();
+        let newest = self.follower.node.newest().await?;
         self.read(target, call, newest).await
     }
 
@@ -252,7 +271,7 @@ impl Chain for EvmChain {
     }
 
     async fn token(&self, token: Address) -> Result<TokenInfo, ChainError> {
-        let newest = self.follower.node.newest().await?.number.to();
+        let newest = self.follower.node.newest().await?;
         let decimals = self.read(token, TestToken::decimalsCall {}, newest).await?;
         let raw =
             self.read_raw(token, TestToken::symbolCall {}.abi_encode().into(), newest).await?;
@@ -285,12 +304,7 @@ impl Chain for EvmChain {
 
 impl EvmChain {
     async fn deployed_after(&self, block: u64) -> Result<bool, ChainError> {
-        let code: Bytes = self
-            .follower
-            .node
-            .facts("eth_getCode", (self.domain.contract, alloy_primitives::U64::from(block)))
-            .await?;
-        Ok(code.is_empty())
+        Ok(self.follower.node.code(self.domain.contract, Some(block)).await?.is_empty())
     }
 }
 

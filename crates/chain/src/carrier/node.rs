@@ -1,12 +1,16 @@
-//! One EVM node: requests with timeouts and retries, and answers parsed into what we need.
+//! One EVM node: requests with timeouts, and answers parsed into what we need.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use alloy_json_rpc::{ErrorPayload, RpcError, RpcRecv, RpcSend};
-use alloy_primitives::{Address, B256, Bytes, U64, U128, U256};
+use alloy_primitives::{Bytes, U64, U128, U256};
 use alloy_rpc_client::RpcClient;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sparewire_protocol::settlement::{ChainError, Head};
 
 use super::{Finality, Policy};
@@ -29,6 +33,14 @@ pub enum Endpoint {
         /// Its name.
         name: String,
     },
+    /// Several of these at once. What money depends on is what `quorum` of them say; those that are
+    /// silent, behind, or contradict the others hold nothing up.
+    Several {
+        /// Each of them.
+        endpoints: Vec<Endpoint>,
+        /// How many must say the same: with 1 any of them is believed.
+        quorum: usize,
+    },
 }
 
 impl Endpoint {
@@ -37,6 +49,9 @@ impl Endpoint {
         match self {
             Self::Embedded(_) => "the embedded chain".to_owned(),
             Self::Client { name, .. } => name.clone(),
+            Self::Several { endpoints, .. } => {
+                endpoints.iter().map(Self::name).collect::<Vec<_>>().join(", ")
+            }
             Self::Http(url) => match reqwest::Url::parse(url) {
                 Ok(url) => {
                     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
@@ -49,7 +64,7 @@ impl Endpoint {
 }
 
 /// Why a node did not give an answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum NodeError {
     /// It answered with an error.
     Refused { code: i64, message: String, revert: Option<Bytes> },
@@ -57,6 +72,85 @@ pub(crate) enum NodeError {
     Silent(String),
     /// It answered with something else.
     Nonsense(String),
+}
+
+impl NodeError {
+    /// Whether it is worth asking again: it was silent, overloaded, or has trouble of its own.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Silent(_) | Self::Nonsense(_) => true,
+            Self::Refused { revert: Some(_), .. } => false,
+            Self::Refused { code, message, .. } => {
+                // -32005 and 429: too many requests; -32603: the node's own trouble.
+                matches!(code, -32005 | 429 | -32603)
+                    || message.contains("header not found")
+                    || message.contains("rate limit")
+            }
+        }
+    }
+
+    /// Whether it does not have what was asked about: a block that is too new for it, or too old.
+    fn is_lack(&self) -> bool {
+        let Self::Refused { message, .. } = self else { return false };
+        !self.is_revert()
+            && says(
+                message,
+                &[
+                    "header not found",
+                    "block not found",
+                    "unknown block",
+                    "missing trie node",
+                    "out of range",
+                    "requested was",
+                    "pruned",
+                ],
+            )
+    }
+
+    /// Whether it serves nothing now, or not us, whatever is asked.
+    pub(crate) fn is_silence(&self) -> bool {
+        let Self::Refused { code, message, .. } = self else { return true };
+        let words = ["rate limit", "too many requests", "request limit", "quota", "unauthorized"];
+        !self.is_revert()
+            && !self.is_lack()
+            && (self.is_passing() || *code == -32029 || says(message, &words))
+    }
+
+    /// Whether that is its answer, to be weighed as any other.
+    pub(crate) fn is_verdict(&self) -> bool {
+        !self.is_silence() && !self.is_lack()
+    }
+
+    /// Whether the contract refuses, and not the node.
+    pub(crate) fn is_revert(&self) -> bool {
+        matches!(self, Self::Refused { code: 3, .. } | Self::Refused { revert: Some(_), .. })
+    }
+
+    /// Whether another node's refusal is the same: by its data where both give it, for not all do,
+    /// and the words are each client's own.
+    pub(crate) fn says_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Refused { revert: Some(a), .. }, Self::Refused { revert: Some(b), .. }) => {
+                a == b
+            }
+            (Self::Refused { .. }, Self::Refused { .. }) => true,
+            _ => false,
+        }
+    }
+}
+
+fn says(message: &str, words: &[&str]) -> bool {
+    let message = message.to_ascii_lowercase();
+    words.iter().any(|word| message.contains(word))
+}
+
+impl fmt::Display for NodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent(reason) | Self::Nonsense(reason) => f.write_str(reason),
+            Self::Refused { code, message, .. } => write!(f, "{message} ({code})"),
+        }
+    }
 }
 
 /// What we need of a block.
@@ -70,7 +164,7 @@ pub(crate) struct BlockFacts {
 }
 
 /// What we need of a receipt.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ReceiptFacts {
     pub(crate) block_number: Option<U64>,
@@ -102,34 +196,30 @@ pub(crate) struct Fees {
     pub(crate) tip: Option<u128>,
 }
 
-/// A node and how patient we are with it.
+/// One node.
 #[derive(Clone)]
 pub(crate) struct Node {
     client: RpcClient,
     name: String,
     request_timeout: Duration,
-    retry_for: Duration,
-    /// Blocks behind the newest one, or `None` for the `finalized` tag.
-    final_depth: Option<u64>,
-    fee_max_wei: u128,
-}
-
-impl fmt::Debug for Node {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Node").field(&self.name).finish()
-    }
+    finality: Finality,
+    /// Blocks behind the newest one, or `None` for the `finalized` tag; known once it has answered.
+    final_depth: Arc<OnceLock<Option<u64>>>,
 }
 
 impl Node {
-    /// A node whose notion of finality is settled by asking it.
-    pub(crate) async fn connect(endpoint: Endpoint, policy: &Policy) -> Result<Self, ChainError> {
+    /// A node that has not been asked anything yet.
+    pub(crate) fn new(endpoint: Endpoint, policy: &Policy) -> Result<Self, ChainError> {
         let name = endpoint.name();
+        let unreachable =
+            |reason: String| ChainError::Unreachable { endpoint: name.clone(), reason };
         let client = match endpoint {
             Endpoint::Embedded(chain) => RpcClient::new(InProcess::new(chain), true),
             Endpoint::Client { client, .. } => client,
+            Endpoint::Several { .. } => {
+                return Err(unreachable("several nodes cannot be one of several".into()));
+            }
             Endpoint::Http(url) => {
-                let unreachable =
-                    |reason: String| ChainError::Unreachable { endpoint: name.clone(), reason };
                 let url = reqwest::Url::parse(&url)
                     .map_err(|error| unreachable(format!("malformed URL: {error}")))?;
                 if !matches!(url.scheme(), "http" | "https") {
@@ -140,24 +230,13 @@ impl Node {
                 RpcClient::new(transport, false)
             }
         };
-        let mut node = Self {
+        Ok(Self {
             client,
             name,
             request_timeout: policy.request_timeout,
-            retry_for: policy.retry_for,
-            final_depth: None,
-            fee_max_wei: policy.fee_max_wei,
-        };
-        node.final_depth = match policy.finality {
-            Finality::Blocks(depth) => Some(depth),
-            Finality::Finalized { else_blocks } => match node.block("finalized").await {
-                Ok(Some(_)) => None,
-                // The node answers, but knows no such tag or has no such block yet.
-                Ok(None) | Err(NodeError::Refused { .. }) => Some(else_blocks),
-                Err(error) => return Err(node.blame(error)),
-            },
-        };
-        Ok(node)
+            finality: policy.finality,
+            final_depth: Arc::default(),
+        })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -165,7 +244,7 @@ impl Node {
     }
 
     /// One request, one answer, in time.
-    pub(crate) async fn ask_once<P: RpcSend, R: RpcRecv>(
+    pub(crate) async fn ask<P: RpcSend, R: RpcRecv>(
         &self,
         method: &'static str,
         params: P,
@@ -181,153 +260,39 @@ impl Node {
         }
     }
 
-    /// Asks again, with growing pauses, while the node is silent or overloaded.
-    pub(crate) async fn ask<P: RpcSend, R: RpcRecv>(
-        &self,
-        method: &'static str,
-        params: P,
-    ) -> Result<R, NodeError> {
-        let started = tokio::time::Instant::now();
-        let mut pause = Duration::from_millis(100);
-        loop {
-            let error = match self.ask_once(method, params.clone()).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
-            };
-            let again = match &error {
-                NodeError::Silent(_) | NodeError::Nonsense(_) => true,
-                NodeError::Refused { revert: Some(_), .. } => false,
-                NodeError::Refused { code, message, .. } => {
-                    // -32005 and 429: too many requests; -32603: the node's own trouble.
-                    matches!(code, -32005 | 429 | -32603)
-                        || message.contains("header not found")
-                        || message.contains("rate limit")
-                }
-            };
-            if !again || started.elapsed() + pause > self.retry_for {
-                return Err(error);
-            }
-            tracing::debug!(node = %self.name, method, ?error, "asking again");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(5));
-        }
+    async fn block(&self, tag: &'static str) -> Result<Option<BlockFacts>, NodeError> {
+        self.ask("eth_getBlockByNumber", (tag, false)).await
     }
 
-    /// As [`Node::ask`], for facts: whatever is no answer is the node's fault.
-    pub(crate) async fn facts<P: RpcSend, R: RpcRecv>(
-        &self,
-        method: &'static str,
-        params: P,
-    ) -> Result<R, ChainError> {
-        self.ask(method, params).await.map_err(|error| self.blame(error))
+    pub(crate) async fn newest(&self) -> Result<BlockFacts, NodeError> {
+        self.block("latest").await?.ok_or(NodeError::Nonsense("no newest block".to_owned()))
     }
 
-    pub(crate) fn blame(&self, error: NodeError) -> ChainError {
-        let endpoint = self.name.clone();
-        match error {
-            NodeError::Silent(reason) => ChainError::Unreachable { endpoint, reason },
-            NodeError::Refused { code, message, .. } => {
-                ChainError::Unreachable { endpoint, reason: format!("{message} ({code})") }
-            }
-            NodeError::Nonsense(reason) => ChainError::Nonsense { endpoint, reason },
-        }
-    }
-
-    pub(crate) async fn chain_id(&self) -> Result<u64, ChainError> {
-        Ok(self.facts::<_, U64>("eth_chainId", ()).await?.to())
-    }
-
-    async fn block(&self, tag: &str) -> Result<Option<BlockFacts>, NodeError> {
-        self.ask("eth_getBlockByNumber", (tag.to_owned(), false)).await
-    }
-
-    pub(crate) async fn newest(&self) -> Result<BlockFacts, ChainError> {
-        let block = self.block("latest").await.map_err(|error| self.blame(error))?;
-        block.ok_or_else(|| self.blame(NodeError::Nonsense("no newest block".to_owned())))
-    }
-
-    pub(crate) async fn head(&self) -> Result<Head, ChainError> {
+    /// How far it is.
+    pub(crate) async fn head(&self) -> Result<Head, NodeError> {
+        let depth = match (self.final_depth.get(), self.finality) {
+            (Some(depth), _) => *depth,
+            (None, Finality::Blocks(depth)) => Some(depth),
+            (None, Finality::Finalized { else_blocks }) => match self.block("finalized").await {
+                Ok(Some(_)) => None,
+                // It answers, but knows no such tag or has no such block yet.
+                Ok(None) => Some(else_blocks),
+                Err(error @ NodeError::Refused { .. }) if !error.is_passing() => Some(else_blocks),
+                Err(error) => return Err(error),
+            },
+        };
+        let depth = *self.final_depth.get_or_init(|| depth);
         let newest = self.newest().await?;
         let number = newest.number.to::<u64>();
-        let final_number = match self.final_depth {
+        let final_number = match depth {
             Some(depth) => number.saturating_sub(depth),
-            None => {
-                let block = self.block("finalized").await.map_err(|error| self.blame(error))?;
-                block.map_or(0, |block| block.number.to())
-            }
+            None => self.block("finalized").await?.map_or(0, |block| block.number.to()),
         };
         Ok(Head {
             number: number.max(final_number),
             time_secs: newest.timestamp.to(),
             final_number,
         })
-    }
-
-    /// Calls a contract at a block.
-    pub(crate) async fn call(
-        &self,
-        target: Address,
-        data: Bytes,
-        block: u64,
-    ) -> Result<Bytes, NodeError> {
-        let request = json!({ "to": target, "data": data });
-        self.ask("eth_call", (request, U64::from(block))).await
-    }
-
-    /// The wallet's nonce at a block, or at the newest.
-    pub(crate) async fn nonce(
-        &self,
-        wallet: Address,
-        block: Option<u64>,
-    ) -> Result<u64, ChainError> {
-        let block = block.map_or(json!("latest"), |number| json!(U64::from(number)));
-        Ok(self.facts::<_, U64>("eth_getTransactionCount", (wallet, block)).await?.to())
-    }
-
-    pub(crate) async fn balance(
-        &self,
-        owner: Address,
-        block: Option<u64>,
-    ) -> Result<u128, ChainError> {
-        let block = block.map_or(json!("latest"), |number| json!(U64::from(number)));
-        let balance: U256 = self.facts("eth_getBalance", (owner, block)).await?;
-        Ok(balance.saturating_to())
-    }
-
-    pub(crate) async fn code(&self, address: Address) -> Result<Bytes, ChainError> {
-        self.facts("eth_getCode", (address, "latest")).await
-    }
-
-    /// The receipt of a transaction that is in a block.
-    pub(crate) async fn receipt(&self, hash: B256) -> Result<Option<ReceiptFacts>, ChainError> {
-        let receipt: Option<ReceiptFacts> =
-            self.facts("eth_getTransactionReceipt", (hash,)).await?;
-        Ok(receipt.filter(|receipt| receipt.block_number.is_some()))
-    }
-
-    pub(crate) async fn estimate_gas(&self, request: &Value) -> Result<u64, NodeError> {
-        Ok(self.ask::<_, U64>("eth_estimateGas", (request.clone(),)).await?.to())
-    }
-
-    pub(crate) async fn send_raw(&self, raw: &Bytes) -> Result<B256, NodeError> {
-        self.ask_once("eth_sendRawTransaction", (raw.clone(),)).await
-    }
-
-    /// What gas costs now, at most [`Policy::fee_max_wei`]: twice the base fee, so that the price
-    /// covers six full blocks in a row, and the tip that the node advises.
-    pub(crate) async fn fees(&self) -> Result<Fees, ChainError> {
-        let Some(base) = self.newest().await?.base_fee_per_gas else {
-            let price: U128 = self.facts("eth_gasPrice", ()).await?;
-            return Ok(Fees { max_fee: price.to::<u128>().min(self.fee_max_wei), tip: None });
-        };
-        let tip = match self.ask::<_, U128>("eth_maxPriorityFeePerGas", ()).await {
-            Ok(tip) => tip.to::<u128>(),
-            // Not every node has the method; a gwei is what they advise.
-            Err(NodeError::Refused { .. }) => 1_000_000_000,
-            Err(error) => return Err(self.blame(error)),
-        };
-        let max_fee = base.to::<u128>().saturating_mul(2).saturating_add(tip).min(self.fee_max_wei);
-        Ok(Fees { max_fee, tip: Some(tip.min(max_fee)) })
     }
 }
 

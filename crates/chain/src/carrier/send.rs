@@ -1,8 +1,10 @@
 //! Simulates, signs, sends and re-sends one transaction; `follow` says when.
 
+use std::mem::discriminant;
+
 use alloy_consensus::{SignableTransaction, TxEip1559, TxEnvelope, TxLegacy};
 use alloy_eips::eip2718::Encodable2718;
-use alloy_primitives::{B256, Bytes, Signature as AlloySignature, TxKind, U256};
+use alloy_primitives::{B256, Signature as AlloySignature, TxKind, U256};
 use serde_json::{Value, json};
 use sparewire_core::SignerError;
 use sparewire_protocol::settlement::ChainError;
@@ -81,14 +83,12 @@ impl Follower {
             }
             Err(NodeError::Refused { message, .. }) => {
                 // Some nodes give the data only to eth_call.
-                return Err(
-                    match self.node.ask::<_, Bytes>("eth_call", (request, "latest")).await {
-                        Err(NodeError::Refused { revert: Some(data), .. }) => {
-                            ChainError::Reverted { what: kind, reason: reason_in_words(&data) }
-                        }
-                        _ => ChainError::Reverted { what: kind, reason: message },
-                    },
-                );
+                return Err(match self.node.simulate(request).await {
+                    Err(NodeError::Refused { revert: Some(data), .. }) => {
+                        ChainError::Reverted { what: kind, reason: reason_in_words(&data) }
+                    }
+                    _ => ChainError::Reverted { what: kind, reason: message },
+                });
             }
             Err(error) => return Err(self.node.blame(error)),
         };
@@ -109,7 +109,7 @@ impl Follower {
 
     /// The least nonce that neither the chain nor an unfinished transaction of ours has used.
     async fn free_nonce(&self) -> Result<u64, ChainError> {
-        let mut nonce = self.node.nonce(self.wallet(), None).await?;
+        let mut nonce = self.node.nonce(self.wallet()).await?;
         let in_flight = self.journal.nonces_in_flight()?;
         while in_flight.contains(&nonce) {
             nonce += 1;
@@ -182,8 +182,24 @@ impl Follower {
         Ok(AlloySignature::new(r, s, bytes[64] == 28))
     }
 
+    /// A transaction that any node took, or may have taken, is followed; it is over only where all
+    /// say the same.
     async fn send(&self, attempt: &Attempt) -> Sent {
-        let (message, code) = match self.node.send_raw(&attempt.raw).await {
+        let mut said: Vec<Sent> =
+            self.node.send_raw(&attempt.raw).await.into_iter().map(Self::sent).collect();
+        let same = said.windows(2).all(|pair| discriminant(&pair[0]) == discriminant(&pair[1]));
+        match said.pop() {
+            // One may have taken it and not say so: then it is this one that the others found in a
+            // block. Whose the nonce is shows when it is final.
+            Some(Sent::NonceTaken) if self.node.several() => Sent::Following,
+            Some(sent) if same => sent,
+            _ => Sent::Following,
+        }
+    }
+
+    /// What a node's answer to a transaction means.
+    fn sent(answer: Result<B256, NodeError>) -> Sent {
+        let (message, code) = match answer {
             Ok(_) => return Sent::Following,
             Err(NodeError::Refused { message, code, .. }) => (message.to_ascii_lowercase(), code),
             // It may have arrived all the same.

@@ -21,6 +21,8 @@ use crate::{
     testing::{CHAIN_ID, Misbehaving, TestSigner, Verdict, genesis},
 };
 
+mod quorum;
+
 const PAYER: u8 = 1;
 const PAYEE: u8 = 2;
 const DELAY: u32 = 900;
@@ -450,7 +452,7 @@ async fn a_nonce_in_flight_is_not_used_again_though_the_node_has_not_heard_of_it
     let policy = Policy { finality: Finality::Blocks(3), ..quick() };
     let (chain, _, carrier) = misbehaving(policy, Journal::in_memory().unwrap(), judge).await;
     let carrier = Arc::new(carrier);
-    let before = carrier.follower.node.nonce(carrier.wallet(), None).await.unwrap();
+    let before = carrier.follower.node.nonce(carrier.wallet()).await.unwrap();
     let transfer = |to: u8| {
         let carrier = carrier.clone();
         tokio::spawn(async move { carrier.transfer(Address::repeat_byte(to), 1_000).await })

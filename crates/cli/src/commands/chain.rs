@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Result;
 use clap::Subcommand;
-use sparewire_chain::{Endpoint, deploy, serve};
+use sparewire_chain::{deploy, serve};
 use sparewire_core::Address;
 
 use crate::{hint::Hint, home::Home, interrupt::Interrupts, network, output};
@@ -68,7 +68,7 @@ pub(crate) async fn run(command: ChainCommand, home: &Home, json: bool) -> Resul
         }
         ChainCommand::Deploy { password_file } => {
             let keys = home.keys(password_file.as_deref()).await?;
-            let endpoint = Endpoint::Http(home.config.chain.rpc.clone());
+            let endpoint = home.config.chain.endpoint()?;
             let policy = home.policy();
             let deployed = deploy(endpoint, keys.wallet, policy).await?;
             let (contract, chain_id) = (deployed.domain.contract, deployed.domain.chain_id);
@@ -83,7 +83,7 @@ pub(crate) async fn run(command: ChainCommand, home: &Home, json: bool) -> Resul
             Ok(())
         }
         ChainCommand::Faucet { address } => {
-            network::faucet(Endpoint::Http(home.config.chain.rpc.clone()), address).await?;
+            network::faucet(home.config.chain.endpoint()?, address).await?;
             if json {
                 output::json(
                     &serde_json::json!({ "address": address, "ether": "1", "tokens": "100" }),

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use serde_json::json;
-use sparewire_chain::{Endpoint, EvmChain, Journal, Policy};
+use sparewire_chain::{EvmChain, Journal, Policy};
 use sparewire_core::{Address, Amount};
 use sparewire_node::store::{KnownChannel, Store};
 use sparewire_protocol::{
@@ -197,7 +197,7 @@ async fn reading_chain(home: &Home) -> Result<EvmChain> {
         retry_for: std::time::Duration::from_secs(3),
         ..crate::network::embedded_policy()
     };
-    let endpoint = Endpoint::Http(home.config.chain.rpc.clone());
+    let endpoint = home.config.chain.endpoint()?;
     let reader = Arc::new(LocalKey::random()?);
     Ok(EvmChain::connect(endpoint, domain, reader, Journal::in_memory()?, policy).await?)
 }

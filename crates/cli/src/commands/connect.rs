@@ -60,12 +60,12 @@ pub(crate) async fn run(args: ConnectArgs, mut home: Home, json: bool) -> Result
     descriptors::raise(tunnels, &format!("{tunnels} tunnels"));
 
     let proxy = Proxy::bind(home.config.consumer.proxy).await?;
-    let side = Side::open(&home, args.password_file.as_deref()).await?;
+    let (side, carrier) = Side::open(&home, args.password_file.as_deref()).await?;
     let (consumer, endpoint) =
         assemble::consumer(&home.config.consumer, args.provider, &side).await?;
     let token = side.token;
     let buyer = Buyer { consumer: Arc::clone(&consumer), token: token.clone() };
-    let console = Console::open(&home, metrics_at, buyer).await?;
+    let console = Console::open(&home, metrics_at, buyer, carrier).await?;
 
     let proxy_addr = proxy.addr();
     let serving = tokio::spawn(proxy.serve(consumer.clone()));

@@ -52,7 +52,7 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
     let who = format!("{sessions} sessions of {tunnels} tunnels");
     descriptors::raise(sessions.saturating_mul(tunnels), &who);
 
-    let side = Side::open(&home, args.password_file.as_deref()).await?;
+    let (side, carrier) = Side::open(&home, args.password_file.as_deref()).await?;
     let (provider, endpoint) = assemble::provider(&home.config.provider, &side).await?;
     let (address, wallet) =
         (endpoint.address().to_string(), side.node.wallet.address().to_string());
@@ -63,7 +63,7 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
         wallet: wallet.clone(),
         token: side.token,
     };
-    let console = Console::open(&home, metrics_at, seller).await?;
+    let console = Console::open(&home, metrics_at, seller, carrier).await?;
     let price = &home.config.provider.price;
     console.ready(
         json,

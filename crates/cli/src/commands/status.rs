@@ -25,7 +25,7 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
         None => Default::default(),
     };
     // Keys are kept in such URLs: only scheme and host are shown.
-    let chain = sparewire_chain::Endpoint::Http(home.config.chain.rpc.clone()).name();
+    let chain = home.config.chain.endpoint()?.name();
     let value = json!({
         "data_dir": home.dir, "keys": keys, "chain": chain,
         "sessions": sessions, "earned_units": earned, "spent_units": spent, "running": running,
@@ -42,6 +42,12 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
         None => crate::output::out!("wallet    none; make one with `sparewire wallet new`"),
     }
     crate::output::out!("chain     {}", chain);
+    let nodes = running.as_ref().and_then(|running| running["nodes"].as_array());
+    for node in nodes.into_iter().flatten() {
+        if let (Some(name), Some(fault)) = (node["name"].as_str(), node["fault"].as_str()) {
+            crate::output::out!("          {name} {fault}");
+        }
+    }
     crate::output::out!("sessions  {sessions}; earned {earned}, spent {spent} (smallest units)");
     match running {
         Some(running) => {
