@@ -1,21 +1,21 @@
 //! A consumer: the real machine and store; the shell around them as the node's, without its tasks.
 //! And what dishonest ones do instead.
 
+mod cheat;
+mod check;
+
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
-use sparewire_core::{
-    Amount, B256, ByteCount, ChannelId, DeviceSigner, DeviceStatement, Price, SessionId, Signed,
-    Signer, TypedData, Verified,
-};
+use sparewire_core::{Amount, B256, ByteCount, ChannelId, Price, SessionId, Signer, TypedData};
 use sparewire_node::consumer::{BrokenSession, gives_up_session, may_retry, resumable};
 use sparewire_protocol::{
     ANSWER_MS_MAX, Action, ChannelConfig, ChannelStatus, Direction, Event, Memory, Message, Meter,
     Output, Payer, PayerSetup, Payment, ProtocolError, Reading, Record, RefusalCode, SessionMemory,
-    Voucher, settlement::Intent,
+    settlement::Intent,
 };
 
 use crate::{
@@ -623,14 +623,6 @@ impl Consumer {
         self.go_on(world);
     }
 
-    /// Some more of the same, a few dozen times.
-    fn ask_again(&mut self) {
-        if self.asked_again < 40 && !self.left {
-            self.asked_again += 1;
-            self.demand.push_back((10, self.chunk * 8));
-        }
-    }
-
     fn read(&mut self, world: &mut Surroundings) {
         let now = self.node.clock(world);
         let Phase::Up(up) = &mut self.phase else { return };
@@ -734,42 +726,6 @@ impl Consumer {
         }
     }
 
-    /// Notes what is about to be recorded, and must be there in whole or not at all.
-    fn recording(&mut self, world: &mut Surroundings, records: &[Record]) {
-        if let [Record::Payment { channel, payment }, Record::Receipt { receipt, .. }] = records {
-            let amount = payment.voucher.body.amount;
-            if amount > world.ledger.channel(*channel).promised {
-                self.together.insert(*channel, (amount, receipt.body.sequence));
-            }
-        }
-    }
-
-    fn recorded(&mut self, world: &mut Surroundings, records: &[Record]) {
-        for record in records {
-            if let Record::Receipt { receipt, payee_signature } = record
-                && self.is_honest()
-            {
-                let domain = network().0;
-                let payee = identity(self.provider.0).authorizer.address();
-                let genuine = payee_signature.is_none_or(|signature| {
-                    Signed { body: receipt.body, signature }.verify(&domain, payee).is_ok()
-                });
-                world.ensure(Invariant::I14OneReceiptForEachNumber, genuine, || {
-                    format!("{} keeps a countersignature that is none", self.node.name)
-                });
-                if self.set_back {
-                    continue; // it does not know what it signed since
-                }
-                let digest = receipt.body.digest(&network().0);
-                let key = (receipt.body.channel, 0, receipt.body.sequence);
-                let known = *world.ledger.receipts.entry(key).or_insert(digest);
-                world.ensure(Invariant::I14OneReceiptForEachNumber, known == digest, || {
-                    format!("{} signed two of number {}", self.node.name, key.2)
-                });
-            }
-        }
-    }
-
     fn tell(&mut self, world: &mut Surroundings, message: Message) {
         let Some(connection) = self.connection() else { return };
         if let Message::Payment { payment, .. } = &message {
@@ -836,183 +792,6 @@ impl Consumer {
                 self.node.tell_bytes(world, connection, old);
             }
         }
-    }
-
-    /// What a dishonest consumer says instead.
-    fn corrupt(&mut self, world: &mut Surroundings, message: Message) -> Vec<Message> {
-        use ConsumerVice as Vice;
-        let Some(vice) = self.vice else { return vec![message] };
-        let signer = self.node.identity.authorizer.clone();
-        let domain = network().0;
-        let voucher = |channel, amount| {
-            *Verified::sign(Voucher { channel, amount }, &domain, &*signer)
-                .expect("its key signs")
-                .signed()
-        };
-        match (vice, message) {
-            (Vice::NeverPays, Message::Payment { .. }) => {
-                world.coverage.met("did not pay");
-                let end = Message::Close { reason: "settled".into() };
-                self.is_closing().then_some(end).into_iter().collect()
-            }
-            (Vice::PaysLate, message @ Message::Payment { .. }) => {
-                world.coverage.met("pays late");
-                self.late.push((world.now_ms + 15_000, message));
-                Vec::new()
-            }
-            (Vice::PaysLess, Message::Payment { mut payment, receipt }) => {
-                world.coverage.met("pays less");
-                let less = Amount::new(payment.voucher.body.amount.get() / 2).unwrap_or_default();
-                payment.voucher = voucher(payment.voucher.body.channel, less);
-                vec![Message::Payment { payment, receipt }]
-            }
-            (Vice::OverPromises, Message::Payment { mut payment, receipt }) => {
-                let channel = payment.voucher.body.channel;
-                let reserved = world.ledger.channel(channel).reserved;
-                let more = Amount::new(reserved + 1).unwrap_or_default();
-                payment.voucher = voucher(channel, more);
-                world.coverage.met("over-promises");
-                vec![Message::Payment { payment, receipt }]
-            }
-            (Vice::OverPromises, Message::Accept { mut acceptance, .. })
-                if self.node.rng.bool() =>
-            {
-                let id = acceptance.channel.id(&domain);
-                let more = Amount::new(world.ledger.channel(id).reserved + 1).unwrap_or_default();
-                let session = SessionId(B256::repeat_byte(0xee));
-                let (reading, voucher) = (Reading::ZERO, voucher(id, more));
-                acceptance.payment = Some(Payment { session, reading, voucher });
-                let signature = self.node.identity.device.sign_bytes(&acceptance.signing_bytes());
-                world.coverage.met("over-promises as it accepts");
-                vec![Message::Accept { acceptance, signature }]
-            }
-            (Vice::OverstatesReceipts, Message::Payment { payment, receipt: Some(receipt) }) => {
-                let mut other = receipt.body;
-                match self.node.rng.u8(0..3) {
-                    0 => other.reading.down = ByteCount::new(other.reading.down.get() + 1_000),
-                    1 => other.previous = B256::repeat_byte(9),
-                    _ => other.amount = Amount::new(other.amount.get() + 1).unwrap_or_default(),
-                }
-                let other = *Verified::sign(other, &domain, &*signer).expect("signs").signed();
-                world.coverage.met("a receipt that does not fit");
-                vec![Message::Payment { payment, receipt: Some(other) }]
-            }
-            (Vice::NeverSettles, Message::Payment { .. }) if self.is_closing() => Vec::new(),
-            (Vice::NeverSettles, Message::Close { .. }) if self.node.rng.bool() => Vec::new(),
-            (Vice::EquivocatesInReceipts, Message::Payment { payment, receipt: Some(receipt) }) => {
-                let mut other = receipt.body;
-                other.time = other.time.plus_ms(1);
-                let other = *Verified::sign(other, &domain, &*signer).expect("signs").signed();
-                world.coverage.met("equivocates");
-                vec![
-                    Message::Payment { payment, receipt: Some(receipt) },
-                    Message::Payment { payment, receipt: Some(other) },
-                ]
-            }
-            (Vice::Understates, Message::Accept { mut acceptance, .. }) => {
-                acceptance.reading.down =
-                    acceptance.payment.map_or(ByteCount::ZERO, |payment| payment.reading.down);
-                let signature = self.node.identity.device.sign_bytes(&acceptance.signing_bytes());
-                world.coverage.met("understates");
-                vec![Message::Accept { acceptance, signature }]
-            }
-            (Vice::WithdrawsWhileServed, message @ Message::Payment { .. }) => {
-                if self.first_voucher.is_none() {
-                    self.leave_chain(world);
-                }
-                self.remember(&message);
-                vec![message]
-            }
-            (Vice::ClosesWithOldVoucher, message @ Message::Payment { .. }) => {
-                let again = self.first_voucher.is_some();
-                self.remember(&message);
-                if again && self.asked_again == 0 {
-                    self.asked_again = 1; // once
-                    self.claim_old(world);
-                    self.leave_chain(world);
-                }
-                vec![message]
-            }
-            (_, message) => vec![message],
-        }
-    }
-
-    fn is_closing(&self) -> bool {
-        matches!(&self.phase, Phase::Up(up) if up.closing_since_ms.is_some())
-    }
-
-    fn remember(&mut self, message: &Message) {
-        if let Message::Payment { payment, .. } = message
-            && self.first_voucher.is_none()
-        {
-            self.first_voucher = Some(*payment);
-        }
-    }
-
-    /// Has its first voucher claimed, long after it promised more.
-    pub fn claim_old(&mut self, world: &mut Surroundings) {
-        if let (Some(payment), Some(config)) = (self.first_voucher, self.channels.first()) {
-            world.coverage.met("old voucher claimed by the payer");
-            let claim = sparewire_protocol::Claim {
-                config: *config,
-                amount: payment.voucher.body.amount,
-                signature: payment.voucher.signature,
-            };
-            self.node.purse.want(Intent::Claim { claims: vec![claim] });
-        }
-    }
-
-    /// I3, I6, I11: what an honest consumer signs is for what arrived and what its transport took,
-    /// and never less than before.
-    fn check_payment(&mut self, world: &mut Surroundings, payment: &Payment) {
-        let Phase::Up(up) = &self.phase else { return };
-        let price = up.machine.agreement().terms.price;
-        let amount = payment.voucher.body.amount;
-        let account = world.ledger.session(payment.session).clone();
-        let carried = ByteCount::new(account.arrived_down + account.sent_up);
-        let fair = price.owed(carried).unwrap_or(Amount::MAX);
-        world.ensure(
-            Invariant::I3NeverPaidForMoreThanArrived,
-            amount.get() <= account.base.get() + fair.get(),
-            || format!("{amount} promised for {carried} over {}", account.base),
-        );
-        let down = payment.reading.down.get();
-        world.ensure(
-            Invariant::I11OnlyWhatWasAskedForIsBilled,
-            down <= account.arrived_down,
-            || format!("{down} bytes down signed for, {} arrived", account.arrived_down),
-        );
-        let up = payment.reading.up.get();
-        world.ensure(Invariant::I11OnlyWhatWasAskedForIsBilled, up <= account.sent_up, || {
-            format!("{up} bytes up signed for, {} sent", account.sent_up)
-        });
-        let known = account.reserved.max(account.base);
-        world.ensure(Invariant::I6PromisesOnlyGrow, amount <= known || self.set_back, || {
-            format!("{amount} promised, {known} known to be there")
-        });
-        self.check_promise(world, payment, false);
-    }
-
-    /// `again` where it may have been told before.
-    fn check_promise(&mut self, world: &mut Surroundings, payment: &Payment, again: bool) {
-        let amount = payment.voucher.body.amount;
-        let channel = world.ledger.channel(payment.voucher.body.channel);
-        let (before, kept, reserved) = (channel.promised, channel.kept, channel.reserved);
-        channel.promised = channel.promised.max(amount);
-        // Whose store was set back does not know what it said since; what an honest provider has of
-        // it, that one tells it.
-        let floor = match self.set_back {
-            false => before,
-            true if self.provider_is_honest && !again => kept,
-            true => Amount::ZERO,
-        };
-        world.ensure(Invariant::I6PromisesOnlyGrow, amount >= floor, || {
-            format!("{amount} promised after {before}, {kept} of it kept")
-        });
-        let lied_to = self.lied_to;
-        world.ensure(Invariant::I6PromisesOnlyGrow, amount.get() <= reserved || lied_to, || {
-            format!("{amount} promised out of {reserved}")
-        });
     }
 
     /// Opens streams, sends payload, and closes where it should.
@@ -1166,32 +945,6 @@ impl Consumer {
             && !waits_for_money
             && matches!(self.phase, Phase::Down)
             && ((!self.demand.is_empty() && !self.left) || self.has_unfinished_session())
-    }
-
-    /// I7: what left the node is remembered by it, whatever happened to it.
-    fn check_durable(&mut self, world: &mut Surroundings) {
-        if !self.is_honest() || self.set_back {
-            return;
-        }
-        for config in &self.channels {
-            let id = config.id(&network().0);
-            let Some(memory) = self.node.recall(|store| store.memory(id, None)) else { continue };
-            let kept = memory.payment.map_or(Amount::ZERO, |p| p.voucher.body.amount);
-            let sent = world.ledger.channel(id).promised;
-            world.ensure(Invariant::I7NothingLeavesBeforeItIsDurable, kept >= sent, || {
-                format!("{} has signed for {sent} and remembers {kept}", self.node.name)
-            });
-            // What was to be recorded together is there, or nothing of it.
-            let Some((amount, sequence)) = self.together.remove(&id) else { continue };
-            let newest = [
-                memory.receipt.map(|it| it.receipt.body.sequence),
-                memory.pending.map(|it| it.body.sequence),
-            ];
-            let torn = (kept >= amount) != (newest.into_iter().flatten().max() >= Some(sequence));
-            world.ensure(Invariant::I7NothingLeavesBeforeItIsDurable, !torn, || {
-                format!("a payment of {amount} and receipt {sequence} were recorded in parts")
-            });
-        }
     }
 
     /// What became of deposits, openings and top-ups.

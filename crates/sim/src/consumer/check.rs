@@ -1,0 +1,133 @@
+//! What is checked of honest consumers, against the ledger.
+
+use sparewire_core::{Amount, ByteCount, Signed, Signer, TypedData};
+use sparewire_protocol::{Payment, Record};
+
+use super::{Consumer, Phase};
+use crate::{
+    cast::{identity, network},
+    ledger::Invariant,
+    node::Surroundings,
+};
+
+impl Consumer {
+    /// Notes what is about to be recorded, and must be there in whole or not at all.
+    pub(super) fn recording(&mut self, world: &mut Surroundings, records: &[Record]) {
+        if let [Record::Payment { channel, payment }, Record::Receipt { receipt, .. }] = records {
+            let amount = payment.voucher.body.amount;
+            if amount > world.ledger.channel(*channel).promised {
+                self.together.insert(*channel, (amount, receipt.body.sequence));
+            }
+        }
+    }
+
+    pub(super) fn recorded(&mut self, world: &mut Surroundings, records: &[Record]) {
+        for record in records {
+            if let Record::Receipt { receipt, payee_signature } = record
+                && self.is_honest()
+            {
+                let domain = network().0;
+                let payee = identity(self.provider.0).authorizer.address();
+                let genuine = payee_signature.is_none_or(|signature| {
+                    Signed { body: receipt.body, signature }.verify(&domain, payee).is_ok()
+                });
+                world.ensure(Invariant::I14OneReceiptForEachNumber, genuine, || {
+                    format!("{} keeps a countersignature that is none", self.node.name)
+                });
+                if self.set_back {
+                    continue; // it does not know what it signed since
+                }
+                let digest = receipt.body.digest(&network().0);
+                let key = (receipt.body.channel, 0, receipt.body.sequence);
+                let known = *world.ledger.receipts.entry(key).or_insert(digest);
+                world.ensure(Invariant::I14OneReceiptForEachNumber, known == digest, || {
+                    format!("{} signed two of number {}", self.node.name, key.2)
+                });
+            }
+        }
+    }
+
+    /// I3, I6, I11: what an honest consumer signs is for what arrived and what its transport took,
+    /// and never less than before.
+    pub(super) fn check_payment(&mut self, world: &mut Surroundings, payment: &Payment) {
+        let Phase::Up(up) = &self.phase else { return };
+        let price = up.machine.agreement().terms.price;
+        let amount = payment.voucher.body.amount;
+        let account = world.ledger.session(payment.session).clone();
+        let carried = ByteCount::new(account.arrived_down + account.sent_up);
+        let fair = price.owed(carried).unwrap_or(Amount::MAX);
+        world.ensure(
+            Invariant::I3NeverPaidForMoreThanArrived,
+            amount.get() <= account.base.get() + fair.get(),
+            || format!("{amount} promised for {carried} over {}", account.base),
+        );
+        let down = payment.reading.down.get();
+        world.ensure(
+            Invariant::I11OnlyWhatWasAskedForIsBilled,
+            down <= account.arrived_down,
+            || format!("{down} bytes down signed for, {} arrived", account.arrived_down),
+        );
+        let up = payment.reading.up.get();
+        world.ensure(Invariant::I11OnlyWhatWasAskedForIsBilled, up <= account.sent_up, || {
+            format!("{up} bytes up signed for, {} sent", account.sent_up)
+        });
+        let known = account.reserved.max(account.base);
+        world.ensure(Invariant::I6PromisesOnlyGrow, amount <= known || self.set_back, || {
+            format!("{amount} promised, {known} known to be there")
+        });
+        self.check_promise(world, payment, false);
+    }
+
+    /// `again` where it may have been told before.
+    pub(super) fn check_promise(
+        &mut self,
+        world: &mut Surroundings,
+        payment: &Payment,
+        again: bool,
+    ) {
+        let amount = payment.voucher.body.amount;
+        let channel = world.ledger.channel(payment.voucher.body.channel);
+        let (before, kept, reserved) = (channel.promised, channel.kept, channel.reserved);
+        channel.promised = channel.promised.max(amount);
+        // Whose store was set back does not know what it said since; what an honest provider has of
+        // it, that one tells it.
+        let floor = match self.set_back {
+            false => before,
+            true if self.provider_is_honest && !again => kept,
+            true => Amount::ZERO,
+        };
+        world.ensure(Invariant::I6PromisesOnlyGrow, amount >= floor, || {
+            format!("{amount} promised after {before}, {kept} of it kept")
+        });
+        let lied_to = self.lied_to;
+        world.ensure(Invariant::I6PromisesOnlyGrow, amount.get() <= reserved || lied_to, || {
+            format!("{amount} promised out of {reserved}")
+        });
+    }
+
+    /// I7: what left the node is remembered by it, whatever happened to it.
+    pub(super) fn check_durable(&mut self, world: &mut Surroundings) {
+        if !self.is_honest() || self.set_back {
+            return;
+        }
+        for config in &self.channels {
+            let id = config.id(&network().0);
+            let Some(memory) = self.node.recall(|store| store.memory(id, None)) else { continue };
+            let kept = memory.payment.map_or(Amount::ZERO, |p| p.voucher.body.amount);
+            let sent = world.ledger.channel(id).promised;
+            world.ensure(Invariant::I7NothingLeavesBeforeItIsDurable, kept >= sent, || {
+                format!("{} has signed for {sent} and remembers {kept}", self.node.name)
+            });
+            // What was to be recorded together is there, or nothing of it.
+            let Some((amount, sequence)) = self.together.remove(&id) else { continue };
+            let newest = [
+                memory.receipt.map(|it| it.receipt.body.sequence),
+                memory.pending.map(|it| it.body.sequence),
+            ];
+            let torn = (kept >= amount) != (newest.into_iter().flatten().max() >= Some(sequence));
+            world.ensure(Invariant::I7NothingLeavesBeforeItIsDurable, !torn, || {
+                format!("a payment of {amount} and receipt {sequence} were recorded in parts")
+            });
+        }
+    }
+}
