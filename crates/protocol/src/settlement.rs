@@ -1,11 +1,15 @@
 //! Settlement: from what a channel is worth to what is asked of the chain. Fifth station of the
 //! river. The chain itself stands behind the [`Chain`] trait; its facts come back as inputs.
 
+mod when;
+
 use std::fmt;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sparewire_core::{Address, Amount, B256, ChannelId, Domain, Signature};
+
+pub use when::{NativePrice, Occasion, SettlePolicy, Verdict, Waiting, Weighed, margin_secs};
 
 use crate::channel::{ChannelConfig, ChannelFacts, Claim};
 
