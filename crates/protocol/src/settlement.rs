@@ -117,6 +117,24 @@ pub struct TransactionSummary {
     pub fee_wei: u128,
 }
 
+/// What an intent would cost now, told before anything is signed. Prices move: what it costs in the
+/// end is between nothing (somebody else did it) and `fee_wei_max`, while nobody has to raise a fee.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quote {
+    /// Transactions that are left to do; 0 where the chain shows the intent as done.
+    pub transactions: usize,
+    /// Gas that they are estimated to use, together.
+    pub gas: u64,
+    /// What they cost at the present price of gas, in wei, with what a rollup adds for their data.
+    pub fee_wei: u128,
+    /// The most that they cost as they would be signed, in wei: their gas limits at their fee caps,
+    /// and twice the present price of their data. At least `fee_wei`.
+    pub fee_wei_max: u128,
+    /// The part of `fee_wei` that a rollup takes for data beside the price of gas, in wei. It is 0
+    /// on chains without such a fee, and on those that count it in gas (Arbitrum).
+    pub data_fee_wei: u128,
+}
+
 /// The chain's newest block, and the newest one that money may be built on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
@@ -175,6 +193,12 @@ pub trait Chain: Send + Sync {
 
     /// How `token` is shown.
     async fn token(&self, token: Address) -> Result<TokenInfo, ChainError>;
+
+    /// What the rest of `intent` would cost, estimated on the newest state. Writes and sends nothing.
+    ///
+    /// # Errors
+    /// [`ChainError::Reverted`] where the contract would refuse it.
+    async fn quote(&self, intent: &Intent) -> Result<Quote, ChainError>;
 
     /// Carries `intent` out and returns when it is final. The intent is durable before its
     /// transaction is sent; a call that is cut off goes on at [`Chain::resume`].

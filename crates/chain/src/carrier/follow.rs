@@ -1,6 +1,9 @@
 //! Signs, sends and follows transactions until they are final: the transaction state machine.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use alloy_primitives::{Address, B256, U256};
 use sparewire_core::Signer;
@@ -30,6 +33,8 @@ pub(crate) struct Follower {
     pub(crate) journal: Journal,
     pub(crate) policy: Policy,
     pub(crate) chain_id: u64,
+    /// Whether the chain is a rollup that takes a fee for data; known once it was asked.
+    pub(super) data_oracle: OnceLock<bool>,
     /// Held from choosing a nonce until its transaction is mined: one performer at a time.
     performer: Mutex<()>,
 }
@@ -55,7 +60,8 @@ impl Follower {
         chain_id: u64,
     ) -> Result<Self, JournalError> {
         journal.claim(signer.address(), chain_id)?;
-        Ok(Self { node, signer, journal, policy, chain_id, performer: Mutex::new(()) })
+        let (data_oracle, performer) = Default::default();
+        Ok(Self { node, signer, journal, policy, chain_id, data_oracle, performer })
     }
 
     pub(crate) fn wallet(&self) -> Address {

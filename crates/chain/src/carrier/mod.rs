@@ -6,6 +6,7 @@ mod follow;
 mod node;
 mod nodes;
 mod plan;
+mod quote;
 mod send;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -16,7 +17,7 @@ use async_trait::async_trait;
 use sparewire_core::{Amount, ChannelId, Domain, Signer};
 use sparewire_protocol::{
     channel::{ChannelFacts, ChannelStatus},
-    settlement::{Chain, ChainError, Funds, Head, Intent, Outcome, TokenInfo},
+    settlement::{Chain, ChainError, Funds, Head, Intent, Outcome, Quote, TokenInfo},
 };
 
 pub use deploy::{Deployment, deploy};
@@ -285,6 +286,10 @@ impl Chain for EvmChain {
         };
         let symbol = symbol.chars().filter(|c| !c.is_control()).take(32).collect();
         Ok(TokenInfo { address: token, symbol, decimals })
+    }
+
+    async fn quote(&self, intent: &Intent) -> Result<Quote, ChainError> {
+        self.quote_for(intent).await
     }
 
     async fn perform(&self, intent: &Intent) -> Result<Outcome, ChainError> {

@@ -191,6 +191,8 @@ impl ReceiptFacts {
 /// What a unit of gas may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fees {
+    /// What it costs now, at most `max_fee`.
+    pub(crate) expected: u128,
     pub(crate) max_fee: u128,
     /// `None` on chains without EIP-1559.
     pub(crate) tip: Option<u128>,

@@ -634,7 +634,8 @@ impl Nodes {
             let price = self.figure("eth_gasPrice", (), Middle::Lower).await;
             let price = price.map_err(|error| self.blame(error))?;
             let price: u128 = price.saturating_to();
-            return Ok(Fees { max_fee: price.min(self.fee_max_wei), tip: None });
+            let max_fee = price.min(self.fee_max_wei);
+            return Ok(Fees { expected: max_fee, max_fee, tip: None });
         };
         let tip: u128 = match self.figure("eth_maxPriorityFeePerGas", (), Middle::Lower).await {
             Ok(tip) => tip.saturating_to(),
@@ -643,6 +644,7 @@ impl Nodes {
             Err(error) => return Err(self.blame(error)),
         };
         let max_fee = base.saturating_mul(2).saturating_add(tip).min(self.fee_max_wei);
-        Ok(Fees { max_fee, tip: Some(tip.min(max_fee)) })
+        let expected = base.saturating_add(tip).min(max_fee);
+        Ok(Fees { expected, max_fee, tip: Some(tip.min(max_fee)) })
     }
 }

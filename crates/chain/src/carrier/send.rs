@@ -2,7 +2,7 @@
 
 use std::mem::discriminant;
 
-use alloy_consensus::{SignableTransaction, TxEip1559, TxEnvelope, TxLegacy};
+use alloy_consensus::{SignableTransaction, TxEip1559, TxLegacy, TypedTransaction};
 use alloy_eips::eip2718::Encodable2718;
 use alloy_primitives::{B256, Signature as AlloySignature, TxKind, U256};
 use serde_json::{Value, json};
@@ -12,14 +12,9 @@ use sparewire_protocol::settlement::ChainError;
 use super::{
     follow::{Follower, now_secs},
     node::{Fees, NodeError},
+    quote::Cost,
 };
-use crate::{
-    contracts::reason_in_words,
-    journal::{Attempt, Call, Step, StepState},
-};
-
-/// Most gas that one transaction may use (EIP-7825); chains without that rule are fine with it.
-const GAS_MAX: u64 = 1 << 24;
+use crate::journal::{Attempt, Call, Step, StepState};
 
 /// Most signed versions of one transaction. Each costs 12.5 % more than the one before: 24 of them
 /// raise the fee 15 times, and [`super::Policy::fee_max_wei`] ends it before.
@@ -42,7 +37,7 @@ impl Follower {
         intent: i64,
         step: &Step,
     ) -> Result<Sent, ChainError> {
-        let (gas, fees) = match self.prepare(kind, &step.call).await {
+        let cost = match self.prepare(kind, &step.call).await {
             Ok(prepared) => prepared,
             Err(error) => {
                 // With nothing signed, nothing can happen behind the caller's back any more; what
@@ -59,7 +54,7 @@ impl Follower {
             }
         };
         let nonce = self.free_nonce().await?;
-        let attempt = self.sign(&step.call, nonce, gas, fees).await?;
+        let attempt = self.sign(&step.call, nonce, cost.gas_limit, cost.fees).await?;
         self.journal.sign(step.id, &attempt)?;
         let sent = self.send(&attempt).await;
         match &sent {
@@ -70,41 +65,15 @@ impl Follower {
         Ok(sent)
     }
 
-    /// The gas limit and fees of a call that would succeed now.
-    async fn prepare(&self, kind: &'static str, call: &Call) -> Result<(u64, Fees), ChainError> {
-        let request = self.request_of(call);
-        let estimate = match self.node.estimate_gas(&request).await {
-            Ok(estimate) => estimate,
-            Err(NodeError::Refused { revert: Some(data), .. }) => {
-                return Err(ChainError::Reverted { what: kind, reason: reason_in_words(&data) });
-            }
-            Err(NodeError::Refused { message, .. }) if message.contains("insufficient funds") => {
-                return Err(self.poor(call.value).await);
-            }
-            Err(NodeError::Refused { message, .. }) => {
-                // Some nodes give the data only to eth_call.
-                return Err(match self.node.simulate(request).await {
-                    Err(NodeError::Refused { revert: Some(data), .. }) => {
-                        ChainError::Reverted { what: kind, reason: reason_in_words(&data) }
-                    }
-                    _ => ChainError::Reverted { what: kind, reason: message },
-                });
-            }
-            Err(error) => return Err(self.node.blame(error)),
-        };
-        if estimate > GAS_MAX {
-            let reason = format!("it takes {estimate} gas, more than a transaction may use");
-            return Err(ChainError::Reverted { what: kind, reason });
-        }
-        // A quarter on top: between estimate and block, others' claims may turn a warm slot cold.
-        let gas = (estimate + estimate / 4).min(GAS_MAX);
-        let fees = self.node.fees().await?;
-        let needed = U256::from(fees.max_fee) * U256::from(gas) + call.value;
+    /// What a call that would succeed now takes, where the wallet can pay for it.
+    async fn prepare(&self, kind: &'static str, call: &Call) -> Result<Cost, ChainError> {
+        let cost = self.cost(kind, call).await?;
+        let needed = U256::from(cost.fee_max()) + call.value;
         let available = self.node.balance(self.wallet(), None).await?;
         if U256::from(available) < needed {
             return Err(self.poor(needed).await);
         }
-        Ok((gas, fees))
+        Ok(cost)
     }
 
     /// The least nonce that neither the chain nor an unfinished transaction of ours has used.
@@ -124,38 +93,9 @@ impl Follower {
         gas: u64,
         fees: Fees,
     ) -> Result<Attempt, ChainError> {
-        let to = call.target.map_or(TxKind::Create, TxKind::Call);
-        let (value, input, chain_id) = (call.value, call.data.clone(), self.chain_id);
-        let envelope = match fees.tip {
-            Some(tip) => {
-                let transaction = TxEip1559 {
-                    chain_id,
-                    nonce,
-                    gas_limit: gas,
-                    max_fee_per_gas: fees.max_fee,
-                    max_priority_fee_per_gas: tip,
-                    to,
-                    value,
-                    access_list: Default::default(),
-                    input,
-                };
-                let signature = self.signature(transaction.signature_hash()).await?;
-                TxEnvelope::Eip1559(transaction.into_signed(signature))
-            }
-            None => {
-                let transaction = TxLegacy {
-                    chain_id: Some(chain_id),
-                    nonce,
-                    gas_price: fees.max_fee,
-                    gas_limit: gas,
-                    to,
-                    value,
-                    input,
-                };
-                let signature = self.signature(transaction.signature_hash()).await?;
-                TxEnvelope::Legacy(transaction.into_signed(signature))
-            }
-        };
+        let transaction = self.unsigned(call, nonce, gas, fees);
+        let signature = self.signature(transaction.signature_hash()).await?;
+        let envelope = transaction.into_envelope(signature);
         Ok(Attempt {
             hash: *envelope.tx_hash(),
             nonce,
@@ -165,6 +105,40 @@ impl Follower {
             tip: fees.tip,
             signed_secs: now_secs(),
         })
+    }
+
+    /// A transaction as it is signed.
+    pub(super) fn unsigned(
+        &self,
+        call: &Call,
+        nonce: u64,
+        gas: u64,
+        fees: Fees,
+    ) -> TypedTransaction {
+        let to = call.target.map_or(TxKind::Create, TxKind::Call);
+        let (value, input, chain_id) = (call.value, call.data.clone(), self.chain_id);
+        match fees.tip {
+            Some(tip) => TypedTransaction::Eip1559(TxEip1559 {
+                chain_id,
+                nonce,
+                gas_limit: gas,
+                max_fee_per_gas: fees.max_fee,
+                max_priority_fee_per_gas: tip,
+                to,
+                value,
+                access_list: Default::default(),
+                input,
+            }),
+            None => TypedTransaction::Legacy(TxLegacy {
+                chain_id: Some(chain_id),
+                nonce,
+                gas_price: fees.max_fee,
+                gas_limit: gas,
+                to,
+                value,
+                input,
+            }),
+        }
     }
 
     async fn signature(&self, digest: B256) -> Result<AlloySignature, ChainError> {
@@ -257,7 +231,7 @@ impl Follower {
             return Ok(());
         }
         let tip = newest.tip.map(|tip| more(tip).max(now.tip.unwrap_or(0)).min(max_fee));
-        let fees = Fees { max_fee, tip };
+        let fees = Fees { max_fee, tip, ..now };
         let attempt = self.sign(&step.call, newest.nonce, newest.gas, fees).await?;
         self.journal.sign(step.id, &attempt)?;
         tracing::info!(old = %newest.hash, new = %attempt.hash, max_fee, "fee raised");

@@ -22,6 +22,7 @@ use crate::{
 };
 
 mod quorum;
+mod quote;
 
 const PAYER: u8 = 1;
 const PAYEE: u8 = 2;

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use sparewire_core::{Address, Amount, B256, ChannelId, Domain, Signed};
 use sparewire_protocol::{
     ChannelConfig, ChannelFacts, ChannelStatus, Voucher,
-    settlement::{Chain, ChainError, Funds, Head, Intent, Outcome, TokenInfo, TransactionSummary},
+    settlement::{Chain, ChainError, Funds, Head, Intent, Outcome, Quote, TokenInfo, TransactionSummary},
 };
 
 pub const TOKEN: Address = Address::repeat_byte(0x70);
@@ -165,6 +165,11 @@ impl Chain for Seat {
 
     async fn token(&self, address: Address) -> Result<TokenInfo, ChainError> {
         Ok(TokenInfo { address, symbol: "T".to_owned(), decimals: 0 })
+    }
+
+    async fn quote(&self, _intent: &Intent) -> Result<Quote, ChainError> {
+        self.reach().await?;
+        Ok(Quote { transactions: 1, gas: 1, fee_wei: 1, fee_wei_max: 2, data_fee_wei: 0 })
     }
 
     async fn perform(&self, intent: &Intent) -> Result<Outcome, ChainError> {

@@ -11,7 +11,7 @@ use sparewire_chain::{EmbeddedChain, Endpoint as ChainEndpoint, EvmChain, Journa
 use sparewire_core::{Address, Amount, ChannelId, Domain};
 use sparewire_protocol::{
     ChannelFacts,
-    settlement::{Chain, ChainError, Funds, Head, Intent, Outcome, TokenInfo},
+    settlement::{Chain, ChainError, Funds, Head, Intent, Outcome, Quote, TokenInfo},
 };
 use sparewire_wallet::{Cost, NodeKeys, NodeSecrets};
 use zeroize::Zeroizing;
@@ -112,6 +112,9 @@ impl Chain for Watched {
     }
     async fn token(&self, token: Address) -> Result<TokenInfo, ChainError> {
         self.inner.token(token).await
+    }
+    async fn quote(&self, intent: &Intent) -> Result<Quote, ChainError> {
+        self.inner.quote(intent).await
     }
     async fn perform(&self, intent: &Intent) -> Result<Outcome, ChainError> {
         let outcome = self.inner.perform(intent).await?;
