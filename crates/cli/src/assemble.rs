@@ -26,6 +26,7 @@ const CLOSES_EVERY: Duration = Duration::from_secs(60);
 /// A provider that is bound and not running yet.
 pub(crate) async fn provider(
     config: &config::ProviderConfig,
+    settle: &config::SettleConfig,
     side: &Side,
 ) -> Result<(Arc<Provider>, Endpoint)> {
     let decimals = side.token.decimals;
@@ -56,6 +57,7 @@ pub(crate) async fn provider(
         streams_per_sec_max: per_sec_max,
         facts_every: FACTS_EVERY,
         closes_every: CLOSES_EVERY,
+        settle: settle.policy(&side.token)?,
     };
     let exit = Exit::new(policy(config)?);
     let endpoint = bind(&side.node, Some(config.listen)).await?;

@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::Path};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use sparewire_chain::Endpoint;
+use sparewire_core::Amount;
+use sparewire_protocol::settlement::{NativePrice, SettlePolicy, TokenInfo};
 use toml_example::TomlExample;
 
 /// Everything that can be configured, in TOML.
@@ -20,6 +22,9 @@ pub(crate) struct Config {
     /// What you buy (sparewire connect).
     #[toml_example(nesting)]
     pub(crate) consumer: ConsumerConfig,
+    /// When what was earned is claimed on chain.
+    #[toml_example(nesting)]
+    pub(crate) settle: SettleConfig,
     /// What others may watch.
     #[toml_example(nesting)]
     pub(crate) metrics: MetricsConfig,
@@ -219,6 +224,71 @@ impl Default for ConsumerConfig {
             withdraw_delay_secs_max: 604_800,
             streams_max: 2048,
         }
+    }
+}
+
+/// When what was earned is claimed on chain. A payer that leaves is always claimed from in time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, TomlExample)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct SettleConfig {
+    /// Claim when this much waits over all channels together, in the token. Empty: never for that.
+    #[toml_example(default = "")]
+    pub(crate) threshold: String,
+    /// Claim when so many hours have passed since the last time, or since the start. 0: never for
+    /// that.
+    #[toml_example(default = 24)]
+    pub(crate) period_hours: u64,
+    /// Claim when `provide` ends.
+    #[toml_example(default = false)]
+    pub(crate) at_shutdown: bool,
+    /// Most of a claim that its fee may take, in percent, 0 to 100. When you ask, and in the last
+    /// moment before a payer has left, anything above the fee is claimed.
+    #[toml_example(default = 10)]
+    pub(crate) fee_percent_max: u8,
+    /// What one whole coin of the chain's own currency (10^18 wei) is worth in the token, for
+    /// example 3000. Where gas costs something and this is empty, nobody can say what is a loss:
+    /// claims are made when you ask and when a payer leaves, and for no other reason.
+    #[toml_example(default = "")]
+    pub(crate) native_price: String,
+}
+
+impl Default for SettleConfig {
+    fn default() -> Self {
+        Self {
+            threshold: String::new(),
+            period_hours: 24,
+            at_shutdown: false,
+            fee_percent_max: 10,
+            native_price: String::new(),
+        }
+    }
+}
+
+impl SettleConfig {
+    /// The policy that this describes, in `token`.
+    ///
+    /// # Errors
+    /// Where a figure is none, or out of range.
+    pub(crate) fn policy(&self, token: &TokenInfo) -> Result<SettlePolicy> {
+        let amount = |text: &str, key: &'static str| match text.trim() {
+            "" => Ok(None),
+            text => Amount::parse(text, token.decimals).map(Some).context(key),
+        };
+        ensure!(
+            self.fee_percent_max <= 100,
+            "[settle] fee_percent_max = {} is not within 0 to 100",
+            self.fee_percent_max
+        );
+        let hour_ms = 3_600_000;
+        let period_ms = (self.period_hours > 0).then(|| self.period_hours.saturating_mul(hour_ms));
+        let per_coin = amount(&self.native_price, "[settle] native_price")?;
+        Ok(SettlePolicy {
+            threshold: amount(&self.threshold, "[settle] threshold")?,
+            period_ms,
+            at_shutdown: self.at_shutdown,
+            fee_percent_max: self.fee_percent_max,
+            native_price: per_coin.map(|per_coin| NativePrice { token: token.address, per_coin }),
+        })
     }
 }
 

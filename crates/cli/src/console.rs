@@ -23,6 +23,8 @@ pub(crate) trait Shown: Clone + Send + Sync + 'static {
     fn figures(&self) -> Vec<Figure>;
     /// Claims what is owed to it, for `sparewire settle`.
     fn settle(&self) -> impl Future<Output = Result<Value>> + Send;
+    /// What that would bring and cost, for `sparewire settle --dry-run`.
+    fn plan(&self) -> impl Future<Output = Result<Value>> + Send;
 }
 
 /// The chain nodes that are asked, and what is wrong with each.
@@ -57,6 +59,7 @@ impl Console {
                         Ok(status)
                     }
                     Request::Settle => node.settle().await,
+                    Request::SettlePlan => node.plan().await,
                 }
             }
         })?;

@@ -27,6 +27,8 @@ pub(crate) enum Request {
     Status,
     /// Claim what is owed.
     Settle,
+    /// What that would bring and cost.
+    SettlePlan,
 }
 
 /// Answers requests until dropped. The socket is reachable by this user only: its directory is

@@ -135,6 +135,19 @@ pub struct Quote {
     pub data_fee_wei: u128,
 }
 
+impl Quote {
+    /// What both take together.
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            transactions: self.transactions.saturating_add(other.transactions),
+            gas: self.gas.saturating_add(other.gas),
+            fee_wei: self.fee_wei.saturating_add(other.fee_wei),
+            fee_wei_max: self.fee_wei_max.saturating_add(other.fee_wei_max),
+            data_fee_wei: self.data_fee_wei.saturating_add(other.data_fee_wei),
+        }
+    }
+}
+
 /// The chain's newest block, and the newest one that money may be built on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {

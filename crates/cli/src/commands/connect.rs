@@ -199,4 +199,8 @@ impl Shown for Buyer {
     async fn settle(&self) -> Result<serde_json::Value> {
         bail!("a consumer has nothing to claim; it pays as it goes")
     }
+
+    async fn plan(&self) -> Result<serde_json::Value> {
+        self.settle().await
+    }
 }

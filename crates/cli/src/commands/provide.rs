@@ -53,7 +53,8 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
     descriptors::raise(sessions.saturating_mul(tunnels), &who);
 
     let (side, carrier) = Side::open(&home, args.password_file.as_deref()).await?;
-    let (provider, endpoint) = assemble::provider(&home.config.provider, &side).await?;
+    let (provider, endpoint) =
+        assemble::provider(&home.config.provider, &home.config.settle, &side).await?;
     let (address, wallet) =
         (endpoint.address().to_string(), side.node.wallet.address().to_string());
     let seller = Seller {
@@ -118,6 +119,7 @@ impl Shown for Seller {
             "token": self.token,
             "promised": promised(&*self.store, Role::Payee)?,
             "sessions": sessions,
+            "leaving": self.provider.settler().leaving(),
         }))
     }
 
@@ -158,7 +160,11 @@ impl Shown for Seller {
     }
 
     async fn settle(&self) -> Result<serde_json::Value> {
-        Ok(serde_json::to_value(Settled::from(self.provider.settle().await))?)
+        Ok(serde_json::to_value(Settled::from(self.provider.settler().settle().await))?)
+    }
+
+    async fn plan(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::to_value(self.provider.settler().plan().await?)?)
     }
 }
 
