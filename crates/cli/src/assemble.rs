@@ -57,7 +57,7 @@ pub(crate) async fn provider(
         streams_per_sec_max: per_sec_max,
         facts_every: FACTS_EVERY,
         closes_every: CLOSES_EVERY,
-        settle: settle.policy(&side.token)?,
+        settle: settle.policy(&side.token, side.chain.domain().chain_id)?,
     };
     let exit = Exit::new(policy(config)?);
     let endpoint = bind(&side.node, Some(config.listen)).await?;

@@ -247,7 +247,8 @@ pub(crate) struct SettleConfig {
     pub(crate) fee_percent_max: u8,
     /// What one whole coin of the chain's own currency (10^18 wei) is worth in the token, for
     /// example 3000. Where gas costs something and this is empty, nobody can say what is a loss:
-    /// claims are made when you ask and when a payer leaves, and for no other reason.
+    /// claims are made when you ask and when a payer leaves, and for no other reason. The embedded
+    /// chain's coins are worth nothing unless you say otherwise.
     #[toml_example(default = "")]
     pub(crate) native_price: String,
 }
@@ -265,11 +266,12 @@ impl Default for SettleConfig {
 }
 
 impl SettleConfig {
-    /// The policy that this describes, in `token`.
+    /// The policy that this describes, in `token` on a chain. The embedded chain's own currency is
+    /// made out of nothing, and worth nothing where nobody says otherwise.
     ///
     /// # Errors
     /// Where a figure is none, or out of range.
-    pub(crate) fn policy(&self, token: &TokenInfo) -> Result<SettlePolicy> {
+    pub(crate) fn policy(&self, token: &TokenInfo, chain_id: u64) -> Result<SettlePolicy> {
         let amount = |text: &str, key: &'static str| match text.trim() {
             "" => Ok(None),
             text => Amount::parse(text, token.decimals).map(Some).context(key),
@@ -281,7 +283,8 @@ impl SettleConfig {
         );
         let hour_ms = 3_600_000;
         let period_ms = (self.period_hours > 0).then(|| self.period_hours.saturating_mul(hour_ms));
-        let per_coin = amount(&self.native_price, "[settle] native_price")?;
+        let worthless = (chain_id == crate::network::CHAIN_ID).then_some(Amount::ZERO);
+        let per_coin = amount(&self.native_price, "[settle] native_price")?.or(worthless);
         Ok(SettlePolicy {
             threshold: amount(&self.threshold, "[settle] threshold")?,
             period_ms,
@@ -367,6 +370,34 @@ mod tests {
         assert!(twice.contains("http://a is named twice") && !twice.contains("s3cret"), "{twice}");
         let error = toml::from_str::<Config>("[chain]\nrpc = 1").unwrap_err();
         assert!(error.to_string().contains("a URL or a list of URLs"), "{error}");
+    }
+
+    #[test]
+    fn when_to_claim_is_read_in_the_tokens_units_and_odd_figures_are_named() {
+        let address = sparewire_core::Address::repeat_byte(1);
+        let token = TokenInfo { address, symbol: "T".into(), decimals: 6 };
+        let policy = |text: &str, chain_id| {
+            let config = toml::from_str::<Config>(&format!("[settle]\n{text}")).unwrap();
+            config.settle.policy(&token, chain_id).map_err(|error| format!("{error:#}"))
+        };
+        let read = policy("threshold = \"1.5\"\nperiod_hours = 0\nnative_price = \"3000\"", 1);
+        let read = read.unwrap();
+        assert_eq!((read.threshold, read.period_ms), (Amount::new(1_500_000), None));
+        assert_eq!(read.native_price.map(|price| price.per_coin), Amount::new(3_000_000_000));
+
+        let unsaid = policy("", 1).unwrap();
+        assert_eq!((unsaid.threshold, unsaid.period_ms), (None, Some(86_400_000)));
+        assert_eq!(unsaid.native_price, None, "nobody guesses what gas is worth");
+        let embedded = policy("", crate::network::CHAIN_ID).unwrap().native_price;
+        assert_eq!(embedded.map(|price| price.per_coin), Some(Amount::ZERO));
+
+        for (text, named) in [
+            ("fee_percent_max = 101", "fee_percent_max = 101"),
+            ("threshold = \"much\"", "threshold"),
+            ("native_price = \"0.0000001\"", "native_price"),
+        ] {
+            assert!(policy(text, 1).unwrap_err().contains(named), "{text}");
+        }
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use std::{
     fs::{File, TryLockError},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use borsh::{BorshDeserialize, BorshSerialize};
@@ -67,6 +70,8 @@ create index receipts_by_session on receipts (session);
 pub struct SqliteStore {
     connection: Mutex<Connection>,
     path: PathBuf,
+    /// Whether the log may hold what could not be recorded.
+    unsure: AtomicBool,
     /// Held while this process may write; the lock is the operating system's and dies with it.
     _lock: Option<File>,
 }
@@ -130,7 +135,8 @@ impl SqliteStore {
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {}
             synced => synced.map_err(failed)?,
         }
-        Ok(Self { connection: Mutex::new(connection), path: path.to_owned(), _lock: lock })
+        let (connection, path) = (Mutex::new(connection), path.to_owned());
+        Ok(Self { connection, path, unsure: false.into(), _lock: lock })
     }
 
     /// Opens the file to look at it, while another process may be writing; `None` where there is
@@ -148,7 +154,8 @@ impl SqliteStore {
         if version(&connection, path)? == 0 {
             return Ok(None); // its writer has not got that far
         }
-        Ok(Some(Self { connection: Mutex::new(connection), path: path.to_owned(), _lock: None }))
+        let (connection, path) = (Mutex::new(connection), path.to_owned());
+        Ok(Some(Self { connection, path, unsure: false.into(), _lock: None }))
     }
 
     /// Caps the file's size, as a full disk would; for tests.
@@ -164,6 +171,19 @@ impl SqliteStore {
     fn lock(&self) -> MutexGuard<'_, Connection> {
         // A panic while the lock was held left SQLite's own transaction to roll back.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what was written and could not be synced out of the log. SQLite has rolled it back and
+    /// writes over it next, but a copy of the files that is made before then (of a whole machine, say)
+    /// would have it: a node set back to that would show a receipt that it never sent, and another one
+    /// of its number is with its peer. Found by simulation.
+    fn forget_what_failed(&self, connection: &Connection) -> Result<(), StoreError> {
+        let busy: bool = connection
+            .query_row("pragma wal_checkpoint(truncate)", [], |row| row.get(0))
+            .map_err(|error| failure(&self.path, error))?;
+        // Somebody reads the log; the next write goes over it.
+        self.unsure.store(busy, Relaxed);
+        Ok(())
     }
 
     fn with<T>(
@@ -188,6 +208,9 @@ impl SqliteStore {
 impl Store for SqliteStore {
     fn record(&self, records: &[Record]) -> Result<(), StoreError> {
         let mut connection = self.lock();
+        if self.unsure.load(Relaxed) {
+            self.forget_what_failed(&connection)?;
+        }
         let mut write = || -> Result<(), Trouble> {
             let transaction = connection.transaction()?;
             for record in records {
@@ -195,7 +218,11 @@ impl Store for SqliteStore {
             }
             Ok(transaction.commit()?)
         };
-        write().map_err(|trouble| self.name(trouble))
+        let Err(trouble) = write() else { return Ok(()) };
+        self.unsure.store(true, Relaxed);
+        // Tried again before the next write.
+        let _ = self.forget_what_failed(&connection);
+        Err(self.name(trouble))
     }
 
     fn keep_channel(
