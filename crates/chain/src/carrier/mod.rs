@@ -6,6 +6,7 @@ mod follow;
 mod node;
 mod nodes;
 mod plan;
+mod quorum;
 mod send;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -26,6 +27,7 @@ use node::NodeError;
 use nodes::Nodes;
 pub use nodes::{Fault, NodeStatus};
 pub use plan::{approval, calls_of};
+pub use quorum::Quorum;
 
 use crate::{
     contracts::{Channels, TestToken},
