@@ -7,6 +7,7 @@ mod node;
 mod nodes;
 mod plan;
 mod quote;
+mod quorum;
 mod send;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -27,6 +28,7 @@ use node::NodeError;
 use nodes::Nodes;
 pub use nodes::{Fault, NodeStatus};
 pub use plan::{approval, calls_of};
+pub use quorum::Quorum;
 
 use crate::{
     contracts::{Channels, TestToken},
