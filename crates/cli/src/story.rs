@@ -1,16 +1,16 @@
 //! The story of a session's money, told from stored evidence: what was agreed, signed, stopped,
 //! claimed and spent; and what is missing, with whose signature would have been needed.
 
+mod text;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 use sparewire_chain::Spending;
 use sparewire_core::{Amount, B256, ByteCount, Signed, Timestamp, TypedData};
-use sparewire_node::store::{KeptReceipt, KnownSession, Stop, Stops};
-use sparewire_protocol::{
-    ChannelFacts, ChannelStatus, Reading, Role, StopReason, settlement::TokenInfo,
-};
+use sparewire_node::store::{KeptReceipt, KnownSession, Stops};
+use sparewire_protocol::{ChannelFacts, Reading, Role};
 
-use crate::{account, dates, output};
+use crate::{account, output};
 
 /// What there is to tell from.
 pub(crate) struct Evidence<'a> {
@@ -194,22 +194,22 @@ impl<'a> Story<'a> {
             (
                 &|line| !line.payer_signed,
                 format!(
-                    "bear no valid signature of {payer} authorizer: damaged or false, and no evidence"
+                    "no valid signature of {payer} authorizer: damaged or false, and no evidence"
                 ),
             ),
             (
                 &|line| line.payee_signed == Some(false),
                 format!(
-                    "bear no valid signature of {payee} authorizer: damaged or false, and no evidence"
+                    "no valid signature of {payee} authorizer: damaged or false, and no evidence"
                 ),
             ),
             (
                 &|line| !line.amount_right,
-                "name another amount than their bytes cost at the agreed price".into(),
+                "another amount than the bytes cost at the agreed price".into(),
             ),
             (
                 &|line| !line.follows,
-                "do not name the receipt before them: one between is missing or was exchanged"
+                "the receipt before is not the one that it names: one is missing or was exchanged"
                     .into(),
             ),
         ];
@@ -308,171 +308,6 @@ impl<'a> Story<'a> {
             "findings": self.findings,
         })
     }
-
-    /// For people, top to bottom.
-    pub(crate) fn lines(&self, token: &TokenInfo) -> Vec<String> {
-        let money = |amount: Amount| output::amount(amount, token);
-        let session = self.evidence.session;
-        let agreement = &session.agreement;
-        let terms = &agreement.terms;
-        let (you, other) = match session.role {
-            Role::Payer => ("bought from", "provider"),
-            Role::Payee => ("sold to", "consumer"),
-        };
-        let mut lines = vec![
-            format!("Session {}", agreement.session),
-            format!("  You {you} {other} {}.", session.peer),
-            format!(
-                "  It began {}{}.",
-                dates::utc(session.started),
-                match &session.statement {
-                    Some(statement) => format!(" and ended {}", dates::utc(statement.ended)),
-                    None => ", and is open or was broken off".into(),
-                }
-            ),
-            String::new(),
-            "What was agreed".into(),
-            format!(
-                "  price     {}, both directions alike, rounded up to a unit once",
-                output::price(terms.price, token)
-            ),
-            format!(
-                "  credit    {} at first, {} at most, unpaid at a time",
-                output::bytes(terms.credit.initial),
-                output::bytes(terms.credit.maximum)
-            ),
-            format!("  channel   {}", agreement.channel()),
-            format!(
-                "            on chain {}, contract {}; {} were promised over it before",
-                agreement.domain().chain_id,
-                agreement.domain().contract,
-                money(agreement.base)
-            ),
-            String::new(),
-            "What was signed".into(),
-        ];
-        match session.payment {
-            Some(payment) => {
-                let voucher = match (self.voucher_signed, self.voucher_right) {
-                    (Some(true), Some(true)) => "signature and amount are right",
-                    (Some(true), _) => "its signature is right, its amount IS NOT",
-                    _ => "its SIGNATURE IS FALSE",
-                };
-                lines.push(format!(
-                    "  voucher   {} in all, {} of it for this session: {voucher}",
-                    money(payment.voucher.body.amount),
-                    money(self.paid)
-                ));
-                lines.push(format!(
-                    "            for {} up and {} down",
-                    output::bytes(payment.reading.up),
-                    output::bytes(payment.reading.down)
-                ));
-            }
-            None => lines.push("  voucher   none: nothing was paid".into()),
-        }
-        lines.push(format!(
-            "  receipts  {}, of both for {} ({})",
-            self.receipts.len(),
-            output::bytes(self.receipted.1),
-            money(self.receipted.0)
-        ));
-        for receipt in &self.receipts {
-            let signed = match (receipt.payer_signed, receipt.payee_signed) {
-                (true, Some(true)) => "signed by both",
-                (true, None) => "signed by the payer only",
-                _ => "FALSE SIGNATURE",
-            };
-            let wrong = if receipt.amount_right { "" } else { ", WRONG AMOUNT" };
-            let torn = if receipt.follows { "" } else { ", DOES NOT FOLLOW" };
-            lines.push(format!(
-                "    #{:<4} {}  {} up, {} down, {} in all: {signed}{wrong}{torn}",
-                receipt.sequence,
-                dates::utc(receipt.time_ms),
-                receipt.up,
-                receipt.down,
-                money(receipt.amount)
-            ));
-        }
-        lines.extend([String::new(), "When it stood still".into()]);
-        let stops = self.evidence.stops;
-        if stops.number == 0 {
-            lines.push("  never for longer than a payment takes".into());
-        } else {
-            let said =
-                if stops.number == 1 { "once".into() } else { format!("{} times", stops.number) };
-            lines.push(format!("  {said}, {} in all", dates::duration(stops.lasted_ms)));
-            lines.extend(stops.kept.iter().map(|stop| format!("    {}", stop_line(stop))));
-            if stops.number > stops.kept.len() as u64 {
-                lines.push("    (the first and the last of them)".into());
-            }
-        }
-        lines.extend([String::new(), "What became of the money".into()]);
-        for claim in &self.claims {
-            lines.push(format!("  claimed   {} with {}", money(claim.amount), claim.transaction));
-            lines.push(format!("            in block {}, {}; {} gas and {} wei, of which {} wei for this session{}", claim.block, dates::utc(claim.signed_ms), output::grouped(claim.gas_used), claim.fee_wei, claim.fee_share_wei, if claim.paid_out { "; paid out" } else { "; not paid out by it" }));
-        }
-        let on_chain = self.claimed_on_chain.unwrap_or(self.claimed).max(self.claimed);
-        let left = self.paid.saturating_sub(on_chain);
-        match (session.role, self.evidence.facts) {
-            (_, None) => {
-                lines.push("  the chain does not say now what was claimed of the channel".into())
-            }
-            (_, Some(facts)) => {
-                let state = match facts.status {
-                    ChannelStatus::Open => "open",
-                    ChannelStatus::Closing { .. } => "being closed by its payer",
-                    ChannelStatus::Closed => "closed",
-                };
-                lines.push(format!(
-                    "  on chain  {} of this session's {} are claimed; the channel is {state}",
-                    money(on_chain),
-                    money(self.paid)
-                ));
-            }
-        }
-        if session.role == Role::Payee {
-            if left > Amount::ZERO {
-                let lost = self.evidence.facts.is_some_and(|f| f.status == ChannelStatus::Closed);
-                lines.push(if lost {
-                    format!("  lost      {}: the channel was closed before the newest voucher was claimed", money(left))
-                } else {
-                    format!("  to claim  {}: `sparewire settle`", money(left))
-                });
-            }
-            lines.push(format!(
-                "  net       {} earned, {} of it claimed, for fees of {} wei",
-                money(self.paid),
-                money(on_chain),
-                self.fees_wei
-            ));
-        } else {
-            lines.push(format!("  net       {} spent", money(self.paid)));
-        }
-        lines.extend([String::new(), "What is missing".into()]);
-        lines.extend(self.findings.iter().map(|finding| format!("  - {finding}")));
-        lines
-    }
-}
-
-fn stop_line(stop: &Stop) -> String {
-    let lasted = match stop.lasted_ms {
-        Some(ms) => dates::duration(ms),
-        None => "not seen to end".into(),
-    };
-    let why = match stop.reason {
-        StopReason::Unpaid => "the credit was used up: a voucher of the consumer was needed",
-        StopReason::Silent => "the credit was used up, and nothing was heard of the consumer",
-        StopReason::ChannelSpent => "the channel's money was used up: a top-up was needed",
-        StopReason::ChannelLeaving => "the payer was closing the channel",
-        StopReason::Unreported => "the provider had not reported what it carried up",
-    };
-    let waiting = match stop.waiting {
-        0 => String::new(),
-        waiting => format!("; up to {waiting} streams waited"),
-    };
-    let unpaid = output::bytes(stop.unpaid);
-    format!("{}, {lasted}: {why} ({unpaid} unpaid{waiting})", dates::utc(stop.began))
 }
 
 fn check_receipts(evidence: &Evidence<'_>) -> Vec<ReceiptLine> {
@@ -521,4 +356,287 @@ fn runs(receipts: &[ReceiptLine], is_so: &dyn Fn(&ReceiptLine) -> bool) -> Vec<S
         false => format!("receipts {first} to {last}:"),
     };
     runs.into_iter().map(said).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use sparewire_chain::Part;
+    use sparewire_core::{Address, Domain, NodeId, Price, SessionId, Signer, Verified};
+    use sparewire_node::store::Stop;
+    use sparewire_protocol::{
+        Agreement, ChannelConfig, ChannelStatus, CountingRule, CreditRule, Payment, Receipt,
+        Service, StopReason, Terms, Voucher,
+        settlement::{TokenInfo, TransactionSummary},
+    };
+    use sparewire_wallet::LocalKey;
+
+    use super::*;
+
+    const DOMAIN: Domain = Domain { chain_id: 1, contract: Address::repeat_byte(9) };
+    const BASE: u128 = 1_000;
+
+    fn key(number: u8) -> LocalKey {
+        LocalKey::from_secret(&[number; 32]).unwrap()
+    }
+
+    fn units(amount: u128) -> Amount {
+        Amount::new(amount).unwrap()
+    }
+
+    fn down(bytes: u64) -> Reading {
+        Reading { up: ByteCount::ZERO, down: ByteCount::new(bytes) }
+    }
+
+    fn agreement() -> Agreement {
+        let config = ChannelConfig {
+            payer: Address::repeat_byte(1),
+            payer_authorizer: key(1).address(),
+            payee: Address::repeat_byte(3),
+            payee_authorizer: key(2).address(),
+            token: Address::repeat_byte(5),
+            withdraw_delay_secs: 900,
+            salt: 7,
+        };
+        let terms = Terms {
+            provider: NodeId(B256::repeat_byte(6)),
+            service: Service::ExitTcp,
+            counting: CountingRule::StreamPayload,
+            price: Price::per_gib(1 << 30).unwrap(),
+            credit: CreditRule::default(),
+            domain: DOMAIN,
+            token: config.token,
+            payee: config.payee,
+            payee_authorizer: config.payee_authorizer,
+            withdraw_delay_secs_min: 900,
+            channel_min: Amount::ZERO,
+            issued: Timestamp::from_ms(1),
+            expires: Timestamp::from_ms(2),
+        };
+        let session = SessionId(B256::repeat_byte(4));
+        Agreement { session, config, terms, base: units(BASE), history: ByteCount::ZERO }
+    }
+
+    fn signed<T: TypedData + Copy>(body: T, by: u8) -> Signed<T> {
+        *Verified::sign(body, &DOMAIN, &key(by)).unwrap().signed()
+    }
+
+    /// What a side keeps of a session of a unit for each byte: receipts at 100, 200 and 300 bytes,
+    /// and 300 bytes paid for.
+    struct Kept {
+        session: KnownSession,
+        receipts: Vec<KeptReceipt>,
+        carried: Reading,
+        stops: Stops,
+        spendings: Vec<Spending>,
+        facts: Option<ChannelFacts>,
+    }
+
+    fn kept(role: Role) -> Kept {
+        let agreement = agreement();
+        let (channel, session) = (agreement.channel(), agreement.session);
+        let mut previous = B256::ZERO;
+        let receipts = (1..=3_u64).map(|sequence| {
+            let body = Receipt {
+                channel,
+                session,
+                sequence,
+                reading: down(100 * sequence),
+                amount: units(BASE + 100 * u128::from(sequence)),
+                previous,
+                time: Timestamp::from_ms(sequence),
+            };
+            previous = body.digest(&DOMAIN);
+            KeptReceipt {
+                receipt: signed(body, 1),
+                payee_signature: Some(signed(body, 2).signature),
+            }
+        });
+        let receipts = receipts.collect();
+        let voucher = signed(Voucher { channel, amount: units(BASE + 300) }, 1);
+        let session = KnownSession {
+            role,
+            peer: NodeId(B256::repeat_byte(8)),
+            agreement,
+            started: Timestamp::from_ms(3),
+            payment: Some(Payment { session, reading: down(300), voucher }),
+            receipts: 3,
+            lost: ByteCount::ZERO,
+            statement: None,
+        };
+        let (spendings, facts) = (Vec::new(), None);
+        let (carried, stops) = (down(300), Stops::default());
+        Kept { session, receipts, carried, stops, spendings, facts }
+    }
+
+    impl Kept {
+        fn told<T>(&self, ask: impl FnOnce(&Story<'_>) -> T) -> T {
+            let Self { session, receipts, carried, stops, spendings, facts } = self;
+            let (carried, facts) = (*carried, *facts);
+            ask(&Story::of(Evidence { session, receipts, carried, stops, spendings, facts }))
+        }
+
+        /// The findings beside those of every session that has not ended.
+        fn found(&self) -> Vec<String> {
+            let mut findings = self.told(|story| story.findings.clone());
+            let always = findings.split_off(findings.len() - 2);
+            assert!(always[0].contains("has not ended") && always[1].contains("terms"));
+            findings
+        }
+
+        fn text(&self) -> String {
+            let token = TokenInfo { address: Address::ZERO, symbol: "T".into(), decimals: 0 };
+            self.told(|story| story.lines(&token)).join("\n")
+        }
+    }
+
+    #[test]
+    fn a_story_in_which_nothing_is_missing_says_so_to_both_sides() {
+        for role in [Role::Payer, Role::Payee] {
+            let kept = kept(role);
+            assert_eq!(kept.found(), [""; 0]);
+            let text = kept.text();
+            assert!(!text.contains("FALSE") && !text.contains("WRONG"), "{text}");
+            assert!(text.contains("of both for 300 B (300 T)"), "{text}");
+            let json = kept.told(|story| story.json());
+            assert_eq!((&json["paid"], &json["receipted"]), (&"300".into(), &"300".into()));
+        }
+    }
+
+    #[test]
+    fn whose_signature_is_missing_and_what_is_false_is_named() {
+        type Break = fn(&mut Kept);
+        let cases: [(Role, Break, &[&str]); 9] = [
+            (
+                Role::Payer,
+                |kept| kept.receipts[1..].iter_mut().for_each(|kept| kept.payee_signature = None),
+                &[
+                    "receipts 2 to 3: signed by you only: the provider's countersignature is missing",
+                    "200 B were paid for after the last receipt",
+                ],
+            ),
+            (
+                Role::Payee,
+                |kept| kept.receipts[2].receipt.signature = kept.receipts[1].receipt.signature,
+                &[
+                    "receipt 3: no valid signature of the consumer's authorizer",
+                    "100 B were paid for after",
+                ],
+            ),
+            (
+                Role::Payee,
+                |kept| kept.receipts[0].payee_signature = Some(kept.receipts[0].receipt.signature),
+                &["receipt 1: no valid signature of your authorizer"],
+            ),
+            (
+                Role::Payee,
+                |kept| {
+                    let mut body = kept.receipts[2].receipt.body;
+                    body.amount = units(BASE + 301);
+                    kept.receipts[2] = KeptReceipt {
+                        receipt: signed(body, 1),
+                        payee_signature: Some(signed(body, 2).signature),
+                    };
+                },
+                &["receipt 3: another amount than the bytes cost"],
+            ),
+            (
+                Role::Payee,
+                |kept| {
+                    kept.receipts.remove(1);
+                },
+                &["receipt 3: the receipt before is not the one"],
+            ),
+            (
+                Role::Payee,
+                |kept| {
+                    let payment = kept.session.payment.as_mut().unwrap();
+                    payment.voucher = signed(payment.voucher.body, 2);
+                },
+                &["the newest voucher bears no valid signature of the consumer's authorizer"],
+            ),
+            (
+                Role::Payee,
+                |kept| kept.session.payment.as_mut().unwrap().reading = down(299),
+                &["promises another amount than its bytes cost", "1 B were carried after"],
+            ),
+            (
+                Role::Payee,
+                |kept| kept.carried = down(365),
+                &[
+                    "65 B were carried after the last payment: no voucher covers them, and the consumer's signature would have been needed; lost unless it comes back: 65 units",
+                ],
+            ),
+            (
+                Role::Payee,
+                |kept| kept.session.lost = ByteCount::new(12),
+                &["12 B were carried and written off", "lost: 12 units"],
+            ),
+        ];
+        for (role, damage, expected) in cases {
+            let mut kept = kept(role);
+            damage(&mut kept);
+            let found = kept.found();
+            for words in expected {
+                assert!(found.iter().any(|found| found.contains(words)), "{words}: {found:#?}");
+            }
+            assert!(found.len() <= expected.len().max(1), "{found:#?}");
+        }
+    }
+
+    #[test]
+    fn claims_and_their_fees_are_told_as_far_as_they_are_the_sessions() {
+        let mut kept = kept(Role::Payee);
+        let channel = kept.session.agreement.channel();
+        let claim = |amount, fee_wei| Spending {
+            kind: "claim".into(),
+            signed_secs: 7,
+            transaction: TransactionSummary { hash: B256::ZERO, block: 1, gas_used: 2, fee_wei },
+            succeeded: true,
+            sweeps: true,
+            parts: vec![Part { channel, amount: units(amount) }],
+        };
+        // Half of the first is of what was promised before; the second goes on beyond the session.
+        kept.spendings = vec![claim(BASE, 50), claim(BASE + 100, 60), claim(BASE + 400, 300)];
+        let status = ChannelStatus::Open;
+        let reserved = units(9_000);
+        kept.facts = Some(ChannelFacts { reserved, claimed: units(BASE + 400), status });
+        assert_eq!(kept.found(), [""; 0]);
+        kept.told(|story| {
+            let amounts: Vec<u128> = story.claims.iter().map(|line| line.amount.get()).collect();
+            assert_eq!(amounts, [100, 200]);
+            assert_eq!(story.fees_wei, 60 + 200);
+            assert_eq!((story.claimed, story.claimed_on_chain), (units(300), Some(units(300))));
+        });
+        // Somebody else claimed some of it.
+        kept.spendings.pop();
+        assert!(kept.found()[0].contains("200 units were claimed by transactions that are not"));
+        // And some of it came too late.
+        let status = ChannelStatus::Closed;
+        kept.facts = Some(ChannelFacts { reserved, claimed: units(BASE + 100), status });
+        assert!(kept.text().contains("lost      200 T: the channel was closed before"));
+        kept.facts = None;
+        assert!(kept.text().contains("to claim  200 T"), "{}", kept.text());
+    }
+
+    #[test]
+    fn stops_are_told_with_their_reason() {
+        let mut kept = kept(Role::Payee);
+        let stop = Stop {
+            began: Timestamp::from_ms(1_795_278_003_000),
+            lasted_ms: Some(2_500),
+            reason: StopReason::Silent,
+            waiting: 3,
+            unpaid: ByteCount::new(131_072),
+        };
+        kept.stops = Stops { number: 9, lasted_ms: 60_000, kept: vec![stop] };
+        let text = kept.text();
+        for words in [
+            "9 times, 60 s in all",
+            "2026-11-21 16:20:03 UTC, 2 s: the credit was used up, and nothing was heard of the consumer",
+            "up to 3 streams waited",
+        ] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+    }
 }

@@ -215,7 +215,10 @@ fn a_provider_whose_disk_dies_goes_on_from_an_old_backup_and_contradicts_nothing
     });
     market.disconnect();
     let after = market.consumer.promised();
-    assert!(after >= promised + owed(1_000_000, PRICE) - 1, "{after} after {promised} for {before} bytes");
+    assert!(
+        after >= promised + owed(1_000_000, PRICE) - 1,
+        "{after} after {promised} for {before} bytes"
+    );
     assert_eq!(market.provider.promised(), after, "nothing of what was promised is lost");
     market.provider.settle();
     assert_eq!(market.provider.claimed(), after, "all of it is paid");
@@ -271,6 +274,44 @@ fn a_consumer_that_was_set_back_asks_its_provider_before_it_signs() {
     assert_eq!(market.consumer.json(&["channel", "list"]).as_array().unwrap().len(), 1);
     let paid_in_all: u128 = market.provider.sessions().iter().map(paid).sum();
     assert_eq!(paid_in_all, after, "no amount was promised twice");
+}
+
+#[test]
+fn a_consumer_that_was_set_back_leaves_a_channel_whose_provider_has_forgotten_it() {
+    let mut market = Market::open();
+    market.download("/bytes/1000000");
+    market.disconnect();
+    let (file, secret) = (market.path("node.backup"), market.path("secret"));
+    fs::copy(&market.consumer.password, &secret).unwrap();
+    let backup = |verb: &str| {
+        let mut command = market.consumer.command(["backup", verb]);
+        command.arg(&file).arg("--password-file").arg(&secret);
+        command
+    };
+    let (create, restore) = (backup("create"), backup("restore"));
+    run(create).ok();
+    let promised = market.consumer.promised();
+    fs::rename(&market.consumer.dir, market.path("dead")).unwrap();
+    run(restore).ok();
+    fs::copy(&secret, market.consumer.dir.join("password")).unwrap();
+    market.stop_providing();
+    for name in ["store.sqlite", "store.sqlite-wal", "store.sqlite-shm"] {
+        let _ = fs::remove_file(market.provider.dir.join(name));
+    }
+    market.provide();
+    market.connect();
+    market.connected();
+    market.download("/bytes/500000");
+    market.disconnect();
+    let channels = market.consumer.json(&["channel", "list"]).as_array().unwrap().clone();
+    let [a, b] = &channels[..] else { panic!("{channels:#?}") };
+    let mut amounts = [number(&a["promised"]), number(&b["promised"])];
+    amounts.sort();
+    let [less, more] = amounts;
+    assert!(
+        more == promised && less >= owed(500_000, PRICE),
+        "nothing more is signed: {amounts:?}"
+    );
 }
 
 #[test]

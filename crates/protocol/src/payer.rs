@@ -156,7 +156,9 @@ impl Payer {
             delegation,
             reading,
             up_max,
-            payment: memory.payment,
+            // Where our store was set back we ask and do not tell: a provider that has forgotten
+            // would only say again what it just heard.
+            payment: memory.payment.filter(|_| memory.resync.is_none()),
             receipt: memory.receipt,
             pending: memory.pending,
         };
@@ -429,8 +431,9 @@ impl Payer {
             return Err(ProtocolError::Inconsistent("acceptance of another session"));
         }
         // R1: on a channel of a store that was set back, nothing is signed before the provider has
-        // told what we have signed, and no less than was claimed with our signature.
+        // told, unasked, what we have signed: no less than we remember, or than was claimed.
         if let Some(least) = self.resync {
+            let least = least.max(self.promised);
             let told = accepted.payment.map(|theirs| theirs.voucher.body.amount);
             if told.is_none_or(|told| told < least) {
                 return Err(ProtocolError::ChannelUnusable(

@@ -159,8 +159,8 @@ pub struct Memory {
     /// The session that is resumed.
     pub session: Option<SessionMemory>,
     /// Our store was set back to a backup: nothing is signed over the channel before the peer has
-    /// told a voucher of at least so much, what final state says was claimed (R1). `None` where
-    /// the store never was.
+    /// told a voucher of no less than we remember, nor than so much: at the payer, what final state
+    /// says was claimed (R1). `None` where the store never was.
     pub resync: Option<Amount>,
 }
 

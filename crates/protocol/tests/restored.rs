@@ -39,6 +39,7 @@ fn a_restored_payer_signs_nothing_before_it_is_told_what_it_had_signed() {
         (Some(ours), 0, Some(newer), true),
         (Some(ours), 500, Some(ours), true),
         (Some(ours), 501, Some(ours), false),
+        (Some(newer), 0, Some(ours), false),
         (Some(ours), 900, Some(newer), true),
     ];
     for (payment, claimed, told, goes_on) in cases {
@@ -46,7 +47,10 @@ fn a_restored_payer_signs_nothing_before_it_is_told_what_it_had_signed() {
         let setup = cast.payer_setup(session_id(1), units(1_000_000), memory);
         let mut payer = Payer::accept(setup, EPOCH).unwrap();
         let first: Vec<Output> = std::iter::from_fn(|| payer.poll_output()).collect();
-        assert!(matches!(first[..], [Output::Transmit(Message::Accept { .. })]), "{first:?}");
+        let [Output::Transmit(Message::Accept { acceptance, .. })] = &first[..] else {
+            panic!("{first:?}")
+        };
+        assert_eq!(acceptance.payment, None, "it asks, and does not prompt");
         let answer = payer.handle_message(accepted(told), EPOCH);
         if !goes_on {
             let refused = matches!(answer, Err(ProtocolError::ChannelUnusable(_)));
