@@ -41,6 +41,7 @@ pub mod contracts;
 pub mod evm;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod history;
 pub mod journal;
 pub mod rpc;
 #[cfg(test)]
@@ -50,5 +51,6 @@ pub use carrier::{
     Allowance, Deployment, Endpoint, EvmChain, Fault, Finality, NodeStatus, Policy, deploy,
 };
 pub use evm::{Clock, EmbeddedChain, EvmError, Genesis, Options, Place, StoreError};
+pub use history::{Part, Spending};
 pub use journal::{Call, Journal, JournalError};
 pub use rpc::{InProcess, ServeError, Server, serve};

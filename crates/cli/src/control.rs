@@ -29,6 +29,10 @@ pub(crate) enum Request {
     Settle,
     /// What that would bring and cost.
     SettlePlan,
+    /// What was asked of the chain and is over, and what it cost.
+    Spendings,
+    /// Copy the journal of transactions for a backup.
+    Snapshot,
 }
 
 /// Answers requests until dropped. The socket is reachable by this user only: its directory is

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use sparewire_chain::{EvmChain, Finality, Journal, Policy};
+use sparewire_chain::{EvmChain, Finality, Journal, Policy, Spending};
 use sparewire_core::{Address, DeviceSigner, Domain, Signer, Timestamp};
 use sparewire_node::{
     identity::Identity,
@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::{ChainConfig, Config},
+    control::{self, Request},
     hint::Hint,
     network, output,
 };
@@ -71,6 +72,26 @@ impl Home {
         Ok(SqliteStore::open_to_read(&self.store_path())?)
     }
 
+    /// The file that keeps the transactions on the configured chain.
+    pub(crate) fn journal_name(&self) -> Result<String> {
+        Ok(format!("transactions-{}.sqlite", self.network()?.0.chain_id))
+    }
+
+    /// What was asked of the configured chain and is over, from whoever holds the journal.
+    pub(crate) async fn spendings(&self) -> Result<Vec<Spending>> {
+        let (domain, _) = self.network()?;
+        if let Some(mut told) = control::ask(&self.control_path(), Request::Spendings).await?
+            && told["chain_id"] == domain.chain_id
+        {
+            return Ok(serde_json::from_value(told["spendings"].take())?);
+        }
+        let path = self.dir.join(self.journal_name()?);
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        Ok(Journal::open(path)?.spendings()?)
+    }
+
     /// Opens the keys with the password that the environment, a file or the terminal gives.
     pub(crate) async fn keys(&self, password_file: Option<&Path>) -> Result<NodeKeys> {
         let dir = self.keys_dir();
@@ -109,8 +130,7 @@ impl Home {
     /// Connects the wallet to the configured chain and finishes what was left unfinished.
     pub(crate) async fn connect(&self, wallet: Arc<dyn Signer>) -> Result<Arc<EvmChain>> {
         let (domain, _) = self.network()?;
-        let file = format!("transactions-{}.sqlite", domain.chain_id);
-        let journal = Journal::open(self.dir.join(file))?;
+        let journal = Journal::open(self.dir.join(self.journal_name()?))?;
         if journal.unfinished()? > 0 {
             eprintln!("finishing what an earlier run left under way on chain…");
         }

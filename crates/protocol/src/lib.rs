@@ -65,6 +65,6 @@ pub use payer::{Payer, PayerSetup};
 pub use receipt::{Countersigned, Receipt, ReceiptChain};
 pub use session::{
     ANSWER_MS_MAX, Agreement, CHECKPOINT_BYTES, CHECKPOINT_MS, Event, Memory, Output, Record, Role,
-    SessionMemory, Statement,
+    SessionMemory, Statement, StopReason,
 };
 pub use terms::{Acceptance, CLOCK_SKEW_MS_MAX, CountingRule, Offer, Service, Terms};

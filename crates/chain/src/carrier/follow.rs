@@ -289,18 +289,19 @@ impl Follower {
                 self.journal.set_state(step.id, StepState::Mined)?;
                 return Ok(Seen::Mined { succeeded });
             }
+            let summary = TransactionSummary {
+                hash: attempt.hash,
+                block,
+                gas_used: receipt.gas_used.to(),
+                fee_wei: receipt.fee_wei(),
+            };
             if !succeeded {
-                return Ok(Seen::Failed(self.why_it_failed(step).await));
+                let reason = self.why_it_failed(step).await;
+                // What failed has its price all the same.
+                self.journal.spend(step.id, &summary)?;
+                return Ok(Seen::Failed(reason));
             }
-            self.journal.finish_step(
-                step.id,
-                &TransactionSummary {
-                    hash: attempt.hash,
-                    block,
-                    gas_used: receipt.gas_used.to(),
-                    fee_wei: receipt.fee_wei(),
-                },
-            )?;
+            self.journal.finish_step(step.id, &summary)?;
             return Ok(Seen::Final);
         }
         self.journal.set_state(step.id, StepState::Signed)?;

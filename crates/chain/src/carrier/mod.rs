@@ -163,6 +163,11 @@ impl EvmChain {
         self.follower.node.status()
     }
 
+    /// The record of its transactions.
+    pub fn journal(&self) -> &Journal {
+        &self.follower.journal
+    }
+
     fn policy(&self) -> &Policy {
         &self.follower.policy
     }

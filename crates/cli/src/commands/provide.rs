@@ -11,7 +11,7 @@ use sparewire_protocol::{Role, settlement::TokenInfo};
 
 use super::settle::Settled;
 use crate::{
-    assemble,
+    assemble, backup,
     console::{Console, Shown},
     descriptors,
     home::Home,
@@ -74,6 +74,7 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
             "selling at {price} per GiB, paid to {wallet}; a consumer runs: sparewire connect {address}"
         ),
     )?;
+    backup::remind(&home);
     let run = |shutdown| async move {
         provider.run(shutdown).await;
         endpoint.close().await;

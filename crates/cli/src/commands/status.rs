@@ -7,7 +7,9 @@ use sparewire_wallet::NodeKeys;
 
 use super::provide::promised;
 use crate::{
+    backup::Stamp,
     control::{self, Request},
+    dates,
     home::Home,
     output,
 };
@@ -26,8 +28,9 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
     };
     // Keys are kept in such URLs: only scheme and host are shown.
     let chain = home.config.chain.endpoint()?.name();
+    let backup = Stamp::read(home);
     let value = json!({
-        "data_dir": home.dir, "keys": keys, "chain": chain,
+        "data_dir": home.dir, "keys": keys, "chain": chain, "last_backup": backup,
         "sessions": sessions, "earned_units": earned, "spent_units": spent, "running": running,
     });
     if json {
@@ -49,6 +52,13 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
         }
     }
     crate::output::out!("sessions  {sessions}; earned {earned}, spent {spent} (smallest units)");
+    match backup {
+        Some(stamp) => {
+            let age = dates::duration(stamp.age_ms());
+            crate::output::out!("backup    {age} old: {}", stamp.file.display());
+        }
+        None => crate::output::out!("backup    none; make one with `sparewire backup create FILE`"),
+    }
     match running {
         Some(running) => {
             crate::output::out!("running   {}", serde_json::to_string_pretty(&running)?)

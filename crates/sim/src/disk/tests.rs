@@ -179,6 +179,7 @@ fn expected(batches: &[Vec<Record>]) -> View {
             (1..=SESSIONS).filter(|other| *other != session).map(|other| bytes(id(other))).sum(),
         ),
         lost: ByteCount::ZERO,
+        resync: None,
         session: began.iter().find(|agreement| agreement.session == id(session)).map(|agreement| {
             let paid = last_payment(Some(id(session))).map_or(Reading::ZERO, |paid| paid.reading);
             SessionMemory {
