@@ -20,8 +20,8 @@ import {ChannelConfig, Claim} from "../types/Channel.sol";
 /// a key can promise only what was paid in for appointments of that very key. A stolen authorizer costs its accounts.
 ///
 /// What a tower should know. Appointments are not recorded here until they are used, so a payee can promise more than it
-/// has: look at `covered`, which falls below what it is today no sooner than `NOTICE` from now except by rewards, and take no
-/// appointment that expires later than that. Anybody who sees a defence before it is mined can send the same with
+/// has: look at `covered`. What that shows stays there for at least `NOTICE` seconds, save for what rewards take, so take
+/// no appointment that expires later. Anybody who sees a defence before it is mined can send the same with
 /// another beneficiary: the payee is served alike.
 interface ITowers {
     // Events
