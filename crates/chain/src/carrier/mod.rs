@@ -15,11 +15,11 @@ use alloy_sol_types::SolCall;
 use async_trait::async_trait;
 use sparewire_core::{Amount, ChannelId, Domain, Signer};
 use sparewire_protocol::{
-    channel::{ChannelFacts, ChannelStatus},
-    settlement::{Chain, ChainError, Funds, Head, Intent, Outcome, TokenInfo},
+    channel::{ChannelConfig, ChannelFacts, ChannelStatus},
+    settlement::{Chain, ChainError, Funds, Head, Intent, Outcome, RewardFacts, TokenInfo},
 };
 
-pub use deploy::{Deployment, deploy};
+pub use deploy::{Deployment, deploy, deploy_towers};
 use follow::Follower;
 pub use node::Endpoint;
 use node::NodeError;
@@ -28,7 +28,7 @@ pub use nodes::{Fault, NodeStatus};
 pub use plan::{approval, calls_of};
 
 use crate::{
-    contracts::{Channels, TestToken},
+    contracts::{Channels, TestToken, Towers},
     journal::Journal,
 };
 
@@ -285,6 +285,35 @@ impl Chain for EvmChain {
         };
         let symbol = symbol.chars().filter(|c| !c.is_control()).take(32).collect();
         Ok(TokenInfo { address: token, symbol, decimals })
+    }
+
+    async fn reward(
+        &self,
+        towers: Address,
+        config: &ChannelConfig,
+        reward_token: Address,
+    ) -> Result<RewardFacts, ChainError> {
+        let block = self.head().await?.final_number;
+        if self.follower.node.code(towers, Some(block)).await?.is_empty() {
+            return Ok(RewardFacts::default());
+        }
+        let money = (config.payee, config.payee_authorizer, reward_token);
+        let id = config.id(&self.domain);
+        let (account, defence) = futures_util::try_join!(
+            self.read(towers, Towers::accountCall::new(money), block),
+            self.read(towers, Towers::defenceCall::new((id.0,)), block),
+        )?;
+        let announced = alloy_primitives::U256::from(account.announced);
+        // Accounts may hold more than one reward can be; nobody relies on that.
+        let amount = |units: alloy_primitives::U256| {
+            Amount::new(units.saturating_to()).unwrap_or(Amount::MAX)
+        };
+        Ok(RewardFacts {
+            covered: amount(account.balance.saturating_sub(announced)),
+            balance: amount(account.balance),
+            withdrawal_due_secs: account.due.to(),
+            defender: Some(defence.beneficiary).filter(|wallet| !wallet.is_zero()),
+        })
     }
 
     async fn perform(&self, intent: &Intent) -> Result<Outcome, ChainError> {
