@@ -246,6 +246,11 @@ impl Tower {
         self.watched.values().map(|watched| (&watched.charge, watched.stage))
     }
 
+    /// What is kept for a channel.
+    pub fn charge(&self, channel: ChannelId) -> Option<&Charge> {
+        self.watched.get(&channel).map(|watched| &watched.charge)
+    }
+
     /// Checks an appointment that `client` hands in, as far as that needs no chain. The driver then
     /// asks the chain about its channel and calls [`Tower::handle_entrust`].
     ///

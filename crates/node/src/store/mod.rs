@@ -11,6 +11,7 @@ use sparewire_protocol::{
 };
 
 pub use sqlite::SqliteStore;
+pub(crate) use sqlite::failure;
 
 /// A channel that we pay or are paid by.
 #[derive(Clone, Debug, PartialEq, Eq)]
