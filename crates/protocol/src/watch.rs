@@ -39,7 +39,7 @@ use crate::{
 
 /// How many channels the chain is asked about at a time: each is a few round trips.
 pub const LOOKS_MAX: usize = 16;
-/// After this long without a new block, block time is no longer taken for the time of the day.
+/// After this long without a new block, or with one that is older than clocks may differ, block time is no longer taken for the time of the day.
 const HEAD_STALE_MS: u64 = 120_000;
 /// Pause before a transaction that failed, or a silent chain, is tried again; doubled each time up
 /// to the pause between two looks.
@@ -663,9 +663,10 @@ impl ChainClock {
     /// What it is likely to be: where no block has come for a while, our clock is believed too.
     fn likely_secs(&self, now: Timestamp) -> u64 {
         let least = self.least_secs(now);
-        match self.head {
-            Some((_, seen)) if now.ms_since(seen) <= HEAD_STALE_MS => least,
-            _ => least.max(now.as_secs()),
-        }
+        let fresh = self.head.is_some_and(|(secs, seen)| {
+            now.ms_since(seen) <= HEAD_STALE_MS
+                && now.as_secs().saturating_sub(secs) <= CLOCK_SKEW_MS_MAX / 1000
+        });
+        if fresh { least } else { least.max(now.as_secs()) }
     }
 }

@@ -166,3 +166,120 @@ impl TowerStore {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use sparewire_core::{
+        Address, Amount, ChannelId, Domain, NodeId, Signature, Signed, Timestamp,
+    };
+    use sparewire_protocol::{Appointment, ChannelConfig, Entrust, Voucher};
+
+    use super::*;
+
+    fn channel(number: u8) -> ChannelId {
+        ChannelId([number; 32].into())
+    }
+
+    fn charge(number: u8, units: u128) -> Charge {
+        let (channel, amount) = (channel(number), Amount::new(units).unwrap());
+        let mut raw = [1; 65];
+        raw[64] = 27;
+        let signature = Signature::from_bytes(raw).unwrap();
+        let address = Address::repeat_byte(number);
+        let domain = Domain { chain_id: 1, contract: address };
+        let config = ChannelConfig {
+            payer: address,
+            payer_authorizer: address,
+            payee: address,
+            payee_authorizer: address,
+            token: address,
+            withdraw_delay_secs: 900,
+            salt: 0,
+        };
+        let appointment = Appointment {
+            channel,
+            amount,
+            payee: address,
+            token: address,
+            reward: amount,
+            expiry_secs: 9,
+        };
+        let entrust = Entrust {
+            domain,
+            towers: address,
+            config,
+            voucher: Signed { body: Voucher { channel, amount }, signature },
+            appointment: Signed { body: appointment, signature },
+            turn: 0,
+            turns: 1,
+        };
+        Charge { client: NodeId([7; 32].into()), entrust, since: Timestamp::from_ms(5) }
+    }
+
+    fn kept(charge: &Charge, tower: u8) -> Kept {
+        Kept {
+            tower: NodeId([tower; 32].into()),
+            client: charge.client,
+            domain: charge.entrust.domain,
+            channel: charge.entrust.channel(),
+            amount: charge.entrust.amount(),
+            reward: Amount::ZERO,
+            expiry_secs: 9,
+            turn: (0, 1),
+            time: Timestamp::from_ms(6),
+        }
+    }
+
+    #[test]
+    fn the_newest_of_each_channel_and_tower_is_found_again_and_what_is_over_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("watch.sqlite");
+        assert!(TowerStore::open_to_read(&path).unwrap().is_none());
+        let store = TowerStore::open(&path).unwrap();
+        for charge in [charge(1, 5), charge(2, 6), charge(1, 7)] {
+            store.record(&WatchRecord::Keep(charge)).unwrap();
+        }
+        let signature = DeviceSignature([3; 64]);
+        for (charge, tower) in [(charge(1, 5), 8), (charge(1, 5), 9), (charge(1, 7), 8)] {
+            store.acknowledge(&kept(&charge, tower), signature).unwrap();
+        }
+        drop(store);
+        let store = TowerStore::open(&path).unwrap();
+        assert_eq!(store.charges().unwrap(), [charge(1, 7), charge(2, 6)]);
+        let words = [(kept(&charge(1, 7), 8), signature), (kept(&charge(1, 5), 9), signature)];
+        assert_eq!(store.acknowledgements().unwrap(), words);
+        store.record(&WatchRecord::Forget(channel(1))).unwrap();
+        let reader = TowerStore::open_to_read(&path).unwrap().unwrap();
+        assert_eq!(reader.charges().unwrap(), [charge(2, 6)]);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_and_what_was_kept_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = TowerStore::open(&dir.path().join("watch.sqlite")).unwrap();
+        store.record(&WatchRecord::Keep(charge(0, 1))).unwrap();
+        store.limit_pages(1).unwrap();
+        let full = (1..100).find_map(|number| {
+            store.record(&WatchRecord::Keep(charge(number, 1))).err().map(|error| (number, error))
+        });
+        let (number, error) = full.unwrap();
+        assert!(matches!(error, StoreError::Full { .. }), "{error}");
+        assert_eq!(store.charges().unwrap().len(), usize::from(number));
+    }
+
+    #[test]
+    fn a_damaged_row_and_another_version_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("watch.sqlite");
+        let store = TowerStore::open(&path).unwrap();
+        store.record(&WatchRecord::Keep(charge(1, 1))).unwrap();
+        let harm = |sql: &str| Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+        harm("update appointments set charge = substr(charge, 2)");
+        assert!(matches!(store.charges(), Err(StoreError::Damaged { .. })));
+        harm("pragma user_version = 2");
+        let newer = StoreError::Version { path: path.display().to_string(), found: 2, known: 1 };
+        assert_eq!(TowerStore::open(&path).err(), Some(newer.clone()));
+        assert_eq!(TowerStore::open_to_read(&path).err(), Some(newer));
+    }
+}

@@ -241,6 +241,25 @@ fn it_waits_for_its_turn_defends_and_collects_its_reward_when_the_channel_can_be
 }
 
 #[test]
+fn in_the_last_quarter_everybody_acts_even_where_the_chain_stands_still() {
+    let entrust = Entrust { turn: 15, turns: 16, ..entrust(config(1, 900), 70, 10) };
+    let charge = Charge { client: client(), entrust, since: at(0) };
+    // It comes back when the payer has started to leave; the newest block is the one that says so.
+    let acts = |secs| {
+        let mut tower = tower(0, policy(), vec![charge], at(secs));
+        tower.handle_facts(entrust.channel(), closing(0, 0, 900, 0), at(secs));
+        outputs(&mut tower).len() == 2
+    };
+    assert!(!acts(300), "its turn is at 416");
+    assert!(!acts(660), "and no clock that may be 10 minutes ahead says that it is");
+    assert!(acts(676), "but there is no time left to be sure");
+    // Where blocks come, they tell the time, and this clock is ahead.
+    let mut fast = tower(0, policy(), vec![charge], at(676));
+    fast.handle_facts(entrust.channel(), closing(0, 0, 900, 100), at(676));
+    assert_eq!(outputs(&mut fast).len(), 1, "it only tells of the close");
+}
+
+#[test]
 fn what_somebody_else_claimed_ends_it_and_a_close_that_was_missed_is_told() {
     for end in [open(70, 1), closing(71, 0, DELAY, DELAY / 2), facts(80, ChannelStatus::Closed, 1)]
     {
