@@ -49,6 +49,7 @@ mod testing;
 
 pub use carrier::{
     Allowance, Deployment, Endpoint, EvmChain, Fault, Finality, NodeStatus, Policy, deploy,
+    deploy_towers,
 };
 pub use evm::{Clock, EmbeddedChain, EvmError, Genesis, Options, Place, StoreError};
 pub use history::{Part, Spending};

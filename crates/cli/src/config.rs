@@ -25,6 +25,9 @@ pub(crate) struct Config {
     /// When what was earned is claimed on chain.
     #[toml_example(nesting)]
     pub(crate) settle: SettleConfig,
+    /// What you watch for others (sparewire watch serve).
+    #[toml_example(nesting)]
+    pub(crate) watch: WatchConfig,
     /// What others may watch.
     #[toml_example(nesting)]
     pub(crate) metrics: MetricsConfig,
@@ -51,6 +54,10 @@ pub(crate) struct ChainConfig {
     /// token.
     #[toml_example(default = "")]
     pub(crate) token: String,
+    /// Address of the contract that holds rewards for watchtowers. Empty stands for the embedded
+    /// chain's, elsewhere for none.
+    #[toml_example(default = "")]
+    pub(crate) towers: String,
     /// Blocks on top of one that make it final, where the node knows no `finalized` tag.
     #[toml_example(default = 12)]
     pub(crate) confirmations: u64,
@@ -67,6 +74,7 @@ impl Default for ChainConfig {
             chain_id: crate::network::CHAIN_ID,
             contract: String::new(),
             token: String::new(),
+            towers: String::new(),
             confirmations: 12,
             fee_max_gwei: 500,
         }
@@ -163,6 +171,21 @@ pub(crate) struct ProviderConfig {
     /// Ports that are not served. The default is mail's.
     #[toml_example(default = [25, 465, 587, 2525])]
     pub(crate) deny_ports: Vec<u16>,
+    /// Watchtowers that your newest vouchers are entrusted to, as `sparewire watch serve` shows
+    /// them: `node-id@ip:port`. At most 16. They claim for you if a payer leaves while you sleep.
+    #[toml_example(default = [])]
+    pub(crate) towers: Vec<String>,
+    /// What a watchtower gets for defending one of your channels, in the token; paid out of what
+    /// `sparewire watch fund` put aside. 0 for towers that want nothing.
+    #[toml_example(default = "0")]
+    pub(crate) tower_reward: String,
+    /// How much may be promised over a channel beyond what a tower holds before it is told, in the
+    /// token.
+    #[toml_example(default = "0.01")]
+    pub(crate) tower_step: String,
+    /// How many minutes less than that may wait: 0 to 1440.
+    #[toml_example(default = 10)]
+    pub(crate) tower_minutes: u64,
 }
 
 impl Default for ProviderConfig {
@@ -182,6 +205,10 @@ impl Default for ProviderConfig {
             deny_domains: Vec::new(),
             deny_networks: Vec::new(),
             deny_ports: vec![25, 465, 587, 2525],
+            towers: Vec::new(),
+            tower_reward: "0".into(),
+            tower_step: "0.01".into(),
+            tower_minutes: 10,
         }
     }
 }
@@ -261,6 +288,51 @@ impl Default for SettleConfig {
             at_shutdown: false,
             fee_percent_max: 10,
             native_price: String::new(),
+        }
+    }
+}
+
+/// What you watch for others.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, TomlExample)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct WatchConfig {
+    /// UDP address to listen on.
+    #[toml_example(default = "0.0.0.0:4434")]
+    pub(crate) listen: SocketAddr,
+    /// The least reward for a channel, in the token: it should pay for two transactions. 0 watches
+    /// for everybody and for nothing, and lets strangers spend your gas.
+    #[toml_example(default = "0.05")]
+    pub(crate) reward_min: String,
+    /// Node ids of providers who need no reward.
+    #[toml_example(default = [])]
+    pub(crate) friends: Vec<String>,
+    /// The shortest withdraw delay of a channel that is watched, in seconds: 900 to 2592000. It
+    /// should be many times what your chain needs to make a transaction final.
+    #[toml_example(default = 7200)]
+    pub(crate) withdraw_delay_secs_min: u32,
+    /// Most channels watched: 1 to 1000000. Each takes about 1 KiB of memory, and a few questions
+    /// to your chain node each `look_secs`.
+    #[toml_example(default = 10000)]
+    pub(crate) channels_max: usize,
+    /// Most channels watched for one provider.
+    #[toml_example(default = 2000)]
+    pub(crate) channels_per_client_max: usize,
+    /// Seconds between two looks at a channel: 1 to 3600. Less where a sixteenth of its withdraw
+    /// delay is less.
+    #[toml_example(default = 300)]
+    pub(crate) look_secs: u64,
+}
+
+impl Default for WatchConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 4434)),
+            reward_min: "0.05".into(),
+            friends: Vec::new(),
+            withdraw_delay_secs_min: 7_200,
+            channels_max: 10_000,
+            channels_per_client_max: 2_000,
+            look_secs: 300,
         }
     }
 }

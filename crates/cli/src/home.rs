@@ -62,6 +62,20 @@ impl Home {
         self.dir.join("store.sqlite")
     }
 
+    /// What towers keep for others, and what towers keep for us.
+    pub(crate) fn watch_path(&self) -> PathBuf {
+        self.dir.join("watch.sqlite")
+    }
+
+    /// The contract that holds watchtowers' rewards; zero where there is none.
+    pub(crate) fn towers(&self) -> Result<Address> {
+        match self.config.chain.towers.as_str() {
+            "" if self.config.chain.chain_id == network::CHAIN_ID => Ok(network::towers()),
+            "" => Ok(Address::ZERO),
+            text => text.parse().with_context(|| format!("[chain] towers = \"{text}\"")),
+        }
+    }
+
     /// Opens the store as its only writer.
     pub(crate) fn store(&self) -> Result<Arc<dyn Store>> {
         Ok(Arc::new(SqliteStore::open(&self.store_path())?))

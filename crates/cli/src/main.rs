@@ -91,6 +91,9 @@ enum Command {
     Channel(commands::channel::ChannelCommand),
     /// Claim on chain what your vouchers are worth.
     Settle(commands::settle::SettleArgs),
+    /// Watch over others' channels, and have yours watched.
+    #[command(subcommand)]
+    Watch(commands::watch::WatchCommand),
     /// What is going on.
     Status,
     /// The keys of this node.
@@ -152,6 +155,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Backup(command) => commands::backup::run(command, &home, json).await,
         Command::Channel(command) => commands::channel::run(command, &home, json).await,
         Command::Settle(args) => commands::settle::run(args, &home, json).await,
+        Command::Watch(command) => commands::watch::run(command, home, json).await,
         Command::Status => commands::status::run(&home, json).await,
         Command::Wallet(command) => commands::wallet::run(command, &home, json).await,
         Command::Chain(command) => commands::chain::run(command, &home, json).await,

@@ -345,7 +345,7 @@ impl Follower {
 
 /// Kinds are words of ours; what a newer version wrote is told in general.
 fn kind_of(kind: &str) -> &'static str {
-    const KINDS: [&str; 12] = [
+    const KINDS: [&str; 17] = [
         "deposit",
         "withdraw",
         "open",
@@ -355,6 +355,11 @@ fn kind_of(kind: &str) -> &'static str {
         "start_close",
         "finish_close",
         "sweep",
+        "defend",
+        "collect_reward",
+        "deposit_reward",
+        "announce_reward_withdrawal",
+        "withdraw_reward",
         "deploy",
         "mint",
         "transfer",

@@ -6,8 +6,8 @@ mod follow;
 mod node;
 mod nodes;
 mod plan;
-mod quote;
 mod quorum;
+mod quote;
 mod send;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -17,11 +17,11 @@ use alloy_sol_types::SolCall;
 use async_trait::async_trait;
 use sparewire_core::{Amount, ChannelId, Domain, Signer};
 use sparewire_protocol::{
-    channel::{ChannelFacts, ChannelStatus},
-    settlement::{Chain, ChainError, Funds, Head, Intent, Outcome, Quote, TokenInfo},
+    channel::{ChannelConfig, ChannelFacts, ChannelStatus},
+    settlement::{Chain, ChainError, Funds, Head, Intent, Outcome, Quote, RewardFacts, TokenInfo},
 };
 
-pub use deploy::{Deployment, deploy};
+pub use deploy::{Deployment, deploy, deploy_towers};
 use follow::Follower;
 pub use node::Endpoint;
 use node::NodeError;
@@ -31,7 +31,7 @@ pub use plan::{approval, calls_of};
 pub use quorum::Quorum;
 
 use crate::{
-    contracts::{Channels, TestToken},
+    contracts::{Channels, TestToken, Towers},
     journal::Journal,
 };
 
@@ -297,6 +297,35 @@ impl Chain for EvmChain {
 
     async fn quote(&self, intent: &Intent) -> Result<Quote, ChainError> {
         self.quote_for(intent).await
+    }
+
+    async fn reward(
+        &self,
+        towers: Address,
+        config: &ChannelConfig,
+        reward_token: Address,
+    ) -> Result<RewardFacts, ChainError> {
+        let block = self.head().await?.final_number;
+        if self.follower.node.code(towers, Some(block)).await?.is_empty() {
+            return Ok(RewardFacts::default());
+        }
+        let money = (config.payee, config.payee_authorizer, reward_token);
+        let id = config.id(&self.domain);
+        let (account, defence) = futures_util::try_join!(
+            self.read(towers, Towers::accountCall::new(money), block),
+            self.read(towers, Towers::defenceCall::new((id.0,)), block),
+        )?;
+        let announced = alloy_primitives::U256::from(account.announced);
+        // Accounts may hold more than one reward can be; nobody relies on that.
+        let amount = |units: alloy_primitives::U256| {
+            Amount::new(units.saturating_to()).unwrap_or(Amount::MAX)
+        };
+        Ok(RewardFacts {
+            covered: amount(account.balance.saturating_sub(announced)),
+            balance: amount(account.balance),
+            withdrawal_due_secs: account.due.to(),
+            defender: Some(defence.beneficiary).filter(|wallet| !wallet.is_zero()),
+        })
     }
 
     async fn perform(&self, intent: &Intent) -> Result<Outcome, ChainError> {

@@ -12,3 +12,4 @@ pub(crate) mod session;
 pub(crate) mod settle;
 pub(crate) mod status;
 pub(crate) mod wallet;
+pub(crate) mod watch;

@@ -6,8 +6,9 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 use sparewire_core::{Amount, ByteCount};
-use sparewire_node::{provider::Provider, store::Store};
+use sparewire_node::{provider::Provider, store::Store, tower::Entrusting};
 use sparewire_protocol::{Role, settlement::TokenInfo};
+use tokio_util::sync::CancellationToken;
 
 use super::settle::Settled;
 use crate::{
@@ -55,10 +56,12 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
     let (side, carrier) = Side::open(&home, args.password_file.as_deref()).await?;
     let (provider, endpoint) =
         assemble::provider(&home.config.provider, &home.config.settle, &side).await?;
+    let entrusting = assemble::entrusting(&home, &side, &endpoint)?;
     let (address, wallet) =
         (endpoint.address().to_string(), side.node.wallet.address().to_string());
     let seller = Seller {
         provider: Arc::clone(&provider),
+        entrusting: entrusting.clone(),
         store: side.store,
         address: address.clone(),
         wallet: wallet.clone(),
@@ -76,7 +79,18 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
     )?;
     backup::remind(&home);
     let run = |shutdown| async move {
-        provider.run(shutdown).await;
+        let sleep = CancellationToken::new();
+        let entrust = async {
+            if let Some(entrusting) = &entrusting {
+                entrusting.run(sleep.clone()).await;
+            }
+        };
+        // The last vouchers come while consumers settle; then towers get them, and we may sleep.
+        let serve = async {
+            provider.run(shutdown).await;
+            sleep.cancel();
+        };
+        tokio::join!(serve, entrust);
         endpoint.close().await;
     };
     let cut = "nothing that was signed is lost; the next `sparewire provide` goes on with open sessions, and `sparewire settle` claims what was earned";
@@ -89,6 +103,7 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
 #[derive(Clone)]
 struct Seller {
     provider: Arc<Provider>,
+    entrusting: Option<Arc<Entrusting>>,
     store: Arc<dyn Store>,
     address: String,
     wallet: String,
@@ -113,8 +128,10 @@ impl Shown for Seller {
                 })
             })
             .collect();
+        let towers = self.entrusting.as_ref().map(|entrusting| entrusting.status());
         Ok(json!({
             "role": "provider",
+            "towers": towers.transpose()?.unwrap_or_default(),
             "address": self.address,
             "wallet": self.wallet,
             "token": self.token,
@@ -130,6 +147,8 @@ impl Shown for Seller {
             live.iter().map(|live| of(&live.statement)).sum::<u64>() as f64
         };
         let promised = promised(&*self.store, Role::Payee).unwrap_or_default();
+        let towers = self.entrusting.as_ref().and_then(|entrusting| entrusting.status().ok());
+        let watched = towers.iter().flatten().map(|tower| tower.watched_units.get()).max();
         vec![
             Figure { name: "sessions", help: "Sessions running", value: live.len() as f64 },
             Figure {
@@ -156,6 +175,11 @@ impl Shown for Seller {
                 name: "promised_units",
                 help: "Promised by vouchers over all channels, in the token's smallest unit",
                 value: promised.get() as f64,
+            },
+            Figure {
+                name: "watched_units",
+                help: "Held by the watchtower that holds most, in the token's smallest unit",
+                value: watched.unwrap_or_default() as f64,
             },
         ]
     }

@@ -14,6 +14,7 @@ use sparewire_protocol::{
 
 pub use evidence::{KeptReceipt, Stops};
 pub use sqlite::SqliteStore;
+pub(crate) use sqlite::failure;
 
 /// A channel that we pay or are paid by.
 #[derive(Clone, Debug, PartialEq, Eq)]

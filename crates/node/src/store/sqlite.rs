@@ -622,7 +622,7 @@ fn version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
     Err(StoreError::Version { path: path.display().to_string(), found, known: VERSION })
 }
 
-fn failure(path: &Path, error: rusqlite::Error) -> StoreError {
+pub(crate) fn failure(path: &Path, error: rusqlite::Error) -> StoreError {
     let path = path.display().to_string();
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full { path },
