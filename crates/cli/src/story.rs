@@ -190,7 +190,8 @@ impl<'a> Story<'a> {
             Role::Payer => ("your", "the provider's"),
             Role::Payee => ("the consumer's", "your"),
         };
-        let receipt_faults: [(&dyn Fn(&ReceiptLine) -> bool, String); 4] = [
+        type Fault<'a> = (&'a dyn Fn(&ReceiptLine) -> bool, String);
+        let receipt_faults: [Fault<'_>; 4] = [
             (
                 &|line| !line.payer_signed,
                 format!(

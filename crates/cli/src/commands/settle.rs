@@ -96,7 +96,7 @@ async fn show(plan: &Plan, home: &Home, json: bool) -> Result<()> {
     let claimed = || plan.rows.iter().filter(|row| row.verdict == Verdict::Claim);
     let quote = &plan.quote;
     let brings = total(claimed().map(|row| row.worth));
-    let fee = claimed().map(|row| row.fee).collect::<Option<Vec<_>>>().map(|all| total(all));
+    let fee = claimed().map(|row| row.fee).collect::<Option<Vec<_>>>().map(total);
     let net = fee.map(|fee| brings.saturating_sub(fee));
     if json {
         return output::json(&json!({
