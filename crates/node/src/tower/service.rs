@@ -199,8 +199,8 @@ impl TowerService {
             match output {
                 WatchOutput::Persist(record) => {
                     if let Err(error) = self.persist(record).await {
-                        // Nothing was acknowledged; what the machine holds beyond the store it may
-                        // still use, and what is to be forgotten is looked at again after a restart.
+                        // Nothing was acknowledged. What the machine holds beyond the store it may
+                        // still use; what is to be forgotten is looked at again after a restart.
                         tracing::error!(%error, "cannot record what is watched");
                         if let Some(reply) = reply.take() {
                             let _ = reply.send(unavailable("nothing can be recorded here now"));
