@@ -164,6 +164,9 @@ mod tests {
         };
         let words = reason_in_words(&error.abi_encode().into());
         assert!(words.contains("holds 3") && words.contains("4 is needed"), "{words}");
+        let error = Towers::RewardUncovered { available: U256::from(3), reward: U256::from(4) };
+        let words = reason_in_words(&error.abi_encode().into());
+        assert_eq!(words, "the reward is 4, but only 3 are put aside");
         let words = reason_in_words(&Revert::from("tell\u{1b}me").abi_encode().into());
         assert_eq!(words, "tellme");
         let overflow = Panic { code: U256::from(0x11) };

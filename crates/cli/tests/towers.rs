@@ -74,7 +74,8 @@ fn tokens(market: &Market, address: &str) -> u128 {
 fn asleep(market: &mut Market, towers: &[&Tower]) -> (String, u128) {
     let addresses: Vec<_> = towers.iter().map(|tower| format!("\"{}\"", tower.address)).collect();
     let config = format!(
-        "[provider]\ntowers = [{}]\ntower_reward = \"0.5\"\ntower_step = \"0\"\ntower_minutes = 0\n",
+        "[provider]\ntowers = [{}]\ntower_reward = \"0.5\"\ntower_step = \"0\"\n\
+         tower_minutes = 0\n",
         addresses.join(", ")
     );
     fs::write(market.provider.dir.join("config.toml"), config).unwrap();

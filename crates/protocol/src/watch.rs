@@ -9,13 +9,14 @@
 //!
 //! **Turns.** The payee's own node claims at once. Tower `k` waits `k + 1` slots after the close
 //! was started ([`Entrust::wait_secs`]) and acts only if final state still shows less than its
-//! voucher. Where a slot is longer than a claim takes to be final, with the pause between two looks,
-//! nobody pays for a transaction in vain; where it is longer than finality alone, at most one does.
-//! In the last quarter of the withdraw delay everybody acts, whoever's turn it is.
+//! voucher. Where a slot is longer than a claim takes to be final, with the pause between two
+//! looks, nobody pays for a transaction in vain; where it is longer than finality alone, at most
+//! one does. In the last quarter of the withdraw delay everybody acts, whoever's turn it is.
 //!
-//! **Time.** Block time orders turns, since it is the same for all. Between blocks our clock carries
-//! it on, for at most 10 minutes; and it is never believed to be more than 10 minutes behind our
-//! clock. So a clock that is up to 10 minutes wrong, either way, makes no tower act before its turn.
+//! **Time.** Block time orders turns, since it is the same for all. Between blocks our clock
+//! carries it on, for at most 10 minutes; and it is never believed to be more than 10 minutes
+//! behind our clock. So a clock that is up to 10 minutes wrong, either way, makes no tower act
+//! before its turn.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -39,7 +40,8 @@ use crate::{
 
 /// How many channels the chain is asked about at a time: each is a few round trips.
 pub const LOOKS_MAX: usize = 16;
-/// After this long without a new block, or with one that is older than clocks may differ, block time is no longer taken for the time of the day.
+/// After this long without a new block, or with one that is older than clocks may differ, block
+/// time is no longer taken for the time of the day.
 const HEAD_STALE_MS: u64 = 120_000;
 /// Pause before a transaction that failed, or a silent chain, is tried again; doubled each time up
 /// to the pause between two looks.
@@ -454,7 +456,7 @@ impl Tower {
                 }
             }
             ChannelStatus::Closing { finish_at_secs } if is_ours => {
-                // The close can be finished by anybody now, so by us: that is when rewards are paid.
+                // Anybody can finish the close now, so we can: then rewards are paid.
                 if facts.head_secs >= finish_at_secs {
                     self.settle(channel, reward(&entrust));
                 } else {
@@ -527,8 +529,8 @@ impl Tower {
         self.outputs.pop_front()
     }
 
-    /// When [`Tower::handle_timeout`] has something to do. `None` while nothing is watched, or while
-    /// as many answers are awaited as are asked for at a time.
+    /// When [`Tower::handle_timeout`] has something to do. `None` while nothing is watched, or
+    /// while as many answers are awaited as are asked for at a time.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         (self.looking < LOOKS_MAX).then(|| self.wakes.first().map(|(at, _)| *at)).flatten()
     }

@@ -1,5 +1,5 @@
-//! What a tower keeps, and what a payee was promised by towers, in one SQLite file: write-ahead log,
-//! `synchronous=FULL`, since an acknowledgement commits.
+//! What a tower keeps, and what a payee was promised by towers, in one SQLite file: write-ahead
+//! log, `synchronous=FULL`, since an acknowledgement commits.
 
 use std::{
     path::{Path, PathBuf},

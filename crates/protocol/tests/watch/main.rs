@@ -429,7 +429,8 @@ proptest! {
     fn no_bytes_and_no_fields_make_a_tower_panic(
         bytes in proptest::collection::vec(any::<u8>(), 0..600),
         expiry in any::<u64>(), finish in any::<u64>(), head in any::<u64>(), now in any::<u64>(),
-        (turn, turns, delay) in any::<(u8, u8, u32)>(), claimed in 0u128..200, signed in any::<[u8; 65]>(),
+        (turn, turns, delay) in any::<(u8, u8, u32)>(), claimed in 0u128..200,
+        signed in any::<[u8; 65]>(),
     ) {
         let _ = WatchMessage::from_frame(&bytes);
         let now = sparewire_core::Timestamp::from_ms(now);
