@@ -37,6 +37,7 @@
 //! (`ARCHITECTURE.md`) this is the sea: facts evaporate from here, money ends here.
 
 pub mod carrier;
+pub mod chain_work;
 pub mod contracts;
 pub mod evm;
 #[doc(hidden)]
@@ -49,6 +50,7 @@ mod testing;
 pub use carrier::{
     Allowance, Deployment, Endpoint, EvmChain, Fault, Finality, NodeStatus, Policy, deploy,
 };
+pub use chain_work::{ChainWork, ForeignUse, Stands, UnderWay};
 pub use evm::{Clock, EmbeddedChain, EvmError, Genesis, Options, Place, StoreError};
 pub use journal::{Call, Journal, JournalError};
 pub use rpc::{InProcess, ServeError, Server, serve};
