@@ -13,6 +13,7 @@ mod metrics;
 mod network;
 mod output;
 mod side;
+mod wallet_lock;
 
 use std::{path::PathBuf, process::ExitCode};
 
