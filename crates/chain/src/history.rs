@@ -205,7 +205,7 @@ mod tests {
             let index = index as u8;
             let calls = calls_of(CONTRACT, Address::ZERO, &intent);
             let kind = intent.kind();
-            let planned = journal.plan(kind, B256::repeat_byte(index), &calls, 5).unwrap();
+            let planned = journal.plan(kind, B256::repeat_byte(index), &calls, false, 5).unwrap();
             let step = journal.steps(planned).unwrap()[0].id;
             let attempt = Attempt {
                 hash: B256::repeat_byte(index),
@@ -253,7 +253,7 @@ mod tests {
         journal.claim(Address::ZERO, 7).unwrap();
         let intent = Intent::TopUp { config: config(1), amount: units(5) };
         let calls = calls_of(CONTRACT, Address::ZERO, &intent);
-        let planned = journal.plan(intent.kind(), B256::ZERO, &calls, 5).unwrap();
+        let planned = journal.plan(intent.kind(), B256::ZERO, &calls, false, 5).unwrap();
         journal.snapshot(&copy).unwrap();
         assert!(journal.snapshot(&copy).is_err(), "nothing is overwritten");
 

@@ -7,6 +7,10 @@
 //!                     |  \------/  a reorganisation takes it back; it is sent again
 //!                     attempts: one nonce, several hashes (fee bumps); each is followed
 //! ```
+//!
+//! What was signed is never forgotten before its nonce is used for good: an intent of which a step
+//! failed stays open until its other signed steps are over too, so that no nonce is left behind that
+//! nobody sends again.
 
 use std::{
     fmt,
@@ -18,7 +22,9 @@ use alloy_primitives::{Address, B256, Bytes, U256};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 use sparewire_protocol::settlement::{ChainError, TransactionSummary};
 
-const SCHEMA_VERSION: i64 = 1;
+use crate::chain_work::ForeignUse;
+
+const SCHEMA_VERSION: i64 = 2;
 
 /// Intents that are remembered after they are over, so that the file stays below some 20 MB; what
 /// is older goes at the next start.
@@ -39,6 +45,13 @@ const SCHEMA: &str = "
         hash BLOB PRIMARY KEY, step INTEGER NOT NULL, nonce INTEGER NOT NULL, raw BLOB NOT NULL,
         gas INTEGER NOT NULL, max_fee TEXT NOT NULL, tip TEXT, signed_secs INTEGER NOT NULL);
     CREATE INDEX attempts_step ON attempts (step);
+";
+
+/// What version 2 adds: which intents may cost more, and nonces that were not ours.
+const SCHEMA_2: &str = "
+    ALTER TABLE intents ADD COLUMN urgent INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE foreign_use (id INTEGER PRIMARY KEY CHECK (id = 0),
+        nonce INTEGER NOT NULL, seen_secs INTEGER NOT NULL);
 ";
 
 /// Why the record of transactions cannot be used.
@@ -151,6 +164,9 @@ pub(crate) struct OpenIntent {
 #[derive(Clone)]
 pub struct Journal {
     db: Arc<Mutex<Connection>>,
+    /// Where a test ends the process.
+    #[cfg(test)]
+    pub(crate) fuse: Option<crate::testing::Fuse>,
 }
 
 impl fmt::Debug for Journal {
@@ -187,7 +203,11 @@ impl Journal {
         // An exclusive lock is taken by the first write and kept.
         let transaction = db.unchecked_transaction()?;
         match version {
-            0 => transaction.execute_batch(SCHEMA)?,
+            0 => {
+                transaction.execute_batch(SCHEMA)?;
+                transaction.execute_batch(SCHEMA_2)?;
+            }
+            1 => transaction.execute_batch(SCHEMA_2)?,
             SCHEMA_VERSION => {}
             _ => return Err(JournalError::Damaged("written by a newer version")),
         }
@@ -201,7 +221,15 @@ impl Journal {
              DELETE FROM attempts WHERE step NOT IN (SELECT id FROM steps);",
         )?;
         transaction.commit()?;
-        Ok(Self { db: Arc::new(Mutex::new(db)) })
+        Ok(Self::over(db))
+    }
+
+    fn over(db: Connection) -> Self {
+        Self {
+            db: Arc::new(Mutex::new(db)),
+            #[cfg(test)]
+            fuse: None,
+        }
     }
 
     /// Transactions that were signed and are not final yet.
@@ -308,13 +336,15 @@ impl Journal {
         kind: &str,
         digest: B256,
         calls: &[Call],
+        urgent: bool,
         now_secs: u64,
     ) -> Result<i64, JournalError> {
         self.with(|db| {
             let transaction = db.transaction()?;
             transaction.execute(
-                "INSERT INTO intents (digest, kind, state, created_secs) VALUES (?1, ?2, 'open', ?3)",
-                params![digest.as_slice(), kind, now_secs as i64],
+                "INSERT INTO intents (digest, kind, state, urgent, created_secs)
+                 VALUES (?1, ?2, 'open', ?3, ?4)",
+                params![digest.as_slice(), kind, urgent, now_secs as i64],
             )?;
             let intent = transaction.last_insert_rowid();
             for call in calls {
@@ -371,7 +401,35 @@ impl Journal {
         })
     }
 
-    /// All that was signed for a step, the newest first.
+    /// Lets an intent cost more from now on.
+    pub(crate) fn hurry(&self, intent: i64) -> Result<(), JournalError> {
+        self.with(|db| {
+            db.execute("UPDATE intents SET urgent = 1 WHERE id = ?1 AND urgent = 0", [intent])?;
+            Ok(())
+        })
+    }
+
+    pub(crate) fn is_urgent(&self, intent: i64) -> Result<bool, JournalError> {
+        self.with(|db| {
+            let mut statement = db.prepare_cached("SELECT urgent FROM intents WHERE id = ?1")?;
+            Ok(statement.query_row([intent], |row| row.get(0)).optional()?.unwrap_or(false))
+        })
+    }
+
+    pub(crate) fn call_of(&self, step: i64) -> Result<Call, JournalError> {
+        self.with(|db| {
+            let mut statement = db.prepare_cached(
+                "SELECT id, target, data, value, state, hash, block, gas_used, fee_wei
+                 FROM steps WHERE id = ?1",
+            )?;
+            let mut rows = statement.query([step])?;
+            let row = rows.next()?.ok_or(JournalError::Damaged("a transaction without a step"))?;
+            Ok(read_step(row)?.call)
+        })
+    }
+
+    /// All that was signed for a step, the newest first. Where its nonce was lost to another
+    /// program, that includes what was signed with that nonce.
     pub(crate) fn attempts(&self, step: i64) -> Result<Vec<Attempt>, JournalError> {
         self.with(|db| {
             let mut statement = db.prepare_cached(
@@ -406,6 +464,63 @@ impl Journal {
             )?;
             let rows = statement.query_map([], |row| Ok(row.get::<_, i64>(0)? as u64))?;
             Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Unfinished steps that hold a lower nonce, the lowest first.
+    pub(crate) fn steps_below(&self, nonce: u64) -> Result<Vec<i64>, JournalError> {
+        self.with(|db| {
+            let mut statement = db.prepare_cached(
+                "SELECT steps.id FROM steps JOIN intents ON intents.id = steps.intent
+                 WHERE intents.state = 'open' AND steps.state IN ('signed', 'mined')
+                 AND nonce < ?1 ORDER BY nonce",
+            )?;
+            let rows = statement.query_map([nonce as i64], |row| row.get(0))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// The nonce after all that were ever signed; `None` where nothing was.
+    pub(crate) fn next_nonce(&self) -> Result<Option<u64>, JournalError> {
+        self.with(|db| {
+            let highest: Option<i64> =
+                db.query_row("SELECT max(nonce) FROM attempts", [], |row| row.get(0))?;
+            Ok(highest.map(|nonce| (nonce as u64).saturating_add(1)))
+        })
+    }
+
+    /// Whether a step of ours other than this one holds or held the nonce.
+    pub(crate) fn is_ours(&self, nonce: u64, other_than: i64) -> Result<bool, JournalError> {
+        self.with(|db| {
+            Ok(db.query_row(
+                "SELECT EXISTS (SELECT 1 FROM steps WHERE nonce = ?1 AND id <> ?2
+                 AND state IN ('signed', 'mined', 'final', 'failed'))",
+                params![nonce as i64, other_than],
+                |row| row.get(0),
+            )?)
+        })
+    }
+
+    /// Writes down that somebody else used a nonce of the wallet.
+    pub(crate) fn note_foreign(&self, found: ForeignUse) -> Result<(), JournalError> {
+        self.with(|db| {
+            db.execute(
+                "INSERT INTO foreign_use VALUES (0, ?1, ?2) ON CONFLICT (id) DO UPDATE
+                 SET nonce = ?1, seen_secs = ?2 WHERE nonce < ?1",
+                params![found.nonce as i64, found.seen_secs as i64],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// The newest nonce that another program used, as far as that was noticed.
+    pub(crate) fn foreign_use(&self) -> Result<Option<ForeignUse>, JournalError> {
+        self.with(|db| {
+            let read = |row: &Row<'_>| {
+                let (nonce, seen): (i64, i64) = (row.get(0)?, row.get(1)?);
+                Ok(ForeignUse { nonce: nonce as u64, seen_secs: seen as u64 })
+            };
+            Ok(db.query_row("SELECT nonce, seen_secs FROM foreign_use", [], read).optional()?)
         })
     }
 
@@ -446,17 +561,40 @@ impl Journal {
         })
     }
 
-    /// Something else took the step's nonce for good: it is planned anew.
+    /// Something else took the step's nonce: it is planned anew. What was signed with that nonce is
+    /// kept, in case that it comes back.
     pub(crate) fn displace(&self, step: i64) -> Result<(), JournalError> {
         self.with(|db| {
+            db.execute("UPDATE steps SET state = 'planned', nonce = NULL WHERE id = ?1", [step])?;
+            Ok(())
+        })
+    }
+
+    /// A step is over without having done what was asked. Its intent is over too once nothing else
+    /// that was signed for it can still happen.
+    pub(crate) fn fail_step(
+        &self,
+        intent: i64,
+        step: i64,
+        reason: &str,
+    ) -> Result<(), JournalError> {
+        self.with(|db| {
             let transaction = db.transaction()?;
-            transaction.execute("DELETE FROM attempts WHERE step = ?1", [step])?;
+            transaction.execute("UPDATE steps SET state = 'failed' WHERE id = ?1", [step])?;
             transaction.execute(
-                "UPDATE steps SET state = 'planned', nonce = NULL WHERE id = ?1",
-                [step],
+                "UPDATE intents SET reason = coalesce(reason, ?2) WHERE id = ?1",
+                params![intent, reason],
             )?;
             transaction.commit()?;
             Ok(())
+        })
+    }
+
+    /// Why a step of an intent that is still open failed.
+    pub(crate) fn reason(&self, intent: i64) -> Result<Option<String>, JournalError> {
+        self.with(|db| {
+            let read = |row: &Row<'_>| row.get(0);
+            Ok(db.query_row("SELECT reason FROM intents WHERE id = ?1", [intent], read)?)
         })
     }
 
@@ -542,10 +680,33 @@ impl Journal {
         })
     }
 
-    fn with<T>(
+    /// Every nonce that was ever signed, with the steps that it was signed for.
+    #[cfg(test)]
+    pub(crate) fn signed(
+        &self,
+    ) -> std::collections::BTreeMap<u64, std::collections::BTreeSet<i64>> {
+        let read = |db: &mut Connection| {
+            let mut statement = db.prepare("SELECT nonce, step FROM attempts")?;
+            let rows = statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)))?;
+            Ok(rows.collect::<Result<Vec<(i64, i64)>, _>>()?)
+        };
+        let mut signed = std::collections::BTreeMap::new();
+        for (nonce, step) in self.with(read).unwrap_or_default() {
+            let steps: &mut std::collections::BTreeSet<i64> =
+                signed.entry(nonce as u64).or_default();
+            steps.insert(step);
+        }
+        signed
+    }
+
+    pub(crate) fn with<T>(
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, JournalError>,
     ) -> Result<T, JournalError> {
+        #[cfg(test)]
+        if self.fuse.as_ref().is_some_and(|fuse| !fuse.holds()) {
+            return Err(JournalError::Damaged("the process was ended here"));
+        }
         // SQLite rolls a half-done transaction back; a poisoned lock guards a whole database.
         work(&mut self.db.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -607,7 +768,7 @@ mod tests {
         let path = dir.path().join("journal");
         let journal = Journal::open(&path).unwrap();
         journal.claim(Address::ZERO, 1).unwrap();
-        let intent = journal.plan("deposit", B256::ZERO, &[call(), call()], 5).unwrap();
+        let intent = journal.plan("deposit", B256::ZERO, &[call(), call()], false, 5).unwrap();
         let step = journal.steps(intent).unwrap()[0].id;
         journal.sign(step, &attempt(7)).unwrap();
         drop(journal);
@@ -626,6 +787,30 @@ mod tests {
             journal.claim(Address::repeat_byte(1), 1),
             Err(JournalError::OtherOwner { chain_id: 1, .. })
         ));
+    }
+
+    #[test]
+    fn a_journal_of_the_first_version_is_gone_on_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(SCHEMA).unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        old.execute(
+            "INSERT INTO intents VALUES (7, ?1, 'claim', 'open', NULL, 5)",
+            [B256::ZERO.as_slice()],
+        )
+        .unwrap();
+        drop(old);
+        for _ in 0..2 {
+            let journal = Journal::open(&path).unwrap();
+            assert_eq!(journal.open_intent(B256::ZERO).unwrap(), Some(7));
+            assert!(!journal.is_urgent(7).unwrap());
+            assert_eq!(journal.foreign_use().unwrap(), None);
+        }
+        let shown = Journal::peek(&path).unwrap().unwrap().under_way;
+        assert_eq!((shown.len(), &*shown[0].intent, shown[0].since_secs), (1, "claim", 5));
+        assert_eq!(Journal::peek(dir.path().join("none")).unwrap(), None);
     }
 
     #[test]

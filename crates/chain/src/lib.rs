@@ -37,6 +37,7 @@
 //! (`ARCHITECTURE.md`) this is the sea: facts evaporate from here, money ends here.
 
 pub mod carrier;
+pub mod chain_work;
 pub mod contracts;
 pub mod evm;
 #[doc(hidden)]
@@ -51,6 +52,7 @@ pub use carrier::{
     Allowance, Deployment, Endpoint, EvmChain, Fault, Finality, NodeStatus, Policy, deploy,
     deploy_towers,
 };
+pub use chain_work::{ChainWork, ForeignUse, Stands, UnderWay};
 pub use evm::{Clock, EmbeddedChain, EvmError, Genesis, Options, Place, StoreError};
 pub use history::{Part, Spending};
 pub use journal::{Call, Journal, JournalError};

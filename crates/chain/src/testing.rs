@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -16,6 +19,7 @@ use alloy_transport::{TransportError, TransportErrorKind, TransportFut};
 use secp256k1::{Message, PublicKey, SECP256K1, SecretKey};
 use serde_json::{Value, json};
 use sparewire_core::{Signature, Signer, SignerError};
+use tokio::sync::Notify;
 use tower::Service;
 
 use crate::{EmbeddedChain, Genesis};
@@ -81,6 +85,55 @@ pub(crate) fn signed(seed: u8, change: impl FnOnce(&mut TxEip1559)) -> (B256, By
     (*envelope.tx_hash(), envelope.encoded_2718().into())
 }
 
+/// Ends a process at a chosen moment: it holds for so many events, and then nothing is written,
+/// asked or answered any more.
+#[derive(Clone)]
+pub(crate) struct Fuse {
+    left: Arc<AtomicI64>,
+    blown: Arc<Notify>,
+    /// Whether this process is really killed.
+    lethal: bool,
+}
+
+impl Fuse {
+    /// One that holds until it is [`Fuse::arm`]ed.
+    pub(crate) fn unarmed() -> Self {
+        Self { left: Arc::new(AtomicI64::new(i64::MAX)), blown: Arc::default(), lethal: false }
+    }
+
+    /// One that kills this process with signal 9 when it blows.
+    pub(crate) fn lethal() -> Self {
+        Self { lethal: true, ..Self::unarmed() }
+    }
+
+    /// Lets `events` more happen.
+    pub(crate) fn arm(&self, events: i64) {
+        self.left.store(events, Ordering::SeqCst);
+    }
+
+    /// An event is about to happen: whether it may.
+    pub(crate) fn holds(&self) -> bool {
+        let holds = self.left.fetch_sub(1, Ordering::SeqCst) > 0;
+        if !holds && self.lethal {
+            let id = std::process::id().to_string();
+            std::process::Command::new("kill").args(["-9", &id]).status().unwrap();
+        }
+        if !holds {
+            self.blown.notify_one();
+        }
+        holds
+    }
+
+    pub(crate) fn is_blown(&self) -> bool {
+        self.left.load(Ordering::SeqCst) < 0
+    }
+
+    /// Returns when it has blown.
+    pub(crate) async fn blown(&self) {
+        self.blown.notified().await;
+    }
+}
+
 /// What a misbehaving node does with a request.
 pub(crate) enum Verdict {
     /// Nothing special.
@@ -91,6 +144,8 @@ pub(crate) enum Verdict {
     Error(i64, &'static str),
     /// Asks the chain, and takes this field out of its answer.
     Without(&'static str),
+    /// Asks the chain, and puts this into a field of its answer.
+    With(&'static str, Value),
     /// Does not answer.
     Silence,
     /// Never answers, and does not hang up.
@@ -153,6 +208,11 @@ impl Service<RequestPacket> for Misbehaving {
                 Verdict::Without(field) => {
                     let mut answer = this.chain.handle(request);
                     answer["result"].as_object_mut().unwrap().remove(field);
+                    answer
+                }
+                Verdict::With(field, value) => {
+                    let mut answer = this.chain.handle(request);
+                    answer["result"][field] = value;
                     answer
                 }
                 Verdict::Silence => {

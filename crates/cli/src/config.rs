@@ -64,6 +64,10 @@ pub(crate) struct ChainConfig {
     /// Most that is paid for a unit of gas, in gwei; dearer times are waited out.
     #[toml_example(default = 500)]
     pub(crate) fee_max_gwei: u64,
+    /// The same for what cannot wait, where it is more: claims from channels whose payer is leaving,
+    /// the end of our own leaving, and whatever of ours holds these up.
+    #[toml_example(default = 2000)]
+    pub(crate) fee_max_urgent_gwei: u64,
 }
 
 impl Default for ChainConfig {
@@ -77,6 +81,7 @@ impl Default for ChainConfig {
             towers: String::new(),
             confirmations: 12,
             fee_max_gwei: 500,
+            fee_max_urgent_gwei: 2000,
         }
     }
 }

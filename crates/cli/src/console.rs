@@ -62,6 +62,7 @@ impl Console {
                     Request::Status => {
                         let mut status = node.status()?;
                         status["nodes"] = nodes_of(&carrier);
+                        status["chain_work"] = serde_json::to_value(carrier.work()?)?;
                         Ok(status)
                     }
                     Request::Settle => node.settle().await,

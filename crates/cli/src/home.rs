@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use sparewire_chain::{EvmChain, Finality, Journal, Policy, Spending};
+use sparewire_chain::{ChainWork, EvmChain, Finality, Journal, JournalError, Policy, Spending};
 use sparewire_core::{Address, DeviceSigner, Domain, Signer, Timestamp};
 use sparewire_node::{
     identity::Identity,
@@ -22,7 +22,7 @@ use crate::{
     config::{ChainConfig, Config},
     control::{self, Request},
     hint::Hint,
-    network, output,
+    network, output, wallet_lock,
 };
 
 /// How long our wallet's word for our own hot keys counts, in seconds: it is renewed at each start.
@@ -129,6 +129,16 @@ impl Home {
         network_of(&self.config.chain)
     }
 
+    /// What is under way on chain, where no node runs that could tell it.
+    pub(crate) fn chain_work(&self) -> Result<ChainWork> {
+        match Journal::peek(self.dir.join(self.journal_name()?)) {
+            Ok(work) => Ok(work.unwrap_or_default()),
+            // A command that does not answer, such as `settle`, is at work on it.
+            Err(JournalError::InUse) => Ok(ChainWork::default()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// How transactions are followed on the configured chain.
     pub(crate) fn policy(&self) -> Policy {
         let chain = &self.config.chain;
@@ -138,12 +148,17 @@ impl Home {
             let finality = Finality::Finalized { else_blocks: chain.confirmations };
             Policy { finality, ..Policy::default() }
         };
-        Policy { fee_max_wei: u128::from(chain.fee_max_gwei) * 1_000_000_000, ..policy }
+        Policy {
+            fee_max_wei: u128::from(chain.fee_max_gwei) * 1_000_000_000,
+            fee_max_urgent_wei: u128::from(chain.fee_max_urgent_gwei) * 1_000_000_000,
+            ..policy
+        }
     }
 
     /// Connects the wallet to the configured chain and finishes what was left unfinished.
     pub(crate) async fn connect(&self, wallet: Arc<dyn Signer>) -> Result<Arc<EvmChain>> {
         let (domain, _) = self.network()?;
+        wallet_lock::hold(domain.chain_id, wallet.address())?;
         let journal = Journal::open(self.dir.join(self.journal_name()?))?;
         if journal.unfinished()? > 0 {
             eprintln!("finishing what an earlier run left under way on chain…");

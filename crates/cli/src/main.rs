@@ -17,6 +17,7 @@ mod network;
 mod output;
 mod side;
 mod story;
+mod wallet_lock;
 
 use std::{path::PathBuf, process::ExitCode};
 

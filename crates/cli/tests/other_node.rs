@@ -132,3 +132,59 @@ fn a_session_is_paid_and_settled_on_an_ethereum_node_that_nobody_here_wrote() {
     assert_eq!(number(&shown["funds"]["wallet"]), cumulative, "claimed and paid out");
     provider.stopped().ok();
 }
+
+#[test]
+fn two_data_directories_on_one_wallet_do_not_run_at_a_time() {
+    let Some(anvil) = anvil() else {
+        eprintln!("skipped: no anvil here; scripts/contracts installs it where npm has it");
+        return;
+    };
+    let root = tempfile::tempdir().unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let rpc = format!("http://127.0.0.1:{port}");
+    let mut node = Command::new(anvil);
+    node.args(["--port", &port.to_string(), "--hardfork", "osaka"]);
+    node.args(["--block-time", "1", "--slots-in-an-epoch", "1"]);
+    let _node = Running::start(node);
+    until("anvil answers", || ask(&rpc, "eth_chainId", &json!([])));
+
+    let (one, two) = (root.path().join("one"), root.path().join("two"));
+    fs::create_dir(&one).unwrap();
+    let made = wallet_new(&one).json();
+    let wallet = made["keys"]["wallet"].as_str().unwrap().to_owned();
+    ask(&rpc, "anvil_setBalance", &json!([wallet, "0x8AC7230489E80000"])).unwrap();
+    support::copy_dir(&one, &two);
+    let command = |dir: &Path, arguments: &[&str]| {
+        let mut command = sparewire(dir, ["--rpc", &rpc, "--chain-id", "31337", "--json"]);
+        command.args(arguments).env("SPAREWIRE_PASSWORD", "correct horse");
+        command
+    };
+    let deployed = run(command(&one, &["chain", "deploy"])).json();
+    let (contract, token) =
+        (deployed["contract"].as_str().unwrap(), deployed["token"].as_str().unwrap());
+    let on = ["--contract", contract, "--token", token];
+    let with = |more: &[&'static str]| [&on[..], more].concat();
+
+    let mut provider =
+        Running::start(command(&one, &with(&["provide", "--listen", "127.0.0.1:0"])));
+    provider.said(|line| field(line, "address"));
+    let before = ask(&rpc, "eth_getTransactionCount", &json!([wallet, "latest"])).unwrap();
+    for arguments in [with(&["settle"]), with(&["chain", "deploy"])] {
+        let words =
+            ["another process of this machine uses wallet 0x", "on chain 31337", "stop that"];
+        run(command(&two, &arguments)).fails_with(&words);
+    }
+    let after = ask(&rpc, "eth_getTransactionCount", &json!([wallet, "latest"])).unwrap();
+    assert_eq!(before, after, "nothing was sent");
+    let status = run(command(&one, &with(&["status"]))).json();
+    let work = &status["running"]["chain_work"];
+    assert_eq!((&work["under_way"], &work["foreign_use"]), (&json!([]), &Value::Null));
+    assert_eq!(&status["chain_work"], work);
+
+    // With the process the lock is gone, however it ends.
+    provider.kill_9();
+    let outcome = run(command(&two, &with(&["settle"]))).json();
+    assert_eq!(outcome["transactions"], json!([]));
+    let status = run(command(&two, &with(&["status"]))).json();
+    assert_eq!(status["chain_work"]["under_way"], json!([]));
+}

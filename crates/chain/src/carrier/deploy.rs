@@ -8,7 +8,12 @@ use alloy_sol_types::SolCall;
 use sparewire_core::{Amount, Domain, Signer};
 use sparewire_protocol::settlement::{ChainError, Outcome};
 
-use super::{EvmChain, Policy, follow::Follower, node::Endpoint, nodes::Nodes};
+use super::{
+    EvmChain, Policy,
+    follow::{Follower, Plan},
+    node::Endpoint,
+    nodes::Nodes,
+};
 use crate::{
     contracts::{Channels, TestToken, Towers},
     journal::{Call, Journal},
@@ -41,7 +46,7 @@ pub async fn deploy(
     for code in [&TestToken::BYTECODE, &Channels::BYTECODE] {
         let nonce = follower.node.nonce(wallet).await?;
         let call = Call { target: None, data: code.clone(), value: U256::ZERO };
-        follower.perform("deploy", keccak256(code), vec![call]).await?;
+        follower.perform("deploy", keccak256(code), Plan::new(vec![call])).await?;
         let address = wallet.create(nonce);
         if follower.node.code(address, None).await?.is_empty() {
             return Err(ChainError::NoContract { contract: address, chain_id });
@@ -72,7 +77,7 @@ pub async fn deploy_towers(
     let code: Bytes = [Towers::BYTECODE.as_ref(), arguments.as_slice()].concat().into();
     let digest = keccak256(&code);
     let call = Call { target: None, data: code, value: U256::ZERO };
-    follower.perform("deploy", digest, vec![call]).await?;
+    follower.perform("deploy", digest, Plan::new(vec![call])).await?;
     if follower.node.code(contract, None).await?.is_empty() {
         return Err(ChainError::NoContract { contract, chain_id });
     }
@@ -108,6 +113,6 @@ impl EvmChain {
         let value = call.value.to_be_bytes::<32>();
         let digest =
             keccak256([kind.as_bytes(), target.as_slice(), &value, call.data.as_ref()].concat());
-        self.follower.perform(kind, digest, vec![call]).await
+        self.follower.perform(kind, digest, Plan::new(vec![call])).await
     }
 }

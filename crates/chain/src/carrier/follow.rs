@@ -1,7 +1,10 @@
 //! Signs, sends and follows transactions until they are final: the transaction state machine.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -10,8 +13,14 @@ use sparewire_core::Signer;
 use sparewire_protocol::settlement::{ChainError, Outcome, TransactionSummary};
 use tokio::{sync::Mutex, time::Instant};
 
-use super::{Policy, node::NodeError, nodes::Nodes, send::Sent};
+use super::{
+    Policy,
+    node::NodeError,
+    nodes::Nodes,
+    send::{ATTEMPTS_MAX, Sent, raised},
+};
 use crate::{
+    chain_work::ForeignUse,
     contracts::reason_in_words,
     journal::{Call, Journal, JournalError, Step, StepState},
 };
@@ -37,6 +46,37 @@ pub(crate) struct Follower {
     pub(super) data_oracle: OnceLock<bool>,
     /// Held from choosing a nonce until its transaction is mined: one performer at a time.
     performer: Mutex<()>,
+    /// How many urgent intents wait for their turn, or for their transaction to be mined.
+    hurried: AtomicUsize,
+}
+
+/// What an intent takes, as far as nothing of it is under way.
+pub(crate) struct Plan {
+    pub(crate) calls: Vec<Call>,
+    /// Whether delay costs more than gas: [`Policy::fee_max_urgent_wei`] is its limit.
+    pub(crate) urgent: bool,
+}
+
+impl Plan {
+    pub(crate) fn new(calls: Vec<Call>) -> Self {
+        Self { calls, urgent: false }
+    }
+}
+
+/// As long as it lives, what goes before an urgent intent may cost as much as that.
+struct Hurry<'a>(&'a AtomicUsize);
+
+impl<'a> Hurry<'a> {
+    fn begin(hurried: &'a AtomicUsize) -> Self {
+        hurried.fetch_add(1, Ordering::SeqCst);
+        Self(hurried)
+    }
+}
+
+impl Drop for Hurry<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// What a look at the chain showed of a step.
@@ -47,8 +87,10 @@ enum Seen {
     },
     Final,
     Failed(String),
-    /// Something else took its nonce, and that is final.
-    Displaced,
+    /// Something else took its nonce, for good.
+    Displaced {
+        nonce: u64,
+    },
 }
 
 impl Follower {
@@ -60,25 +102,26 @@ impl Follower {
         chain_id: u64,
     ) -> Result<Self, JournalError> {
         journal.claim(signer.address(), chain_id)?;
-        let (data_oracle, performer) = Default::default();
-        Ok(Self { node, signer, journal, policy, chain_id, data_oracle, performer })
+        let (data_oracle, performer, hurried) = Default::default();
+        Ok(Self { node, signer, journal, policy, chain_id, data_oracle, performer, hurried })
     }
 
     pub(crate) fn wallet(&self) -> Address {
         self.signer.address()
     }
 
-    /// Carries calls out in order and returns when all are final. `digest` says what is asked: an
-    /// unfinished intent of the same digest is gone on with instead of being done twice.
+    /// Carries a plan out in order and returns when all of it is final. `digest` says what is asked:
+    /// an unfinished intent of the same digest is gone on with instead of being done twice.
     pub(crate) async fn perform(
         &self,
         kind: &'static str,
         digest: B256,
-        calls: Vec<Call>,
+        plan: Plan,
     ) -> Result<Outcome, ChainError> {
-        if calls.is_empty() {
+        if plan.calls.is_empty() {
             return Ok(Outcome::default());
         }
+        let hurry = plan.urgent.then(|| Hurry::begin(&self.hurried));
         let performer = self.performer.lock().await;
         // What an earlier process left un-mined holds lower nonces: it goes first.
         for earlier in self.journal.open_intents()? {
@@ -86,10 +129,47 @@ impl Follower {
         }
         let intent = match self.journal.open_intent(digest)? {
             Some(intent) => intent,
-            None => self.journal.plan(kind, digest, &calls, now_secs())?,
+            None => self.journal.plan(kind, digest, &plan.calls, plan.urgent, now_secs())?,
         };
+        self.mine_all(kind, intent).await?;
+        drop((performer, hurry));
+        self.wait_until_final(kind, intent).await
+    }
+
+    /// As `perform` for what builds on others of its kind: it is planned when those that were asked
+    /// for before are in blocks. Two deposits planned at once would share one allowance.
+    pub(crate) async fn perform_after_others(
+        &self,
+        kind: &'static str,
+        digest: B256,
+        plan: impl Future<Output = Result<Plan, ChainError>> + Send,
+    ) -> Result<Outcome, ChainError> {
+        let performer = self.performer.lock().await;
+        let open = self.journal.open_intents()?;
+        for earlier in open.iter().filter(|earlier| earlier.kind == kind) {
+            match self.mine_all(kind, earlier.id).await {
+                // Whoever asked for it is told; here it is only out of the way.
+                Ok(())
+                | Err(ChainError::Reverted { .. } | ChainError::InsufficientFunds { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for earlier in open.iter().filter(|earlier| earlier.kind != kind) {
+            self.mine_signed(kind_of(&earlier.kind), earlier.id).await?;
+        }
+        let intent = match self.journal.open_intent(digest)? {
+            Some(intent) => intent,
+            None => {
+                let Plan { calls, urgent } = plan.await?;
+                if calls.is_empty() {
+                    return Ok(Outcome::default());
+                }
+                self.journal.plan(kind, digest, &calls, urgent, now_secs())?
+            }
+        };
+        self.mine_all(kind, intent).await?;
         drop(performer);
-        self.go_on(kind, intent).await
+        self.wait_until_final(kind, intent).await
     }
 
     /// Goes on with an intent that is in the journal, to its end.
@@ -99,10 +179,21 @@ impl Follower {
         intent: i64,
     ) -> Result<Outcome, ChainError> {
         {
+            let _hurry = self.journal.is_urgent(intent)?.then(|| Hurry::begin(&self.hurried));
             let _performer = self.performer.lock().await;
             self.mine_all(kind, intent).await?;
         }
         self.wait_until_final(kind, intent).await
+    }
+
+    /// The most that is paid for a unit of gas of an intent's transactions, in wei. What goes before
+    /// an urgent intent may cost as much as that.
+    pub(super) fn fee_cap(&self, urgent: bool) -> u128 {
+        let Policy { fee_max_wei, fee_max_urgent_wei, .. } = self.policy;
+        match urgent || self.hurried.load(Ordering::SeqCst) > 0 {
+            true => fee_max_wei.max(fee_max_urgent_wei),
+            false => fee_max_wei,
+        }
     }
 
     /// Goes on with everything that is not final; returns how many transactions that were.
@@ -159,16 +250,17 @@ impl Follower {
 
     /// Brings one step into a block; `false` where it reverted there.
     async fn mine(&self, kind: &'static str, intent: i64, step: Step) -> Result<bool, ChainError> {
+        let urgent = self.journal.is_urgent(intent)?;
         let mut planned = step.state == StepState::Planned;
         let (mut sent_at, mut displaced) = (Instant::now(), 0);
         let mut resent_at = Instant::now();
         let started = Instant::now();
         if !planned {
-            self.resend(&step).await?;
+            self.resend_up_to(&step).await?;
         }
         loop {
             if planned {
-                match self.sign_and_send(kind, intent, &step).await? {
+                match self.sign_and_send(kind, intent, &step, urgent).await? {
                     Sent::NonceTaken => {
                         self.pause(started).await?;
                         continue;
@@ -187,17 +279,18 @@ impl Follower {
                 planned = false;
                 (sent_at, displaced) = (Instant::now(), 0);
             }
-            match self.look(&step).await? {
+            match self.look(kind, &step).await? {
                 Seen::Final => return Ok(true),
                 Seen::Mined { succeeded } => return Ok(succeeded),
                 Seen::Failed(reason) => {
-                    self.journal.fail(intent, Some(step.id), &reason)?;
-                    return Err(ChainError::Reverted { what: kind, reason });
+                    self.journal.fail_step(intent, step.id, &reason)?;
+                    return Ok(false);
                 }
-                Seen::Displaced => {
+                Seen::Displaced { nonce } => {
                     displaced += 1;
                     if displaced >= DISPLACED_POLLS {
-                        tracing::warn!(kind, "another transaction took our nonce; signing anew");
+                        self.tell_foreign(nonce)?;
+                        tracing::warn!(kind, nonce, "another program took our nonce; signing anew");
                         self.journal.displace(step.id)?;
                         planned = true;
                         continue;
@@ -205,11 +298,12 @@ impl Follower {
                 }
                 Seen::Pending => {
                     displaced = 0;
-                    if sent_at.elapsed() >= self.policy.bump_after {
-                        self.bump(&step).await?;
-                        sent_at = Instant::now();
+                    let due = sent_at.elapsed() >= self.policy.bump_after;
+                    if due || self.is_held_up(&step).await? {
+                        self.bump_up_to(&step, urgent).await?;
+                        (sent_at, resent_at) = (Instant::now(), Instant::now());
                     } else if resent_at.elapsed() >= self.policy.poll * RESEND_POLLS {
-                        self.resend(&step).await?;
+                        self.resend_up_to(&step).await?;
                         resent_at = Instant::now();
                     }
                 }
@@ -227,10 +321,16 @@ impl Follower {
         let started = Instant::now();
         loop {
             self.still_wanted(kind, intent)?;
-            let mut open = 0;
+            // A step that failed ends what is not signed yet; what is signed is followed to its end.
+            let (mut open, mut halted, mut failed) = (0, false, false);
             for step in self.journal.steps(intent)? {
                 let _performer = match step.state {
                     StepState::Final => continue,
+                    StepState::Failed => {
+                        (halted, failed) = (true, true);
+                        continue;
+                    }
+                    StepState::Planned if halted => continue,
                     _ => self.performer.lock().await,
                 };
                 if step.state == StepState::Planned {
@@ -239,25 +339,29 @@ impl Follower {
                     open += 1;
                     continue;
                 }
-                match self.look(&step).await? {
+                match self.look(kind, &step).await? {
                     Seen::Final => {}
-                    Seen::Mined { succeeded: true } => open += 1,
-                    Seen::Mined { succeeded: false } => {
+                    Seen::Mined { succeeded } => {
                         open += 1;
-                        break;
+                        halted |= !succeeded;
                     }
                     Seen::Failed(reason) => {
-                        self.journal.fail(intent, Some(step.id), &reason)?;
-                        return Err(ChainError::Reverted { what: kind, reason });
+                        self.journal.fail_step(intent, step.id, &reason)?;
+                        (halted, failed) = (true, true);
                     }
                     // A reorganisation took it out of its block: bring it back into one.
-                    Seen::Pending | Seen::Displaced => {
+                    Seen::Pending | Seen::Displaced { .. } => {
                         self.mine(kind, intent, Step { state: StepState::Signed, ..step }).await?;
                         open += 1;
                     }
                 }
             }
             if open == 0 {
+                if failed {
+                    let reason = self.journal.reason(intent)?.unwrap_or_default();
+                    self.journal.fail(intent, None, &reason)?;
+                    return Err(ChainError::Reverted { what: kind, reason });
+                }
                 break;
             }
             self.pause(started).await?;
@@ -277,7 +381,7 @@ impl Follower {
     }
 
     /// Looks for a step's transactions on chain and writes down what it finds.
-    async fn look(&self, step: &Step) -> Result<Seen, ChainError> {
+    async fn look(&self, kind: &'static str, step: &Step) -> Result<Seen, ChainError> {
         // The head first: a receipt at or below its final block is final.
         let head = self.node.head().await?;
         let attempts = self.journal.attempts(step.id)?;
@@ -306,18 +410,46 @@ impl Follower {
         }
         self.journal.set_state(step.id, StepState::Signed)?;
         let Some(nonce) = attempts.first().map(|attempt| attempt.nonce) else {
-            return Ok(Seen::Displaced);
+            return Err(JournalError::Damaged("a signed step without a transaction").into());
         };
         let hashes: Vec<B256> = attempts.iter().map(|attempt| attempt.hash).collect();
-        if !self.node.displaced(self.wallet(), nonce, &hashes, head.final_number).await? {
+        // Signed anew before the other transaction is final, both could be mined after all: only
+        // where doing it twice does nothing is it not waited for.
+        let block = if is_repeatable(kind) { head.number } else { head.final_number };
+        if !self.node.displaced(self.wallet(), nonce, &hashes, block).await? {
             return Ok(Seen::Pending);
         }
-        let signed_secs = attempts.iter().map(|attempt| attempt.signed_secs).min().unwrap_or(0);
+        let with_it = attempts.iter().filter(|attempt| attempt.nonce == nonce);
+        let signed_secs = with_it.map(|attempt| attempt.signed_secs).min().unwrap_or(0);
         if now_secs().saturating_sub(signed_secs) > DISPLACED_AGE_SECS_MAX {
             let words = "its nonce was used long ago, and the node no longer knows by what";
             return Ok(Seen::Failed(words.to_owned()));
         }
-        Ok(Seen::Displaced)
+        Ok(Seen::Displaced { nonce })
+    }
+
+    /// Whether an urgent intent waits for a transaction that is too cheap to be mined now.
+    async fn is_held_up(&self, step: &Step) -> Result<bool, ChainError> {
+        if self.hurried.load(Ordering::SeqCst) == 0 {
+            return Ok(false);
+        }
+        let attempts = self.journal.attempts(step.id)?;
+        let Some(newest) = attempts.first() else { return Ok(false) };
+        let cap = self.fee_cap(true);
+        let now = self.node.fees(cap).await?;
+        let can_be_raised = attempts.len() < ATTEMPTS_MAX && raised(newest.max_fee) <= cap;
+        Ok(newest.max_fee < now.expected && can_be_raised)
+    }
+
+    /// Remembers, and says, that another program uses the wallet.
+    pub(super) fn tell_foreign(&self, nonce: u64) -> Result<(), ChainError> {
+        let found = ForeignUse { nonce, seen_secs: now_secs() };
+        if self.journal.foreign_use()?.is_none_or(|known| known.nonce < nonce) {
+            let wallet = self.wallet();
+            tracing::warn!(%wallet, nonce, "another program sends transactions of this wallet");
+            self.journal.note_foreign(found)?;
+        }
+        Ok(())
     }
 
     /// What a transaction that reverted in its block would revert with now.
@@ -341,6 +473,15 @@ impl Follower {
         tokio::time::sleep(self.policy.poll.max(Duration::from_millis(1))).await;
         Ok(())
     }
+}
+
+/// Whether the contract takes the same call a second time for nothing, or refuses it: vouchers are
+/// cumulative, and a channel is opened and closed once.
+fn is_repeatable(kind: &str) -> bool {
+    matches!(
+        kind,
+        "claim" | "sweep" | "open" | "close_cooperatively" | "start_close" | "finish_close"
+    )
 }
 
 /// Kinds are words of ours; what a newer version wrote is told in general.

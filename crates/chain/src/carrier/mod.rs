@@ -31,6 +31,7 @@ pub use plan::{approval, calls_of};
 pub use quorum::Quorum;
 
 use crate::{
+    chain_work::ChainWork,
     contracts::{Channels, TestToken, Towers},
     journal::Journal,
 };
@@ -72,6 +73,9 @@ pub struct Policy {
     pub bump_after: Duration,
     /// Most that we pay for a unit of gas, in wei. Dearer times are waited out.
     pub fee_max_wei: u128,
+    /// The same for what cannot wait, where it is more: claims from channels whose payer is leaving,
+    /// the end of our own leaving, and whatever of ours holds these up.
+    pub fee_max_urgent_wei: u128,
     /// How long a call waits for its transactions to be final; they are followed on at
     /// [`Chain::resume`].
     pub patience: Duration,
@@ -80,7 +84,8 @@ pub struct Policy {
 }
 
 impl Default for Policy {
-    /// For public chains: final as the node says, fees up to 500 gwei, raised every minute.
+    /// For public chains: final as the node says, fees up to 500 gwei (urgent ones 2,000), raised
+    /// every minute.
     fn default() -> Self {
         Self {
             finality: Finality::Finalized { else_blocks: 12 },
@@ -89,6 +94,7 @@ impl Default for Policy {
             retry_for: Duration::from_secs(30),
             bump_after: Duration::from_secs(60),
             fee_max_wei: 500_000_000_000,
+            fee_max_urgent_wei: 2_000_000_000_000,
             patience: Duration::from_secs(6 * 3_600),
             allowance: Allowance::Exact,
         }
@@ -166,6 +172,15 @@ impl EvmChain {
     /// The record of its transactions.
     pub fn journal(&self) -> &Journal {
         &self.follower.journal
+    }
+
+    /// What is under way: what was asked for and is not final yet, and who else uses the wallet.
+    ///
+    /// # Errors
+    /// [`ChainError::Journal`] where the journal cannot be read.
+    pub fn work(&self) -> Result<ChainWork, ChainError> {
+        let base_fee_wei = self.follower.node.base_fee();
+        Ok(ChainWork { base_fee_wei, ..self.follower.journal.work()? })
     }
 
     fn policy(&self) -> &Policy {
@@ -332,10 +347,18 @@ impl Chain for EvmChain {
         let digest = self.digest_of(intent);
         // What is half done is gone on with; what is left of it then is in the journal.
         if let Some(unfinished) = self.follower.journal.open_intent(digest)? {
+            if self.is_urgent(intent).await? {
+                self.follower.journal.hurry(unfinished)?;
+            }
             return self.follower.go_on(intent.kind(), unfinished).await;
         }
-        let calls = self.calls_for(intent).await?;
-        self.follower.perform(intent.kind(), digest, calls).await
+        // Both draw on an allowance that the other could have counted on.
+        if matches!(intent, Intent::Deposit { .. } | Intent::DepositReward { .. }) {
+            let plan = self.plan_for(intent);
+            return self.follower.perform_after_others(intent.kind(), digest, plan).await;
+        }
+        let plan = self.plan_for(intent).await?;
+        self.follower.perform(intent.kind(), digest, plan).await
     }
 
     async fn resume(&self) -> Result<usize, ChainError> {

@@ -9,6 +9,7 @@ use std::{
 use alloy_json_rpc::{ErrorPayload, RpcError, RpcRecv, RpcSend};
 use alloy_primitives::{Bytes, U64, U128, U256};
 use alloy_rpc_client::RpcClient;
+use alloy_transport::TransportErrorKind;
 use serde::Deserialize;
 use serde_json::Value;
 use sparewire_protocol::settlement::{ChainError, Head};
@@ -18,6 +19,14 @@ use crate::{
     evm::EmbeddedChain,
     rpc::{HttpTransport, InProcess},
 };
+
+/// Words of nodes that do not have a block yet, or have it no more after a reorganisation: it will
+/// come.
+const TOO_NEW: [&str; 5] =
+    ["header not found", "block not found", "unknown block", "out of range", "requested was"];
+
+/// A node may ask for longer, and is asked again all the same.
+const LIMITED_MAX: Duration = Duration::from_secs(600);
 
 /// Where an EVM chain is reached.
 #[derive(Clone, Debug)]
@@ -72,18 +81,35 @@ pub(crate) enum NodeError {
     Silent(String),
     /// It answered with something else.
     Nonsense(String),
+    /// It limits our requests (HTTP 429), and may say for how long.
+    Limited(Option<Duration>),
 }
 
 impl NodeError {
+    /// For how long it does not want to be asked: `None` where it is not that; nothing where it does
+    /// not say.
+    pub(crate) fn limit(&self) -> Option<Duration> {
+        match self {
+            Self::Limited(after) => Some(after.unwrap_or_default().min(LIMITED_MAX)),
+            Self::Refused { code: -32005 | -32029 | 429, revert: None, .. } => Some(Duration::ZERO),
+            Self::Refused { message, revert: None, .. }
+                if says(message, &["rate limit", "too many requests", "request limit"]) =>
+            {
+                Some(Duration::ZERO)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether it is worth asking again: it was silent, overloaded, or has trouble of its own.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
-            Self::Silent(_) | Self::Nonsense(_) => true,
+            Self::Silent(_) | Self::Nonsense(_) | Self::Limited(_) => true,
             Self::Refused { revert: Some(_), .. } => false,
             Self::Refused { code, message, .. } => {
                 // -32005 and 429: too many requests; -32603: the node's own trouble.
                 matches!(code, -32005 | 429 | -32603)
-                    || message.contains("header not found")
+                    || says(message, &TOO_NEW)
                     || message.contains("rate limit")
             }
         }
@@ -93,18 +119,7 @@ impl NodeError {
     fn is_lack(&self) -> bool {
         let Self::Refused { message, .. } = self else { return false };
         !self.is_revert()
-            && says(
-                message,
-                &[
-                    "header not found",
-                    "block not found",
-                    "unknown block",
-                    "missing trie node",
-                    "out of range",
-                    "requested was",
-                    "pruned",
-                ],
-            )
+            && (says(message, &TOO_NEW) || says(message, &["missing trie node", "pruned"]))
     }
 
     /// Whether it serves nothing now, or not us, whatever is asked.
@@ -149,6 +164,10 @@ impl fmt::Display for NodeError {
         match self {
             Self::Silent(reason) | Self::Nonsense(reason) => f.write_str(reason),
             Self::Refused { code, message, .. } => write!(f, "{message} ({code})"),
+            Self::Limited(None) => f.write_str("it limits our requests"),
+            Self::Limited(Some(after)) => {
+                write!(f, "it limits our requests, for {} s", after.as_secs())
+            }
         }
     }
 }
@@ -245,6 +264,10 @@ impl Node {
         &self.name
     }
 
+    pub(crate) fn rename(&mut self, name: String) {
+        self.name = name;
+    }
+
     /// One request, one answer, in time.
     pub(crate) async fn ask<P: RpcSend, R: RpcRecv>(
         &self,
@@ -276,19 +299,26 @@ impl Node {
             (Some(depth), _) => *depth,
             (None, Finality::Blocks(depth)) => Some(depth),
             (None, Finality::Finalized { else_blocks }) => match self.block("finalized").await {
-                Ok(Some(_)) => None,
-                // It answers, but knows no such tag or has no such block yet.
+                Ok(Some(_)) => *self.final_depth.get_or_init(|| None),
+                // It has no such block yet, or a node behind the same URL has not.
                 Ok(None) => Some(else_blocks),
-                Err(error @ NodeError::Refused { .. }) if !error.is_passing() => Some(else_blocks),
+                // It knows no such tag.
+                Err(error @ NodeError::Refused { .. }) if error.is_verdict() => {
+                    *self.final_depth.get_or_init(|| Some(else_blocks))
+                }
                 Err(error) => return Err(error),
             },
         };
-        let depth = *self.final_depth.get_or_init(|| depth);
         let newest = self.newest().await?;
         let number = newest.number.to::<u64>();
         let final_number = match depth {
             Some(depth) => number.saturating_sub(depth),
-            None => self.block("finalized").await?.map_or(0, |block| block.number.to()),
+            // Who once told it has not lost it: to count blocks instead would be to trust less.
+            None => match self.block("finalized").await {
+                Ok(Some(block)) => block.number.to(),
+                Err(error) if !error.is_verdict() => return Err(error),
+                _ => return Err(NodeError::Nonsense("it told no final block".to_owned())),
+            },
         };
         Ok(Head {
             number: number.max(final_number),
@@ -298,7 +328,7 @@ impl Node {
     }
 }
 
-fn classify(error: RpcError<alloy_transport::TransportErrorKind>) -> NodeError {
+fn classify(error: RpcError<TransportErrorKind>) -> NodeError {
     match error {
         RpcError::ErrorResp(payload) => {
             let revert = payload.as_revert_data().or_else(|| nested_revert(&payload));
@@ -308,6 +338,9 @@ fn classify(error: RpcError<alloy_transport::TransportErrorKind>) -> NodeError {
         }
         RpcError::DeserError { err, .. } => NodeError::Nonsense(err.to_string()),
         RpcError::NullResp => NodeError::Nonsense("null".to_owned()),
+        RpcError::Transport(TransportErrorKind::HttpError(error)) if error.status == 429 => {
+            NodeError::Limited(error.body.parse().ok().map(Duration::from_secs))
+        }
         RpcError::Transport(kind) => {
             // The cause at the bottom ("connection refused") says more than the top.
             let mut cause: &dyn std::error::Error = &kind;

@@ -24,6 +24,8 @@ use super::{
     quorum::Quorum,
 };
 
+/// Longest pause between two requests that a node does not ask for.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How long nodes that are not needed for a quorum, or might be, are waited for.
 const HEDGE: Duration = Duration::from_secs(1);
 /// A node this many blocks behind what a quorum has reached is told as being behind.
@@ -37,6 +39,8 @@ const OUTVOTED_FOR: Duration = Duration::from_secs(600);
 pub enum Fault {
     /// It does not answer, or with errors.
     Silent(String),
+    /// It limits our requests, and may say for how many seconds.
+    Limited(u64),
     /// So many blocks behind what a quorum has reached.
     Behind(u64),
     /// It contradicts what a quorum says about the same block.
@@ -47,6 +51,8 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Silent(reason) => write!(f, "does not answer ({reason})"),
+            Self::Limited(0) => f.write_str("limits our requests"),
+            Self::Limited(secs) => write!(f, "limits our requests, for {secs} s"),
             Self::Behind(blocks) => write!(f, "is {blocks} blocks behind"),
             Self::Outvoted(method) => write!(f, "contradicts the others ({method})"),
         }
@@ -87,7 +93,7 @@ impl Member {
         match self.fault() {
             None => 0,
             Some(Fault::Behind(_)) => 1,
-            Some(Fault::Silent(_)) => 2,
+            Some(Fault::Silent(_) | Fault::Limited(_)) => 2,
             Some(Fault::Outvoted(_)) => 3,
         }
     }
@@ -119,6 +125,7 @@ fn aside_for(fault: &Fault) -> Duration {
     match fault {
         Fault::Outvoted(_) => OUTVOTED_FOR,
         Fault::Silent(_) | Fault::Behind(_) => SILENT_FOR,
+        Fault::Limited(secs) => SILENT_FOR.max(Duration::from_secs(*secs)),
     }
 }
 
@@ -131,8 +138,9 @@ pub(crate) struct Nodes {
     name: String,
     /// The furthest final block that a quorum has reached: nobody may differ on it.
     settled: Arc<AtomicU64>,
+    /// The base fee when it was last asked for, in wei.
+    base_fee: Arc<Mutex<Option<u128>>>,
     retry_for: Duration,
-    fee_max_wei: u128,
 }
 
 impl fmt::Debug for Nodes {
@@ -180,8 +188,16 @@ impl Nodes {
             let reason = format!("{quorum} of {} nodes cannot agree", endpoints.len());
             return Err(ChainError::Unreachable { endpoint: name, reason });
         };
-        let member = |endpoint| {
-            let node = Node::new(endpoint, policy)?;
+        let mut names: Vec<String> = Vec::new();
+        let member = |endpoint: Endpoint| {
+            let name = endpoint.name();
+            names.push(name.clone());
+            let mut node = Node::new(endpoint, policy)?;
+            // Two URLs of one host differ in what is not shown.
+            match names.iter().filter(|it| **it == name).count() {
+                0 | 1 => {}
+                nth => node.rename(format!("{name} (number {nth})")),
+            }
             Ok(Member { node, record: Mutex::default() })
         };
         let members = endpoints.into_iter().map(member).collect::<Result<_, ChainError>>()?;
@@ -190,8 +206,8 @@ impl Nodes {
             quorum,
             name,
             settled: Arc::default(),
+            base_fee: Arc::default(),
             retry_for: policy.retry_for,
-            fee_max_wei: policy.fee_max_wei,
         })
     }
 
@@ -210,10 +226,18 @@ impl Nodes {
         self.members.iter().map(status).collect()
     }
 
+    /// The base fee when it was last asked for, in wei; `None` on chains without one.
+    pub(crate) fn base_fee(&self) -> Option<u128> {
+        *self.base_fee.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn blame(&self, error: NodeError) -> ChainError {
         let endpoint = self.name.clone();
         match error {
             NodeError::Silent(reason) => ChainError::Unreachable { endpoint, reason },
+            error @ NodeError::Limited(_) => {
+                ChainError::Unreachable { endpoint, reason: error.to_string() }
+            }
             NodeError::Refused { code, message, .. } => {
                 ChainError::Unreachable { endpoint, reason: format!("{message} ({code})") }
             }
@@ -236,12 +260,14 @@ impl Nodes {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
+            // Where it says when, it is not asked before.
+            pause = pause.max(error.limit().unwrap_or_default());
             if !error.is_passing() || started.elapsed() + pause > self.retry_for {
                 return Err(error);
             }
             tracing::debug!(nodes = %self.name, method, ?error, "asking again");
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(5));
+            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -284,9 +310,13 @@ impl Nodes {
                     }
                     match &answer {
                         Err(error) if error.is_silence() => {
-                            self.note(index, Fault::Silent(error.to_string()));
+                            self.note(index, match error.limit() {
+                                Some(after) => Fault::Limited(after.as_secs()),
+                                None => Fault::Silent(error.to_string()),
+                            });
                         }
-                        _ => self.members[index].forgive(|it| matches!(it, Fault::Silent(_))),
+                        _ => self.members[index]
+                            .forgive(|it| matches!(it, Fault::Silent(_) | Fault::Limited(_))),
                     }
                     let failed = answer.as_ref().is_err_and(|error| !error.is_verdict());
                     answers.push((index, answer));
@@ -615,20 +645,22 @@ impl Nodes {
         said
     }
 
-    /// What gas costs now, at most [`Policy::fee_max_wei`]: twice the base fee, so that the price
+    /// What gas costs now, at most `cap` wei: twice the base fee, so that the price
     /// covers six full blocks in a row, and the tip that the nodes advise.
-    pub(crate) async fn fees(&self) -> Result<Fees, ChainError> {
+    pub(crate) async fn fees(&self, cap: u128) -> Result<Fees, ChainError> {
         // With a base fee or without: as most say, and of those who tell one, the middle.
         let blocks = self.blocks().await?;
         let mut bases: Vec<u128> =
             blocks.iter().filter_map(|(_, it)| Some(it.base_fee_per_gas?.to())).collect();
         bases.sort_unstable();
         let told = bases.len() * 2 > blocks.len();
-        let Some(base) = bases.get(bases.len() / 2).copied().filter(|_| told) else {
+        let base = bases.get(bases.len() / 2).copied().filter(|_| told);
+        *self.base_fee.lock().unwrap_or_else(PoisonError::into_inner) = base;
+        let Some(base) = base else {
             let price = self.figure("eth_gasPrice", (), Middle::Lower).await;
             let price = price.map_err(|error| self.blame(error))?;
             let price: u128 = price.saturating_to();
-            let max_fee = price.min(self.fee_max_wei);
+            let max_fee = price.min(cap);
             return Ok(Fees { expected: max_fee, max_fee, tip: None });
         };
         let tip: u128 = match self.figure("eth_maxPriorityFeePerGas", (), Middle::Lower).await {
@@ -637,7 +669,7 @@ impl Nodes {
             Err(NodeError::Refused { .. }) => 1_000_000_000,
             Err(error) => return Err(self.blame(error)),
         };
-        let max_fee = base.saturating_mul(2).saturating_add(tip).min(self.fee_max_wei);
+        let max_fee = base.saturating_mul(2).saturating_add(tip).min(cap);
         let expected = base.saturating_add(tip).min(max_fee);
         Ok(Fees { expected, max_fee, tip: Some(tip.min(max_fee)) })
     }

@@ -6,12 +6,13 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use sparewire_core::Amount;
 use sparewire_protocol::{
     channel::{
-        ChannelConfig, ChannelStatus, Claim, PACKED_ENTRY_LEN, PACKED_HEAD_LEN, pack_claims,
+        ChannelConfig, ChannelFacts, ChannelStatus, Claim, PACKED_ENTRY_LEN, PACKED_HEAD_LEN,
+        pack_claims,
     },
     settlement::{Chain, ChainError, Intent},
 };
 
-use super::{Allowance, EvmChain};
+use super::{Allowance, EvmChain, follow::Plan};
 use crate::{
     contracts::{Channels, TestToken, Towers},
     journal::Call,
@@ -36,37 +37,38 @@ impl EvmChain {
         keccak256(bytes)
     }
 
-    /// The calls that are left to do for an intent, in order.
-    pub(super) async fn calls_for(&self, intent: &Intent) -> Result<Vec<Call>, ChainError> {
-        match intent {
-            Intent::Deposit { token, amount } => self.deposit_calls(*token, *amount).await,
+    /// What is left to do for an intent, and whether it is urgent: a claim while its payer leaves,
+    /// and the end of our own leaving.
+    pub(super) async fn plan_for(&self, intent: &Intent) -> Result<Plan, ChainError> {
+        let over = async |config: &ChannelConfig, over: fn(ChannelStatus) -> bool| {
+            let facts = self.channel(config.id(&self.domain())).await?;
+            let nothing = facts.is_some_and(|facts| over(facts.status));
+            Ok::<_, ChainError>(if nothing { Vec::new() } else { self.all_calls(intent) })
+        };
+        let closed = |status| status == ChannelStatus::Closed;
+        Ok(Plan::new(match intent {
+            Intent::Deposit { token, amount } => self.deposit_calls(*token, *amount).await?,
             Intent::Open { channels } => {
                 let left = self.unopened(channels).await?;
-                Ok(self.all_calls(&Intent::Open { channels: left }))
+                self.all_calls(&Intent::Open { channels: left })
             }
             Intent::Claim { claims } => {
-                let left = self.unclaimed(claims).await?;
-                Ok(self.all_calls(&Intent::Claim { claims: left }))
+                let (left, urgent) = self.unclaimed(claims).await?;
+                let calls = self.all_calls(&Intent::Claim { claims: left });
+                return Ok(Plan { calls, urgent });
             }
-            Intent::CloseCooperatively { claim, .. } => {
-                let facts = self.channel(claim.config.id(&self.domain())).await?;
-                let over = facts.is_some_and(|facts| facts.status == ChannelStatus::Closed);
-                Ok(if over { Vec::new() } else { self.all_calls(intent) })
-            }
+            Intent::CloseCooperatively { claim, .. } => over(&claim.config, closed).await?,
             Intent::StartClose { config } => {
-                let facts = self.channel(config.id(&self.domain())).await?;
-                let over = facts.is_some_and(|facts| facts.status != ChannelStatus::Open);
-                Ok(if over { Vec::new() } else { self.all_calls(intent) })
+                over(config, |status| status != ChannelStatus::Open).await?
             }
             Intent::FinishClose { config } => {
-                let facts = self.channel(config.id(&self.domain())).await?;
-                let over = facts.is_some_and(|facts| facts.status == ChannelStatus::Closed);
-                Ok(if over { Vec::new() } else { self.all_calls(intent) })
+                let calls = over(config, closed).await?;
+                return Ok(Plan { calls, urgent: true });
             }
             Intent::Sweep { payee, token } => {
                 let funds = self.funds(*payee, *token).await?;
                 let nothing = funds.claimable == Amount::ZERO;
-                Ok(if nothing { Vec::new() } else { self.all_calls(intent) })
+                if nothing { Vec::new() } else { self.all_calls(intent) }
             }
             Intent::Defend { claim, .. } => {
                 let facts = self.channel(claim.config.id(&self.domain())).await?;
@@ -75,22 +77,32 @@ impl EvmChain {
                     matches!(facts.status, ChannelStatus::Closing { .. })
                         && facts.claimed < claim.amount
                 });
-                Ok(if due { self.all_calls(intent) } else { Vec::new() })
+                let calls = if due { self.all_calls(intent) } else { Vec::new() };
+                return Ok(Plan { calls, urgent: true });
             }
             Intent::CollectReward { towers, config } => {
                 let facts = self.reward(*towers, config, config.token).await?;
                 let ours = facts.defender == Some(self.wallet());
-                Ok(if ours { self.all_calls(intent) } else { Vec::new() })
+                if ours { self.all_calls(intent) } else { Vec::new() }
             }
             Intent::DepositReward { towers, token, amount, .. } => {
                 let mut calls = self.approvals(*token, *towers, *amount).await?;
                 calls.extend(self.all_calls(intent));
-                Ok(calls)
+                calls
             }
             Intent::Withdraw { .. }
             | Intent::TopUp { .. }
             | Intent::AnnounceRewardWithdrawal { .. }
-            | Intent::WithdrawReward { .. } => Ok(self.all_calls(intent)),
+            | Intent::WithdrawReward { .. } => self.all_calls(intent),
+        }))
+    }
+
+    /// Whether an intent that is under way has become urgent.
+    pub(super) async fn is_urgent(&self, intent: &Intent) -> Result<bool, ChainError> {
+        match intent {
+            Intent::FinishClose { .. } | Intent::Defend { .. } => Ok(true),
+            Intent::Claim { claims } => Ok(self.unclaimed(claims).await?.1),
+            _ => Ok(false),
         }
     }
 
@@ -161,8 +173,8 @@ impl EvmChain {
         Ok(left.map(|(config, amount, _)| (config, amount)).collect())
     }
 
-    /// The claims that would still credit something.
-    async fn unclaimed(&self, claims: &[Claim]) -> Result<Vec<Claim>, ChainError> {
+    /// The claims that would still credit something, and whether a payer of them is leaving.
+    async fn unclaimed(&self, claims: &[Claim]) -> Result<(Vec<Claim>, bool), ChainError> {
         let domain = self.domain();
         let looked = stream::iter(claims.to_vec()).map(|claim| async move {
             let facts = self.channel(claim.config.id(&domain)).await?;
@@ -174,7 +186,12 @@ impl EvmChain {
                 facts.status == ChannelStatus::Closed || facts.claimed >= claim.amount
             })
         });
-        Ok(left.map(|(claim, _)| claim).collect())
+        let left: Vec<_> = left.collect();
+        let leaving = |facts: &Option<ChannelFacts>| {
+            facts.is_some_and(|facts| matches!(facts.status, ChannelStatus::Closing { .. }))
+        };
+        let urgent = left.iter().any(|(_, facts)| leaving(facts));
+        Ok((left.into_iter().map(|(claim, _)| claim).collect(), urgent))
     }
 }
 

@@ -69,13 +69,17 @@ impl EvmChain {
     pub(super) async fn quote_for(&self, intent: &Intent) -> Result<Quote, ChainError> {
         let follower = &self.follower;
         let kind = intent.kind();
-        let calls = match follower.journal.open_intent(self.digest_of(intent))? {
-            None => self.calls_for(intent).await?,
+        let (calls, urgent) = match follower.journal.open_intent(self.digest_of(intent))? {
+            None => {
+                let plan = self.plan_for(intent).await?;
+                (plan.calls, plan.urgent)
+            }
             Some(unfinished) => {
                 let left =
                     |state: StepState| matches!(state, StepState::Planned | StepState::Signed);
                 let steps = follower.journal.steps(unfinished)?.into_iter();
-                steps.filter(|step| left(step.state)).map(|step| step.call).collect()
+                let calls = steps.filter(|step| left(step.state)).map(|step| step.call).collect();
+                (calls, follower.journal.is_urgent(unfinished)?)
             }
         };
         let mut quote = Quote::default();
@@ -84,7 +88,7 @@ impl EvmChain {
                 Intent::Deposit { token, amount } if index > 0 && index + 1 == calls.len() => {
                     self.cost_of_deposit(*token, *amount, call).await?
                 }
-                _ => follower.cost(kind, call).await?,
+                _ => follower.cost(kind, call, urgent).await?,
             };
             quote.transactions += 1;
             quote.gas = quote.gas.saturating_add(cost.gas);
@@ -107,15 +111,21 @@ impl EvmChain {
         let data = TestToken::transferCall { to, value: U256::from(amount.get()) }.abi_encode();
         let transfer = Call { target: Some(token), data: data.into(), value: U256::ZERO };
         let gas = self.follower.estimate("deposit", &transfer).await?;
-        self.follower.cost_with("deposit", deposit, gas.saturating_add(DEPOSIT_MORE_GAS)).await
+        let gas = gas.saturating_add(DEPOSIT_MORE_GAS);
+        self.follower.cost_with("deposit", deposit, gas, false).await
     }
 }
 
 impl Follower {
     /// What a call that would succeed now takes.
-    pub(super) async fn cost(&self, kind: &'static str, call: &Call) -> Result<Cost, ChainError> {
+    pub(super) async fn cost(
+        &self,
+        kind: &'static str,
+        call: &Call,
+        urgent: bool,
+    ) -> Result<Cost, ChainError> {
         let gas = self.estimate(kind, call).await?;
-        self.cost_with(kind, call, gas).await
+        self.cost_with(kind, call, gas, urgent).await
     }
 
     async fn cost_with(
@@ -123,6 +133,7 @@ impl Follower {
         kind: &'static str,
         call: &Call,
         gas: u64,
+        urgent: bool,
     ) -> Result<Cost, ChainError> {
         if gas > GAS_MAX {
             let reason = format!("it takes {gas} gas, more than a transaction may use");
@@ -130,7 +141,7 @@ impl Follower {
         }
         // A quarter on top: between estimate and block, others' claims may turn a warm slot cold.
         let gas_limit = (gas + gas / 4).min(GAS_MAX);
-        let fees = self.node.fees().await?;
+        let fees = self.node.fees(self.fee_cap(urgent)).await?;
         let data_fee = self.data_fee(call, gas_limit, fees).await?;
         Ok(Cost { gas, gas_limit, fees, data_fee })
     }
@@ -162,7 +173,7 @@ impl Follower {
     /// oracle for it, data costs gas or nothing.
     ///
     /// A node is not believed a price above what the data takes at most on the chain below at
-    /// [`super::Policy::fee_max_wei`]: nothing is signed on the word of that.
+    /// the higher of the policy's two limits: nothing is signed on the word of that.
     async fn data_fee(&self, call: &Call, gas: u64, fees: Fees) -> Result<u128, ChainError> {
         let oracle = match self.data_oracle.get() {
             Some(oracle) => *oracle,
@@ -186,10 +197,10 @@ impl Follower {
         let fee = GasPriceOracle::getL1FeeCall::abi_decode_returns(&answer)
             .map_err(|error| nonsense(format!("getL1Fee: {error}")))?;
         let gas_max = (bytes + DATA_MORE_BYTES) * DATA_GAS_PER_BYTE;
-        let fee_max = self.policy.fee_max_wei.saturating_mul(u128::from(gas_max));
+        let fee_max = self.fee_cap(true).saturating_mul(u128::from(gas_max));
         if fee > U256::from(fee_max) {
             return Err(nonsense(format!(
-                "{fee} wei for {bytes} bytes of data, more than fee_max_gwei allows"
+                "{fee} wei for {bytes} bytes of data is more than fee_max_gwei and fee_max_urgent_gwei allow"
             )));
         }
         Ok(fee.saturating_to())

@@ -18,7 +18,12 @@ use crate::journal::{Attempt, Call, Step, StepState};
 
 /// Most signed versions of one transaction. Each costs 12.5 % more than the one before: 24 of them
 /// raise the fee 15 times, and [`super::Policy::fee_max_wei`] ends it before.
-const ATTEMPTS_MAX: usize = 24;
+pub(super) const ATTEMPTS_MAX: usize = 24;
+
+/// The least fee that replaces `old`: nodes want 10 % more (geth) or 12.5 % (others) of both parts.
+pub(super) fn raised(old: u128) -> u128 {
+    old.saturating_add(old.div_ceil(8)).saturating_add(1)
+}
 
 /// What a node said to a transaction.
 pub(super) enum Sent {
@@ -36,8 +41,9 @@ impl Follower {
         kind: &'static str,
         intent: i64,
         step: &Step,
+        urgent: bool,
     ) -> Result<Sent, ChainError> {
-        let cost = match self.prepare(kind, &step.call).await {
+        let cost = match self.prepare(kind, &step.call, urgent).await {
             Ok(prepared) => prepared,
             Err(error) => {
                 // With nothing signed, nothing can happen behind the caller's back any more; what
@@ -59,15 +65,25 @@ impl Follower {
         let sent = self.send(&attempt).await;
         match &sent {
             // Nobody but this node has seen it, and it did not take it.
-            Sent::NonceTaken => self.journal.displace(step.id)?,
+            Sent::NonceTaken => {
+                if !self.journal.is_ours(nonce, step.id)? {
+                    self.tell_foreign(nonce)?;
+                }
+                self.journal.displace(step.id)?;
+            }
             _ => tracing::info!(kind, hash = %attempt.hash, nonce, "transaction sent"),
         }
         Ok(sent)
     }
 
     /// What a call that would succeed now takes, where the wallet can pay for it.
-    async fn prepare(&self, kind: &'static str, call: &Call) -> Result<Cost, ChainError> {
-        let cost = self.cost(kind, call).await?;
+    async fn prepare(
+        &self,
+        kind: &'static str,
+        call: &Call,
+        urgent: bool,
+    ) -> Result<Cost, ChainError> {
+        let cost = self.cost(kind, call, urgent).await?;
         let needed = U256::from(cost.fee_max()) + call.value;
         let available = self.node.balance(self.wallet(), None).await?;
         if U256::from(available) < needed {
@@ -79,6 +95,13 @@ impl Follower {
     /// The least nonce that neither the chain nor an unfinished transaction of ours has used.
     async fn free_nonce(&self) -> Result<u64, ChainError> {
         let mut nonce = self.node.nonce(self.wallet()).await?;
+        // Nonces that the chain has used and we have not. (It has used fewer where the journal is
+        // older than the chain, or the node behind.)
+        if let Some(next) = self.journal.next_nonce()?
+            && nonce > next
+        {
+            self.tell_foreign(nonce - 1)?;
+        }
         let in_flight = self.journal.nonces_in_flight()?;
         while in_flight.contains(&nonce) {
             nonce += 1;
@@ -210,30 +233,67 @@ impl Follower {
     }
 
     /// Sends the newest attempt again: nodes forget, and reorganisations do not always give back.
-    pub(super) async fn resend(&self, step: &Step) -> Result<(), ChainError> {
-        if let Some(attempt) = self.journal.attempts(step.id)?.first() {
+    pub(super) async fn resend(&self, step: i64) -> Result<(), ChainError> {
+        if let Some(attempt) = self.journal.attempts(step)?.first() {
             self.send(attempt).await;
         }
         Ok(())
     }
 
+    /// Sends a step again, and before it whatever of ours has a lower nonce and is in no block: no
+    /// transaction is mined while one with a lower nonce is missing.
+    pub(super) async fn resend_up_to(&self, step: &Step) -> Result<(), ChainError> {
+        for below in self.blocking(step).await? {
+            self.resend(below).await?;
+        }
+        self.resend(step.id).await
+    }
+
+    /// Replaces a step's transaction that nobody mines, and those of ours that it waits for.
+    pub(super) async fn bump_up_to(&self, step: &Step, urgent: bool) -> Result<(), ChainError> {
+        for below in self.blocking(step).await? {
+            self.bump(below, urgent).await?;
+        }
+        self.bump(step.id, urgent).await
+    }
+
+    /// Steps whose nonces are lower than the step's and not used at the newest block.
+    async fn blocking(&self, step: &Step) -> Result<Vec<i64>, ChainError> {
+        let Some(nonce) = self.journal.attempts(step.id)?.first().map(|it| it.nonce) else {
+            return Ok(Vec::new());
+        };
+        let below = self.journal.steps_below(nonce)?;
+        if below.is_empty() {
+            return Ok(below);
+        }
+        let used = self.node.nonce(self.wallet()).await?;
+        let mut blocking = Vec::new();
+        for id in below {
+            if self.journal.attempts(id)?.first().is_some_and(|it| it.nonce >= used) {
+                blocking.push(id);
+            }
+        }
+        Ok(blocking)
+    }
+
     /// Replaces a transaction that nobody mines by one with the same nonce and a higher fee.
-    pub(super) async fn bump(&self, step: &Step) -> Result<(), ChainError> {
-        let attempts = self.journal.attempts(step.id)?;
+    async fn bump(&self, step: i64, urgent: bool) -> Result<(), ChainError> {
+        let attempts = self.journal.attempts(step)?;
         let Some(newest) = attempts.first() else { return Ok(()) };
-        let now = self.node.fees().await?;
-        // Nodes replace for at least 10 % more (geth) or 12.5 % (others) of both parts.
-        let more = |old: u128| old.saturating_add(old.div_ceil(8)).saturating_add(1);
-        let max_fee = now.max_fee.max(more(newest.max_fee));
-        if attempts.len() >= ATTEMPTS_MAX || max_fee > self.policy.fee_max_wei {
+        let versions = attempts.iter().filter(|it| it.nonce == newest.nonce).count();
+        let cap = self.fee_cap(urgent);
+        let now = self.node.fees(cap).await?;
+        let max_fee = now.max_fee.max(raised(newest.max_fee));
+        if versions >= ATTEMPTS_MAX || max_fee > cap {
             tracing::warn!(hash = %newest.hash, "a transaction is stuck, and its fee is at our limit");
             self.send(newest).await;
             return Ok(());
         }
-        let tip = newest.tip.map(|tip| more(tip).max(now.tip.unwrap_or(0)).min(max_fee));
+        let tip = newest.tip.map(|tip| raised(tip).max(now.tip.unwrap_or(0)).min(max_fee));
         let fees = Fees { max_fee, tip, ..now };
-        let attempt = self.sign(&step.call, newest.nonce, newest.gas, fees).await?;
-        self.journal.sign(step.id, &attempt)?;
+        let call = self.journal.call_of(step)?;
+        let attempt = self.sign(&call, newest.nonce, newest.gas, fees).await?;
+        self.journal.sign(step, &attempt)?;
         tracing::info!(old = %newest.hash, new = %attempt.hash, max_fee, "fee raised");
         self.send(&attempt).await;
         Ok(())

@@ -21,8 +21,12 @@ use crate::{
     testing::{CHAIN_ID, Misbehaving, TestSigner, Verdict, genesis},
 };
 
+mod anvil;
+mod ends;
+mod proxy;
 mod quorum;
 mod quote;
+mod wallet;
 
 const PAYER: u8 = 1;
 const PAYEE: u8 = 2;

@@ -88,6 +88,13 @@ impl HttpTransport {
         let plain = |error: reqwest::Error| TransportErrorKind::custom(error.without_url());
         let mut response = self.client.post(self.url).json(&request).send().await.map_err(plain)?;
         let status = response.status();
+        if status == reqwest::StatusCode::TOO_MANY_REQUESTS {
+            // Whatever else it says; in seconds, for a date needs a clock that both agree on.
+            let after = response.headers().get("retry-after");
+            let after = after.and_then(|value| value.to_str().ok()).unwrap_or_default();
+            let secs = after.parse::<u64>().map(|secs| secs.to_string()).unwrap_or_default();
+            return Err(TransportErrorKind::http_error(status.as_u16(), secs));
+        }
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(plain)? {
             if body.len() + chunk.len() > ANSWER_MAX_BYTES {

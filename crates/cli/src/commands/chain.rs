@@ -7,7 +7,7 @@ use clap::Subcommand;
 use sparewire_chain::{deploy, serve};
 use sparewire_core::Address;
 
-use crate::{hint::Hint, home::Home, interrupt::Interrupts, network, output};
+use crate::{hint::Hint, home::Home, interrupt::Interrupts, network, output, wallet_lock};
 
 /// Run the embedded chain, or take test money from it.
 #[derive(Debug, Subcommand)]
@@ -70,6 +70,7 @@ pub(crate) async fn run(command: ChainCommand, home: &Home, json: bool) -> Resul
             let keys = home.keys(password_file.as_deref()).await?;
             let endpoint = home.config.chain.endpoint()?;
             let policy = home.policy();
+            wallet_lock::hold(home.config.chain.chain_id, keys.wallet.address())?;
             let deployed = deploy(endpoint, keys.wallet, policy).await?;
             let (contract, chain_id) = (deployed.domain.contract, deployed.domain.chain_id);
             if json {

@@ -1,7 +1,9 @@
 //! `sparewire status`: what is going on in a data directory.
 
 use anyhow::Result;
+use serde::Deserialize;
 use serde_json::json;
+use sparewire_chain::ChainWork;
 use sparewire_protocol::Role;
 use sparewire_wallet::NodeKeys;
 
@@ -10,7 +12,7 @@ use crate::{
     backup::Stamp,
     control::{self, Request},
     dates,
-    home::Home,
+    home::{Home, clock},
     output,
 };
 
@@ -29,8 +31,14 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
     // Keys are kept in such URLs: only scheme and host are shown.
     let chain = home.config.chain.endpoint()?.name();
     let backup = Stamp::read(home);
+    // A running node holds its journal; otherwise nobody follows what is in it.
+    let work = match &running {
+        // An older node does not tell.
+        Some(running) => ChainWork::deserialize(&running["chain_work"]).unwrap_or_default(),
+        None => home.chain_work()?,
+    };
     let value = json!({
-        "data_dir": home.dir, "keys": keys, "chain": chain, "last_backup": backup,
+        "data_dir": home.dir, "chain_work": work, "keys": keys, "chain": chain, "last_backup": backup,
         "sessions": sessions, "earned_units": earned, "spent_units": spent, "running": running,
     });
     if json {
@@ -50,6 +58,13 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
         if let (Some(name), Some(fault)) = (node["name"].as_str(), node["fault"].as_str()) {
             crate::output::out!("          {name} {fault}");
         }
+    }
+    let now_secs = clock()().as_ms() / 1000;
+    for line in work.lines(now_secs) {
+        crate::output::out!("          {line}");
+    }
+    if running.is_none() && !work.under_way.is_empty() {
+        crate::output::out!("          (followed when a node runs here again, or by `settle`)");
     }
     crate::output::out!("sessions  {sessions}; earned {earned}, spent {spent} (smallest units)");
     match backup {

@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use market::{Market, Node, assert_receipts, only, paid, wallet_new};
+pub use market::{Market, Node, assert_receipts, copy_dir, only, paid, wallet_new};
 pub use origin::{Origin, Seen, sha256, sha256_of};
 use serde_json::Value;
 

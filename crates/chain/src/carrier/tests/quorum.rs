@@ -122,7 +122,7 @@ async fn a_node_that_limits_its_rate_is_named_and_one_that_lacks_a_block_is_not(
     carrier.channel(ChannelId::default()).await.unwrap();
     transfer_once(&chain, &carrier).await;
     let faults = faults(&carrier);
-    assert!(matches!(&faults[..], [Some(Fault::Silent(_)), None, None, None]), "{faults:?}");
+    assert_eq!(faults, [Some(Fault::Limited(0)), None, None, None]);
 }
 
 #[tokio::test]
@@ -208,10 +208,10 @@ async fn what_one_alone_says_of_the_head_the_nonce_and_the_fee_is_not_believed()
     });
     let (chain, _, carrier) = with([boaster, honest(), honest()]).await;
     let truth = connect_directly(&chain, &carrier).await;
-    let fees = truth.follower.node.fees().await.unwrap();
+    let fees = truth.follower.node.fees(u128::MAX).await.unwrap();
     chain_slot.set(chain.clone()).unwrap();
     assert_eq!(carrier.head().await.unwrap(), truth.head().await.unwrap());
-    assert_eq!(carrier.follower.node.fees().await.unwrap(), fees);
+    assert_eq!(carrier.follower.node.fees(u128::MAX).await.unwrap(), fees);
     transfer_once(&chain, &carrier).await;
 }
 
@@ -506,4 +506,47 @@ async fn channels_live_and_end_though_one_of_three_lies_about_everything() {
         let endpoint = nodes(&chain, judges);
         life_of_channels(chain, endpoint).await;
     }
+}
+
+#[tokio::test]
+async fn a_node_that_stops_telling_its_final_block_is_not_believed_less_or_more() {
+    let tell = Arc::new(AtomicU64::new(0));
+    let told = tell.clone();
+    let judge = move |method: &str, params: &Value| match told.load(Ordering::SeqCst) {
+        _ if method != "eth_getBlockByNumber" || params[0] != "finalized" => Verdict::Pass,
+        // It has none yet; it has one; its answer is missing; it knows no such tag any more.
+        0 | 2 => Verdict::Result(Value::Null),
+        3 => Verdict::Error(-32602, "invalid block tag"),
+        _ => Verdict::Pass,
+    };
+    let policy = Policy { finality: Finality::Finalized { else_blocks: 2 }, ..quick() };
+    let (chain, _, carrier) = misbehaving(policy, Journal::in_memory().unwrap(), judge).await;
+    for _ in 0..5 {
+        chain.mine().unwrap();
+    }
+    let newest = chain.block_number();
+    assert_eq!(carrier.head().await.unwrap().final_number, newest - 2);
+    tell.store(1, Ordering::SeqCst);
+    assert_eq!(carrier.head().await.unwrap().final_number, newest, "it has the tag now");
+    for gap in [2, 3] {
+        tell.store(gap, Ordering::SeqCst);
+        let error = carrier.head().await.unwrap_err();
+        let told = ChainError::Nonsense {
+            endpoint: "the misbehaving node".to_owned(),
+            reason: "it told no final block".to_owned(),
+        };
+        assert_eq!(error, told);
+    }
+    tell.store(1, Ordering::SeqCst);
+    assert_eq!(carrier.head().await.unwrap().final_number, newest);
+}
+
+#[tokio::test]
+async fn what_a_node_says_is_pending_is_never_asked() {
+    let judge = |_: &str, params: &Value| {
+        assert!(!params.to_string().contains("pending"), "{params}");
+        Verdict::Pass
+    };
+    let (chain, _, carrier) = misbehaving(quick(), Journal::in_memory().unwrap(), judge).await;
+    transfer_once(&chain, &carrier).await;
 }

@@ -120,13 +120,13 @@ async fn what_a_rollup_takes_for_data_is_quoted_and_must_be_there() {
 
 #[tokio::test]
 async fn a_price_of_data_beyond_reason_is_not_believed_and_nothing_is_signed() {
-    let beyond = [U256::MAX, U256::from(10).pow(U256::from(17))];
+    let beyond = [U256::MAX, U256::from(10).pow(U256::from(18))];
     for fee in beyond {
         let (chain, _, carrier) =
             misbehaving(quick(), Journal::in_memory().unwrap(), rollup(fee)).await;
         let error = carrier.transfer(Address::repeat_byte(5), 1).await.unwrap_err();
         let ChainError::Nonsense { reason, .. } = &error else { panic!("{error:?}") };
-        assert!(reason.contains("bytes of data, more than fee_max_gwei"), "{reason}");
+        assert!(reason.contains("bytes of data is more than fee_max_gwei"), "{reason}");
         assert_eq!(carrier.follower.journal.unfinished().unwrap(), 0);
         assert_eq!(balance(&chain, Address::repeat_byte(5)), 0);
     }

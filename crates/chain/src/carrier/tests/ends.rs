@@ -1,0 +1,333 @@
+//! A process that ends at any event of a settlement, one after the other: before each read or write
+//! of the journal, and before each request to the node. Nothing durable happens between two events,
+//! so that these are all places where it can end.
+//!
+//! Here "the process" is a carrier that is dropped with its handles, over a journal in a file that
+//! is opened again, and a chain that lives on. [`the_process_really_ends`] does the same to a
+//! deposit with processes that are killed (signal 9) and a chain in a file.
+
+use std::path::Path;
+
+use super::*;
+use crate::testing::Fuse;
+
+const CHILD_DIR: &str = "SPAREWIRE_ENDS_TEST_DIR";
+const CHILD_EVENTS: &str = "SPAREWIRE_ENDS_TEST_EVENTS";
+
+/// More events than any of these settlements takes.
+const EVENTS_MAX: i64 = 2_000;
+
+struct World {
+    chain: EmbeddedChain,
+    deployed: Deployment,
+    /// Where each run begins.
+    base: u64,
+    configs: Vec<ChannelConfig>,
+    dir: tempfile::TempDir,
+}
+
+fn policy() -> Policy {
+    // Two blocks on top, so that "mined" and "final" are apart; each look at the head brings one.
+    Policy { finality: Finality::Blocks(2), poll: Duration::from_millis(1), ..quick() }
+}
+
+impl World {
+    /// A payer with a deposit and four channels, the last of them ready to be left.
+    async fn new() -> Self {
+        let chain = embedded();
+        let endpoint = Endpoint::Embedded(chain.clone());
+        let deployed = deploy(endpoint.clone(), signer(PAYER), quick()).await.unwrap();
+        let token = deployed.token;
+        let payer = connect(endpoint, &deployed, PAYER, quick()).await;
+        payer.mint(token, payer.wallet(), amount(10_000)).await.unwrap();
+        payer.perform(&Intent::Deposit { token, amount: amount(5_000) }).await.unwrap();
+        let configs: Vec<_> = (0..4).map(|salt| config(token, salt)).collect();
+        let channels = configs.iter().map(|config| (*config, amount(500))).collect();
+        payer.perform(&Intent::Open { channels }).await.unwrap();
+        payer.perform(&Intent::StartClose { config: configs[3] }).await.unwrap();
+        chain.increase_time(u64::from(DELAY)).unwrap();
+        for _ in 0..3 {
+            chain.mine().unwrap();
+        }
+        let base = chain.block_number();
+        Self { chain, deployed, base, configs, dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// A process whose events `fuse` counts.
+    async fn process(&self, seed: u8, journal: &Path, fuse: &Fuse) -> EvmChain {
+        let (chain, counter) = (self.chain.clone(), fuse.clone());
+        let judge = move |method: &str, _: &serde_json::Value| {
+            if !counter.holds() {
+                return Verdict::Hang;
+            }
+            if method == "eth_getBlockByNumber" {
+                chain.mine().unwrap();
+            }
+            Verdict::Pass
+        };
+        let endpoint = Misbehaving::endpoint(&self.chain, judge);
+        let mut journal = Journal::open(journal).unwrap();
+        journal.fuse = Some(fuse.clone());
+        EvmChain::connect(endpoint, self.deployed.domain, signer(seed), journal, policy())
+            .await
+            .unwrap()
+    }
+
+    fn used(&self, seed: u8) -> u64 {
+        let owner = TestSigner::new(seed).address();
+        let answer = self.chain.handle(json!({
+            "jsonrpc": "2.0", "id": 1, "method": "eth_getTransactionCount", "params": [owner, "latest"]
+        }));
+        serde_json::from_value::<alloy_primitives::U64>(answer["result"].clone()).unwrap().to()
+    }
+
+    /// What is in all places where money can be.
+    async fn money(&self) -> Vec<String> {
+        let endpoint = Endpoint::Embedded(self.chain.clone());
+        let chain = connect(endpoint, &self.deployed, PAYER, quick()).await;
+        let token = self.deployed.token;
+        let mut money = Vec::new();
+        for owner in [PAYER, PAYEE].map(|seed| TestSigner::new(seed).address()) {
+            let funds = chain.funds(owner, token).await.unwrap();
+            money.push(format!("{} {} {}", funds.wallet, funds.deposit, funds.claimable));
+        }
+        for config in self.configs.iter().chain([&config(token, 9)]) {
+            let facts = chain.channel(config.id(&self.deployed.domain)).await.unwrap();
+            money.push(facts.map_or("none".to_owned(), |facts| {
+                let closing = matches!(facts.status, ChannelStatus::Closing { .. });
+                let closed = facts.status == ChannelStatus::Closed;
+                format!("{} {} {closing} {closed}", facts.reserved, facts.claimed)
+            }));
+        }
+        money
+    }
+
+    /// What a process does until its end; `None` where it was ended.
+    async fn run(
+        &self,
+        seed: u8,
+        journal: &Path,
+        events: i64,
+        work: impl AsyncFn(&EvmChain) -> Result<(), ChainError>,
+    ) -> Option<()> {
+        let fuse = Fuse::unarmed();
+        let process = self.process(seed, journal, &fuse).await;
+        fuse.arm(events);
+        let done = tokio::select! {
+            biased;
+            () = fuse.blown() => None,
+            done = work(&process) => Some(done),
+        };
+        match done {
+            _ if fuse.is_blown() => None,
+            Some(done) => {
+                done.unwrap();
+                Some(())
+            }
+            None => None,
+        }
+    }
+}
+
+/// Ends a settlement at each of its events, and then what goes on with it at each `again`th of its.
+async fn end_everywhere(
+    seed: u8,
+    intent: impl Fn(&World) -> Intent,
+    steps: u64,
+    again: Option<(i64, i64)>,
+) {
+    let world = World::new().await;
+    let intent = intent(&world);
+    let before = world.money().await;
+    let used = world.used(seed);
+    let mut after = Vec::new();
+    let (mut runs, mut not_begun, mut gone_on) = (0, 0, 0);
+    let mut check = async |journal: &Path, ended: bool| {
+        // Only what was durable is gone on with, and all of it.
+        let durable = !Journal::peek(journal).unwrap().unwrap().under_way.is_empty();
+        let fuse = Fuse::unarmed();
+        let process = world.process(seed, journal, &fuse).await;
+        process.resume().await.unwrap();
+        let under_way = process.work().unwrap().under_way;
+        assert!(under_way.is_empty(), "forgotten: {under_way:?}");
+        let signed = process.follower.journal.signed();
+        assert!(signed.values().all(|steps| steps.len() == 1), "a nonce for two: {signed:?}");
+        drop(process);
+        let (money, took) = (world.money().await, world.used(seed) - used);
+        runs += 1;
+        match took {
+            0 => {
+                assert!(ended && !durable, "it was durable, and is lost");
+                assert_eq!(money, before);
+                not_begun += 1;
+            }
+            _ => {
+                assert_eq!(took, steps, "done once");
+                assert_ne!(money, before);
+                if after.is_empty() {
+                    after = money.clone();
+                }
+                assert_eq!(money, after);
+                gone_on += u32::from(ended);
+            }
+        }
+        world.chain.rollback(world.chain.block_number() - world.base).unwrap();
+    };
+    for events in 1..EVENTS_MAX {
+        let journal = world.dir.path().join(format!("{events}"));
+        let perform = async |chain: &EvmChain| chain.perform(&intent).await.map(drop);
+        let done = world.run(seed, &journal, events, perform).await;
+        check(&journal, done.is_none()).await;
+        if done.is_some() {
+            assert!(runs > 20 && not_begun > 2 && gone_on > 10, "{runs} {not_begun} {gone_on}");
+            println!("{}: ended at each of {events} events", intent.kind());
+            break;
+        }
+        assert!(events + 1 < EVENTS_MAX, "it does not come to an end");
+        // And once more while it is gone on with.
+        let Some((every, stride)) = again else { continue };
+        if events % every != 0 {
+            continue;
+        }
+        for later in (1..EVENTS_MAX).step_by(stride as usize) {
+            let journal = world.dir.path().join(format!("{events}-{later}"));
+            world.run(seed, &journal, events, perform).await;
+            let resume = async |chain: &EvmChain| chain.resume().await.map(drop);
+            let done = world.run(seed, &journal, later, resume).await;
+            check(&journal, true).await;
+            if done.is_some() {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_deposit_that_ends_anywhere_is_gone_on_with_and_done_once() {
+    let deposit =
+        |world: &World| Intent::Deposit { token: world.deployed.token, amount: amount(700) };
+    end_everywhere(PAYER, deposit, 2, Some((11, 13))).await;
+}
+
+#[tokio::test]
+async fn a_withdrawal_and_a_top_up_that_end_anywhere_are_done_once() {
+    let withdraw =
+        |world: &World| Intent::Withdraw { token: world.deployed.token, amount: amount(700) };
+    end_everywhere(PAYER, withdraw, 1, None).await;
+    let top_up = |world: &World| Intent::TopUp { config: world.configs[0], amount: amount(70) };
+    end_everywhere(PAYER, top_up, 1, None).await;
+}
+
+#[tokio::test]
+async fn an_opening_that_ends_anywhere_is_done_once() {
+    let open = |world: &World| Intent::Open {
+        channels: vec![(config(world.deployed.token, 9), amount(80))],
+    };
+    end_everywhere(PAYER, open, 1, None).await;
+}
+
+#[tokio::test]
+async fn a_claim_that_ends_anywhere_is_gone_on_with_and_done_once() {
+    let claims = |world: &World| Intent::Claim {
+        claims: world.configs.iter().map(|it| claim(*it, &world.deployed.domain, 90)).collect(),
+    };
+    end_everywhere(PAYEE, claims, 1, Some((7, 11))).await;
+}
+
+#[tokio::test]
+async fn closes_that_end_anywhere_are_done_once() {
+    let cooperative = |world: &World| {
+        let (config, domain) = (world.configs[0], world.deployed.domain);
+        let agreed = CooperativeClose { channel: config.id(&domain), amount: amount(90) };
+        let payee_signature = TestSigner::new(12).sign_digest(agreed.digest(&domain)).unwrap();
+        Intent::CloseCooperatively { claim: claim(config, &domain, 90), payee_signature }
+    };
+    end_everywhere(PAYER, cooperative, 1, None).await;
+    let start = |world: &World| Intent::StartClose { config: world.configs[1] };
+    end_everywhere(PAYER, start, 1, None).await;
+    let finish = |world: &World| Intent::FinishClose { config: world.configs[3] };
+    end_everywhere(PAYER, finish, 1, None).await;
+}
+
+/// The payer of a chain in a file, whose events `fuse` counts.
+async fn on_disk(dir: &Path, fuse: &Fuse) -> (EmbeddedChain, Address, EvmChain) {
+    let chain = EmbeddedChain::open(dir.join("chain"), genesis(&[PAYER]), Default::default());
+    let chain = chain.unwrap();
+    let token = std::fs::read_to_string(dir.join("token")).unwrap().parse().unwrap();
+    let contract = std::fs::read_to_string(dir.join("contract")).unwrap().parse().unwrap();
+    let (miner, counter) = (chain.clone(), fuse.clone());
+    let judge = move |method: &str, _: &serde_json::Value| {
+        assert!(counter.holds(), "only the process ends it");
+        if method == "eth_getBlockByNumber" {
+            miner.mine().unwrap();
+        }
+        Verdict::Pass
+    };
+    let mut journal = Journal::open(dir.join("journal")).unwrap();
+    journal.fuse = Some(fuse.clone());
+    let (endpoint, domain) =
+        (Misbehaving::endpoint(&chain, judge), Domain { chain_id: CHAIN_ID, contract });
+    let carrier =
+        EvmChain::connect(endpoint, domain, signer(PAYER), journal, policy()).await.unwrap();
+    (chain, token, carrier)
+}
+
+/// What the killed process does.
+#[tokio::test]
+#[ignore = "runs only as the child of the other test"]
+async fn child() {
+    let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
+    let events = std::env::var(CHILD_EVENTS).unwrap().parse().unwrap();
+    let fuse = Fuse::lethal();
+    let (_, token, carrier) = on_disk(Path::new(&dir), &fuse).await;
+    fuse.arm(events);
+    carrier.perform(&Intent::Deposit { token, amount: amount(700) }).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_process_really_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let chain =
+            EmbeddedChain::open(dir.path().join("chain"), genesis(&[PAYER]), Default::default());
+        let endpoint = Endpoint::Embedded(chain.unwrap());
+        let deployed = deploy(endpoint.clone(), signer(PAYER), quick()).await.unwrap();
+        for (name, address) in [("token", deployed.token), ("contract", deployed.domain.contract)] {
+            std::fs::write(dir.path().join(name), address.to_string()).unwrap();
+        }
+        let payer = connect(endpoint, &deployed, PAYER, quick()).await;
+        payer.mint(deployed.token, payer.wallet(), amount(1_000_000)).await.unwrap();
+    }
+    let (mut deposited, mut killed) = (0, 0);
+    for events in 1..EVENTS_MAX {
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["carrier::tests::ends::child", "--exact", "--ignored"])
+            .env(CHILD_DIR, dir.path())
+            .env(CHILD_EVENTS, events.to_string())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        let done = status.success();
+        if !done {
+            assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+            killed += 1;
+        }
+        let durable =
+            !Journal::peek(dir.path().join("journal")).unwrap().unwrap().under_way.is_empty();
+        let (_, token, carrier) = on_disk(dir.path(), &Fuse::unarmed()).await;
+        carrier.resume().await.unwrap();
+        deposited += if durable || done { 700 } else { 0 };
+        let funds = carrier.funds(carrier.wallet(), token).await.unwrap();
+        assert_eq!(funds.deposit, amount(deposited), "after {events} events");
+        let signed = carrier.follower.journal.signed();
+        assert!(signed.values().all(|steps| steps.len() == 1), "{signed:?}");
+        assert_eq!(carrier.work().unwrap().foreign_use, None);
+        if done {
+            assert!(killed > 40, "{killed}");
+            println!("killed {killed} times");
+            return;
+        }
+    }
+    panic!("it does not come to an end");
+}
