@@ -22,9 +22,14 @@ mod bindings {
         Towers,
         "../../contracts/artifacts/Towers.json"
     );
+    sol!(
+        #[derive(Debug)]
+        Keys,
+        "../../contracts/artifacts/Keys.json"
+    );
 }
 
-pub use bindings::{Channels, TestToken, Towers};
+pub use bindings::{Channels, Keys, TestToken, Towers};
 
 /// `Error(string)` and `Panic(uint256)` in words, as nodes append them to `execution reverted`.
 pub(crate) fn plain_reason(data: &[u8]) -> Option<String> {
@@ -46,6 +51,7 @@ pub fn reason_in_words(data: &Bytes) -> String {
         .map(|words| if words.is_empty() { nothing() } else { words })
         .or_else(|| Channels::ChannelsErrors::abi_decode(data).ok().map(channels_words))
         .or_else(|| Towers::TowersErrors::abi_decode(data).ok().map(towers_words))
+        .or_else(|| Keys::KeysErrors::abi_decode(data).ok().map(keys_words))
         .or_else(|| TestToken::TestTokenErrors::abi_decode(data).ok().and_then(token_words))
         .unwrap_or_else(|| {
             let shown = &data[..data.len().min(68)];
@@ -119,6 +125,20 @@ fn towers_words(error: Towers::TowersErrors) -> String {
         E::WithdrawalTooEarly(e) => {
             format!("reward money cannot be withdrawn before {} (Unix time)", e.due)
         }
+        other => named(&other),
+    }
+}
+
+fn keys_words(error: Keys::KeysErrors) -> String {
+    use Keys::KeysErrors as E;
+    match error {
+        E::DeviceIsRevoked(e) => format!("{} has revoked device {} for good", e.wallet, e.device),
+        E::AuthorizerIsRevoked(e) => {
+            format!("{} has revoked authorizer {} for good", e.wallet, e.authorizer)
+        }
+        E::DelegationExpired(e) => format!("the delegation expired at {} (Unix time)", e.expiry),
+        E::DeadlinePassed(e) => format!("it was to be sent by {} (Unix time)", e.deadline),
+        E::WalletSignatureInvalid(e) => format!("{} did not sign this", e.wallet),
         other => named(&other),
     }
 }

@@ -58,6 +58,7 @@ pub(crate) async fn provider(
         streams_per_sec_max: per_sec_max,
         facts_every: FACTS_EVERY,
         closes_every: CLOSES_EVERY,
+        keys: side.registry,
         settle: settle.policy(&side.token, side.chain.domain().chain_id)?,
     };
     let exit = Exit::new(policy(config)?);
@@ -161,6 +162,7 @@ pub(crate) async fn consumer(
         withdraw_delay_secs: config.withdraw_delay_secs,
         withdraw_delay_secs_max: config.withdraw_delay_secs_max,
         streams_max: config.streams_max,
+        keys: side.registry,
     };
     ensure!(settings.channel_amount > Amount::ZERO, "[consumer] channel_amount must be above 0");
     let endpoint = bind(&side.node, None).await?;

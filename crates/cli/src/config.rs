@@ -58,6 +58,10 @@ pub(crate) struct ChainConfig {
     /// chain's, elsewhere for none.
     #[toml_example(default = "")]
     pub(crate) towers: String,
+    /// Address of the registry in which wallets revoke keys. Empty stands for the embedded chain's,
+    /// elsewhere for none: nobody's keys are revoked then.
+    #[toml_example(default = "")]
+    pub(crate) keys: String,
     /// Blocks on top of one that make it final, where the node knows no `finalized` tag.
     #[toml_example(default = 12)]
     pub(crate) confirmations: u64,
@@ -79,6 +83,7 @@ impl Default for ChainConfig {
             contract: String::new(),
             token: String::new(),
             towers: String::new(),
+            keys: String::new(),
             confirmations: 12,
             fee_max_gwei: 500,
             fee_max_urgent_gwei: 2000,

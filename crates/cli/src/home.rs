@@ -76,6 +76,15 @@ impl Home {
         }
     }
 
+    /// The registry of keys, where there is one.
+    pub(crate) fn registry(&self) -> Result<Option<Address>> {
+        match self.config.chain.keys.as_str() {
+            "" if self.config.chain.chain_id == network::CHAIN_ID => Ok(Some(network::keys())),
+            "" => Ok(None),
+            text => text.parse().map(Some).with_context(|| format!("[chain] keys = \"{text}\"")),
+        }
+    }
+
     /// Opens the store as its only writer.
     pub(crate) fn store(&self) -> Result<Arc<dyn Store>> {
         Ok(Arc::new(SqliteStore::open(&self.store_path())?))
@@ -153,6 +162,16 @@ impl Home {
             fee_max_urgent_wei: u128::from(chain.fee_max_urgent_gwei) * 1_000_000_000,
             ..policy
         }
+    }
+
+    /// The configured chain, to be asked only: no key is opened and no journal taken.
+    pub(crate) async fn reader(&self) -> Result<EvmChain> {
+        let (domain, _) = self.network()?;
+        let endpoint = self.config.chain.endpoint()?;
+        let reader = Arc::new(sparewire_wallet::LocalKey::random()?);
+        let journal = Journal::in_memory()?;
+        let policy = Policy { retry_for: std::time::Duration::from_secs(2), ..Policy::default() };
+        Ok(EvmChain::connect(endpoint, domain, reader, journal, policy).await?)
     }
 
     /// Connects the wallet to the configured chain and finishes what was left unfinished.
@@ -250,15 +269,7 @@ pub(crate) async fn token_info(home: &Home, token: Address) -> TokenInfo {
             decimals: network::TOKEN_DECIMALS,
         };
     }
-    let asked = async {
-        let (domain, _) = home.network()?;
-        let endpoint = home.config.chain.endpoint()?;
-        let reader = Arc::new(sparewire_wallet::LocalKey::random()?);
-        let journal = Journal::in_memory()?;
-        let policy = Policy { retry_for: std::time::Duration::from_secs(2), ..Policy::default() };
-        let chain = EvmChain::connect(endpoint, domain, reader, journal, policy).await?;
-        anyhow::Ok(chain.token(token).await?)
-    };
+    let asked = async { anyhow::Ok(home.reader().await?.token(token).await?) };
     asked.await.unwrap_or_else(|_: anyhow::Error| smallest_units(token))
 }
 

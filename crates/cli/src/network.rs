@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 use anyhow::{Result, bail};
 use sparewire_chain::{
     Deployment, EmbeddedChain, Endpoint, EvmChain, Finality, Genesis, Journal, Options, Place,
-    Policy, deploy, deploy_towers,
+    Policy, deploy, deploy_keys, deploy_towers,
 };
 use sparewire_core::{Address, Amount, Domain, Signer, U256, keccak256};
 use sparewire_protocol::settlement::ChainError;
@@ -25,8 +25,7 @@ const FAUCET_TOKENS: u128 = 100_000_000;
 /// The key that owns everything at the embedded chain's beginning. It is public on purpose: the
 /// chain's money is worth nothing.
 pub(crate) fn development_key() -> Arc<dyn Signer> {
-    let secret = keccak256("sparewire embedded chain development key");
-    Arc::new(LocalKey::from_secret(&secret.0).expect("this hash is below the group's order"))
+    deployer("sparewire embedded chain development key")
 }
 
 /// The contracts of the embedded chain: the first two that the development key deploys.
@@ -41,7 +40,21 @@ pub(crate) fn contracts() -> Deployment {
 /// The key that deploys the contract for watchtowers' rewards: one of its own, so that the contract
 /// has the same address on a chain that was begun without it. Public as well.
 fn towers_key() -> Arc<dyn Signer> {
-    let secret = keccak256("sparewire embedded chain towers key");
+    deployer("sparewire embedded chain towers key")
+}
+
+/// As [`towers_key`], for the registry of keys.
+fn keys_key() -> Arc<dyn Signer> {
+    deployer("sparewire embedded chain keys key")
+}
+
+/// The embedded chain's registry of keys.
+pub(crate) fn keys() -> Address {
+    keys_key().address().create(0)
+}
+
+fn deployer(name: &str) -> Arc<dyn Signer> {
+    let secret = keccak256(name);
     Arc::new(LocalKey::from_secret(&secret.0).expect("this hash is below the group's order"))
 }
 
@@ -79,6 +92,13 @@ pub(crate) async fn open(place: Place, dev_methods: bool) -> Result<EmbeddedChai
         let channels = contracts().domain.contract;
         let deployed = deploy_towers(endpoint, key, embedded_policy(), channels).await?;
         anyhow::ensure!(deployed == towers(), "the towers key was used by something else");
+    }
+    if !has_code(&embedded, keys()) {
+        let (endpoint, key) = (Endpoint::Embedded(embedded.clone()), keys_key());
+        send_wei(endpoint.clone(), key.address()).await?;
+        let channels = contracts().domain.contract;
+        let deployed = deploy_keys(endpoint, key, embedded_policy(), channels).await?;
+        anyhow::ensure!(deployed == keys(), "the key of the keys' contract was used");
     }
     Ok(embedded)
 }

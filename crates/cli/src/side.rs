@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::Result;
 use sparewire_chain::EvmChain;
+use sparewire_core::Address;
 use sparewire_node::store::Store;
 use sparewire_protocol::settlement::{Chain, TokenInfo};
 
@@ -16,6 +17,8 @@ pub(crate) struct Side {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) chain: Arc<dyn Chain>,
     pub(crate) token: TokenInfo,
+    /// The registry in which wallets revoke keys, where there is one.
+    pub(crate) registry: Option<Address>,
 }
 
 impl Side {
@@ -30,6 +33,6 @@ impl Side {
         let node = Node::new(home.keys(password_file).await?, &domain)?;
         let chain = home.connect(Arc::clone(&node.wallet)).await?;
         let token = known_token(&*chain, token).await?;
-        Ok((Self { node, store, chain: chain.clone(), token }, chain))
+        Ok((Self { node, store, chain: chain.clone(), token, registry: home.registry()? }, chain))
     }
 }

@@ -49,6 +49,8 @@ pub struct ConsumerConfig {
     pub withdraw_delay_secs_max: u32,
     /// Most streams at a time.
     pub streams_max: usize,
+    /// The registry in which wallets revoke keys; `None` where there is none.
+    pub keys: Option<Address>,
 }
 
 /// A consumer at work.

@@ -5,7 +5,12 @@ use std::sync::Arc;
 use sparewire_core::{
     Address, DeviceSigner, Domain, NodeId, Signed, Signer, SignerError, Timestamp, Verified,
 };
-use sparewire_protocol::Delegation;
+use sparewire_protocol::{
+    Delegation,
+    settlement::{Chain, Standing},
+};
+
+use crate::session::SessionError;
 
 /// The keys that a running node works with. The wallet's own key is not among them.
 #[derive(Clone)]
@@ -49,5 +54,27 @@ impl Identity {
     /// The device key: the node's name on the network.
     pub fn node_id(&self) -> NodeId {
         self.device.node_id()
+    }
+}
+
+/// Turns keys down that their wallet has revoked in the registry `keys`, before its word for them
+/// has expired.
+///
+/// # Errors
+/// [`SessionError::Policy`] where they are revoked, [`SessionError::Chain`] where nobody can tell.
+pub(crate) async fn check_standing(
+    chain: &Arc<dyn Chain>,
+    keys: Option<Address>,
+    delegation: &Delegation,
+) -> Result<(), SessionError> {
+    let Some(keys) = keys else { return Ok(()) };
+    match chain.standing(keys, delegation).await? {
+        Standing::Revoked => Err(SessionError::Policy(format!(
+            "wallet {} has revoked this device or its authorizer on chain",
+            delegation.wallet
+        ))),
+        // Without a registration the delegation itself decides, and a newer one than what was
+        // registered counts.
+        Standing::Unknown | Standing::Registered | Standing::Expired => Ok(()),
     }
 }

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use sparewire_core::{Amount, ChannelId, Domain, NodeId, Price};
+use sparewire_core::{Address, Amount, ChannelId, Domain, NodeId, Price};
 use sparewire_protocol::{
     CountingRule, CreditRule, Service, Statement, Terms,
     settlement::{Chain, SettlePolicy},
@@ -41,7 +41,7 @@ pub struct ProviderConfig {
     /// How far service runs ahead of payment.
     pub credit: CreditRule,
     /// The token that is paid in.
-    pub token: sparewire_core::Address,
+    pub token: Address,
     /// Shortest withdraw delay of a channel that is accepted, in seconds.
     pub withdraw_delay_secs_min: u32,
     /// The least that a channel must hold.
@@ -60,6 +60,8 @@ pub struct ProviderConfig {
     /// How often it is asked whether payers have started to leave, and whether it is time to claim
     /// for another reason. The shortest withdraw delay of the contract is 15 minutes.
     pub closes_every: Duration,
+    /// The registry in which wallets revoke keys; `None` where there is none.
+    pub keys: Option<Address>,
     /// When promises are claimed without being asked for.
     pub settle: SettlePolicy,
 }

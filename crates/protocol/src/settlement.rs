@@ -7,13 +7,13 @@ use std::fmt;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use sparewire_core::{Address, Amount, B256, ChannelId, Domain, Signature, Signed};
+use sparewire_core::{Address, Amount, B256, ChannelId, Domain, NodeId, Signature, Signed};
 
 pub use when::{NativePrice, Occasion, SettlePolicy, Verdict, Waiting, Weighed, margin_secs};
 
 use crate::{
     appointment::Appointment,
-    channel::{ChannelConfig, ChannelFacts, Claim},
+    channel::{ChannelConfig, ChannelFacts, Claim, Delegation},
 };
 
 /// Something that we want the chain to do. It is durable before a transaction is sent for it.
@@ -122,6 +122,22 @@ pub enum Intent {
         /// The token.
         token: Address,
     },
+    /// Makes our wallet's word for a device and an authorizer public in the registry of keys.
+    Register {
+        /// The registry.
+        keys: Address,
+        /// What our wallet says.
+        delegation: Delegation,
+    },
+    /// Revokes keys of our wallet in the registry, for good.
+    Revoke {
+        /// The registry.
+        keys: Address,
+        /// The device; `None` leaves devices alone.
+        device: Option<NodeId>,
+        /// The authorizer; `None` leaves authorizers alone.
+        authorizer: Option<Address>,
+    },
 }
 
 impl Intent {
@@ -142,6 +158,8 @@ impl Intent {
             Self::DepositReward { .. } => "deposit_reward",
             Self::AnnounceRewardWithdrawal { .. } => "announce_reward_withdrawal",
             Self::WithdrawReward { .. } => "withdraw_reward",
+            Self::Register { .. } => "register",
+            Self::Revoke { .. } => "revoke",
         }
     }
 }
@@ -215,6 +233,21 @@ pub struct Head {
     pub final_number: u64,
 }
 
+/// What the registry of keys says of a device and an authorizer that act for a wallet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Nothing: the delegation that they show decides.
+    #[default]
+    Unknown,
+    /// They act for it while the registered delegation lasts.
+    Registered,
+    /// What was registered is over; a newer delegation that they show may count.
+    Expired,
+    /// One of the two never counts again.
+    Revoked,
+}
+
 /// What an owner has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Funds {
@@ -282,6 +315,18 @@ pub trait Chain: Send + Sync {
     /// # Errors
     /// [`ChainError::Reverted`] where the contract would refuse it.
     async fn quote(&self, intent: &Intent) -> Result<Quote, ChainError>;
+
+    /// What the newest state of the registry `keys` says of the keys that a delegation names: a
+    /// revocation counts from the block on that has it. A chain without such a contract has nothing
+    /// to say.
+    async fn standing(
+        &self,
+        keys: Address,
+        delegation: &Delegation,
+    ) -> Result<Standing, ChainError> {
+        let _ = (keys, delegation);
+        Ok(Standing::Unknown)
+    }
 
     /// What final state of the contract `towers` says of the channel of `config` and of its payee's
     /// reward money in `reward_token`. A chain that knows no such contract has nothing to say.

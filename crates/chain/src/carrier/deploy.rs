@@ -15,7 +15,7 @@ use super::{
     nodes::Nodes,
 };
 use crate::{
-    contracts::{Channels, TestToken, Towers},
+    contracts::{Channels, Keys, TestToken, Towers},
     journal::{Call, Journal},
 };
 
@@ -68,13 +68,38 @@ pub async fn deploy_towers(
     policy: Policy,
     channels: Address,
 ) -> Result<Address, ChainError> {
+    deploy_beside(&Towers::BYTECODE, endpoint, signer, policy, channels).await
+}
+
+/// Deploys the registry of keys beside the channel contract `channels`, and returns its address. The
+/// wallet's other transactions must rest meanwhile.
+///
+/// # Errors
+/// As [`sparewire_protocol::settlement::Chain::perform`].
+pub async fn deploy_keys(
+    endpoint: Endpoint,
+    signer: Arc<dyn Signer>,
+    policy: Policy,
+    channels: Address,
+) -> Result<Address, ChainError> {
+    deploy_beside(&Keys::BYTECODE, endpoint, signer, policy, channels).await
+}
+
+/// Deploys a contract whose one argument is the channel contract.
+async fn deploy_beside(
+    bytecode: &Bytes,
+    endpoint: Endpoint,
+    signer: Arc<dyn Signer>,
+    policy: Policy,
+    channels: Address,
+) -> Result<Address, ChainError> {
     let node = Nodes::new(endpoint, &policy)?;
     let chain_id = node.chain_id().await?;
     let wallet = signer.address();
     let follower = Follower::new(node, signer, Journal::in_memory()?, policy, chain_id)?;
     let contract = wallet.create(follower.node.nonce(wallet).await?);
     let arguments = channels.into_word();
-    let code: Bytes = [Towers::BYTECODE.as_ref(), arguments.as_slice()].concat().into();
+    let code: Bytes = [bytecode.as_ref(), arguments.as_slice()].concat().into();
     let digest = keccak256(&code);
     let call = Call { target: None, data: code, value: U256::ZERO };
     follower.perform("deploy", digest, Plan::new(vec![call])).await?;

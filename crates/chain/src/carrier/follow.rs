@@ -486,7 +486,7 @@ fn is_repeatable(kind: &str) -> bool {
 
 /// Kinds are words of ours; what a newer version wrote is told in general.
 fn kind_of(kind: &str) -> &'static str {
-    const KINDS: [&str; 17] = [
+    const KINDS: [&str; 19] = [
         "deposit",
         "withdraw",
         "open",
@@ -501,6 +501,8 @@ fn kind_of(kind: &str) -> &'static str {
         "deposit_reward",
         "announce_reward_withdrawal",
         "withdraw_reward",
+        "register",
+        "revoke",
         "deploy",
         "mint",
         "transfer",

@@ -17,11 +17,13 @@ use alloy_sol_types::SolCall;
 use async_trait::async_trait;
 use sparewire_core::{Amount, ChannelId, Domain, Signer};
 use sparewire_protocol::{
-    channel::{ChannelConfig, ChannelFacts, ChannelStatus},
-    settlement::{Chain, ChainError, Funds, Head, Intent, Outcome, Quote, RewardFacts, TokenInfo},
+    channel::{ChannelConfig, ChannelFacts, ChannelStatus, Delegation},
+    settlement::{
+        Chain, ChainError, Funds, Head, Intent, Outcome, Quote, RewardFacts, Standing, TokenInfo,
+    },
 };
 
-pub use deploy::{Deployment, deploy, deploy_towers};
+pub use deploy::{Deployment, deploy, deploy_keys, deploy_towers};
 use follow::Follower;
 pub use node::Endpoint;
 use node::NodeError;
@@ -32,7 +34,7 @@ pub use quorum::Quorum;
 
 use crate::{
     chain_work::ChainWork,
-    contracts::{Channels, TestToken, Towers},
+    contracts::{Channels, Keys, TestToken, Towers},
     journal::Journal,
 };
 
@@ -312,6 +314,29 @@ impl Chain for EvmChain {
 
     async fn quote(&self, intent: &Intent) -> Result<Quote, ChainError> {
         self.quote_for(intent).await
+    }
+
+    async fn standing(
+        &self,
+        keys: Address,
+        delegation: &Delegation,
+    ) -> Result<Standing, ChainError> {
+        let newest = self.follower.node.newest().await?;
+        if self.follower.node.code(keys, Some(newest)).await?.is_empty() {
+            return Ok(Standing::Unknown);
+        }
+        let Delegation { wallet, device, authorizer, .. } = *delegation;
+        let call = Keys::standingCall::new((wallet, device.0, authorizer));
+        match self.read(keys, call, newest).await? {
+            0 => Ok(Standing::Unknown),
+            1 => Ok(Standing::Registered),
+            2 => Ok(Standing::Expired),
+            3 => Ok(Standing::Revoked),
+            other => {
+                let reason = format!("standing {other}");
+                Err(self.follower.node.blame(NodeError::Nonsense(reason)))
+            }
+        }
     }
 
     async fn reward(

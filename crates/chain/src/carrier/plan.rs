@@ -14,7 +14,7 @@ use sparewire_protocol::{
 
 use super::{Allowance, EvmChain, follow::Plan};
 use crate::{
-    contracts::{Channels, TestToken, Towers},
+    contracts::{Channels, Keys, TestToken, Towers},
     journal::Call,
 };
 
@@ -93,14 +93,18 @@ impl EvmChain {
             Intent::Withdraw { .. }
             | Intent::TopUp { .. }
             | Intent::AnnounceRewardWithdrawal { .. }
-            | Intent::WithdrawReward { .. } => self.all_calls(intent),
+            | Intent::WithdrawReward { .. }
+            | Intent::Register { .. } => self.all_calls(intent),
+            Intent::Revoke { .. } => {
+                return Ok(Plan { calls: self.all_calls(intent), urgent: true });
+            }
         }))
     }
 
     /// Whether an intent that is under way has become urgent.
     pub(super) async fn is_urgent(&self, intent: &Intent) -> Result<bool, ChainError> {
         match intent {
-            Intent::FinishClose { .. } | Intent::Defend { .. } => Ok(true),
+            Intent::FinishClose { .. } | Intent::Defend { .. } | Intent::Revoke { .. } => Ok(true),
             Intent::Claim { claims } => Ok(self.unclaimed(claims).await?.1),
             _ => Ok(false),
         }
@@ -256,7 +260,25 @@ pub fn calls_of(contract: Address, wallet: Address, intent: &Intent) -> Vec<Call
         | Intent::DepositReward { .. }
         | Intent::AnnounceRewardWithdrawal { .. }
         | Intent::WithdrawReward { .. } => reward_calls(wallet, intent),
+        Intent::Register { keys, delegation } => {
+            let delegation = Keys::Delegation {
+                wallet: delegation.wallet,
+                device: delegation.device.0,
+                authorizer: delegation.authorizer,
+                expiry: delegation.expiry_secs,
+            };
+            key_call(*keys, Keys::registerCall::new((delegation,)).abi_encode())
+        }
+        Intent::Revoke { keys, device, authorizer } => {
+            let device = device.unwrap_or_default().0;
+            let authorizer = authorizer.unwrap_or_default();
+            key_call(*keys, Keys::revokeCall::new((device, authorizer)).abi_encode())
+        }
     }
+}
+
+fn key_call(keys: Address, data: Vec<u8>) -> Vec<Call> {
+    vec![Call { target: Some(keys), data: data.into(), value: U256::ZERO }]
 }
 
 /// The calls to the contract that holds watchtowers' rewards.

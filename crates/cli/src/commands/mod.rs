@@ -6,6 +6,7 @@ pub(crate) mod channel;
 pub(crate) mod config;
 pub(crate) mod connect;
 pub(crate) mod demo;
+pub(crate) mod device;
 pub(crate) mod earnings;
 pub(crate) mod provide;
 pub(crate) mod session;

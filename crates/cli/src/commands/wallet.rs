@@ -9,6 +9,7 @@ use sparewire_wallet::{
     Cost, Mnemonic, NodeKeys, NodeSecrets, OfflineRequest, PublicKeys, WordCount,
 };
 
+use super::device::DeviceCommand;
 use crate::{
     hint::{self, Hint},
     home::{Home, key_error, password},
@@ -36,6 +37,9 @@ pub(crate) enum WalletCommand {
     },
     /// Show addresses and what the wallet holds.
     Show,
+    /// The devices and authorizers that act for this wallet, in the registry of keys on chain.
+    #[command(subcommand)]
+    Device(DeviceCommand),
     /// Sign a request on a machine without a network: reads and writes JSON.
     Sign {
         /// The request file.
@@ -56,6 +60,7 @@ pub(crate) async fn run(command: WalletCommand, home: &Home, as_json: bool) -> R
             new(home, words, mnemonic_file, index, password_file, as_json).await
         }
         WalletCommand::Show => show(home, as_json).await,
+        WalletCommand::Device(command) => super::device::run(command, home, as_json).await,
         WalletCommand::Sign { request, password_file, blind } => {
             let text = std::fs::read_to_string(&request)
                 .with_context(|| format!("cannot read {}", request.display()))?;

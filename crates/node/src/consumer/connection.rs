@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{BrokenSession, Consumer, Link, Session, TUNNELS_GRACE, Tunnel, gives_up_session};
 use crate::{
     copy::{DrainLimit, Tally, Tunnel as Copied, consumer_copy},
+    identity::check_standing,
     refusal::{Refusal, RefusalKind},
     session::{
         Command, ControlReader, ControlWriter, Driver, OpenReply, OpenRequest, SessionError,
@@ -79,6 +80,7 @@ impl Consumer {
             },
         )?;
         self.check_terms(&terms)?;
+        check_standing(&self.chain, self.config.keys, &offer.delegation.body).await?;
 
         let funded = tokio::select! {
             // Not cut off where the connection goes meanwhile: the channel that it opens is used

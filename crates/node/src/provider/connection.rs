@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use sparewire_core::{ByteCount, ChannelId, DeviceStatement};
 use sparewire_protocol::{
-    Action, Event, Message, Offer, Output, Payee, ProtocolError, RefusalCode, Refused,
+    Action, Delegation, Event, Message, Offer, Output, Payee, ProtocolError, RefusalCode, Refused,
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Applicant, LiveSession, Provider, admit, terms_of};
 use crate::{
     copy::{CopyEnd, DrainLimit, Tunnel, provider_copy},
+    identity::check_standing,
     refusal::{Refusal, RefusalKind},
     session::{
         Command, ControlReader, ControlWriter, Driver, OpenReply, OpenRequest, SessionError,
@@ -39,6 +40,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many commands may wait for the machine.
 const COMMANDS_MAX: usize = 64;
+/// Each so many looks at a channel, its payer's keys are looked at.
+const STANDING_EVERY: u32 = 4;
 
 impl Provider {
     /// Serves one connection from hello to the end of its session.
@@ -61,6 +64,7 @@ impl Provider {
         };
         let (peer, terms) = (applicant.peer, applicant.terms);
         let channel = applicant.acceptance.channel.id(&terms.domain);
+        let delegation = applicant.acceptance.delegation.body;
         let (figures, seen) = watch::channel(None);
         let live = LiveSession {
             peer,
@@ -111,6 +115,7 @@ impl Provider {
                 result = run => result,
                 never = self.accept_streams(connection, &meter, &streams, &commands) => match never {},
                 never = self.watch_facts(channel, &look, &commands) => match never {},
+                never = self.watch_delegation(&delegation, &commands) => match never {},
                 () = ask_to_close(&live.cancel, &shutdown, &commands) => Err(SessionError::Shutdown),
             }
         };
@@ -205,6 +210,12 @@ impl Provider {
     ) -> Result<Payee, (SessionError, RefusalCode)> {
         let facts = self.chain.channel(channel).await;
         let facts = facts.map_err(|error| (error.into(), RefusalCode::ChainUnavailable))?;
+        let delegation = applicant.acceptance.delegation.body;
+        let standing = check_standing(&self.chain, self.config.keys, &delegation).await;
+        standing.map_err(|error| match error {
+            SessionError::Policy(_) => (error, RefusalCode::Invalid),
+            error => (error, RefusalCode::ChainUnavailable),
+        })?;
         let (signer, now) = (Arc::clone(&self.identity.authorizer), (self.clock)());
         ask(&self.store, move |store| Ok(admit(store, facts, applicant, signer, now)))
             .await
@@ -306,6 +317,35 @@ impl Provider {
                 Ok(None) => tracing::warn!(%channel, "the chain has forgotten a channel in use"),
                 Err(error) => tracing::warn!(%error, "cannot check a channel in use"),
             }
+        }
+    }
+}
+
+impl Provider {
+    /// Ends the session when the consumer's keys do not act for its wallet any more: the delegation
+    /// has expired, or they are revoked. What was promised is promised all the same.
+    async fn watch_delegation(
+        &self,
+        delegation: &Delegation,
+        commands: &mpsc::Sender<Command>,
+    ) -> Infallible {
+        let every = self.config.facts_every.saturating_mul(STANDING_EVERY);
+        loop {
+            tokio::time::sleep(every).await;
+            let reason = if (self.clock)().as_secs() > delegation.expiry_secs {
+                "the wallet's delegation has expired; connect again"
+            } else {
+                match check_standing(&self.chain, self.config.keys, delegation).await {
+                    Ok(()) => continue,
+                    Err(SessionError::Policy(_)) => "the wallet has revoked these keys",
+                    Err(error) => {
+                        // A silent chain ends the session in `watch_facts`.
+                        tracing::warn!(%error, "cannot check whether keys are revoked");
+                        continue;
+                    }
+                }
+            };
+            let _ = commands.send(Command::Close(reason)).await; // or the session is over
         }
     }
 }

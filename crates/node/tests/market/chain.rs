@@ -12,14 +12,15 @@ use std::{
 use async_trait::async_trait;
 use sparewire_core::{Address, Amount, B256, ChannelId, Domain, Signed};
 use sparewire_protocol::{
-    ChannelConfig, ChannelFacts, ChannelStatus, Claim, Voucher,
+    ChannelConfig, ChannelFacts, ChannelStatus, Claim, Delegation, Voucher,
     settlement::{
-        Chain, ChainError, Funds, Head, Intent, Outcome, Quote, TokenInfo, TransactionSummary,
+        Chain, ChainError, Funds, Head, Intent, Outcome, Quote, Standing, TokenInfo, TransactionSummary,
     },
 };
 use tokio::sync::watch;
 
 pub const TOKEN: Address = Address::repeat_byte(0x70);
+pub const REGISTRY: Address = Address::repeat_byte(0xcc);
 
 pub fn domain() -> Domain {
     Domain { chain_id: 31_337, contract: Address::repeat_byte(0xc0) }
@@ -34,6 +35,7 @@ struct State {
     channels: HashMap<ChannelId, ChannelFacts>,
     wallets: HashMap<Address, u128>,
     deposits: HashMap<Address, u128>,
+    revoked: HashSet<Address>,
     performed: Vec<(Address, Intent)>,
 }
 
@@ -68,6 +70,11 @@ impl FakeChain {
     pub fn performed(&self, wallet: Address) -> Vec<Intent> {
         let state = self.state.lock().unwrap();
         state.performed.iter().filter(|(by, _)| *by == wallet).map(|(_, i)| i.clone()).collect()
+    }
+
+    /// Revokes an authorizer in the registry, whoever's it is.
+    pub fn revoke(&self, authorizer: Address) {
+        self.state.lock().unwrap().revoked.insert(authorizer);
     }
 
     /// A channel out of thin air.
@@ -178,6 +185,17 @@ impl Chain for Seat {
 
     async fn token(&self, address: Address) -> Result<TokenInfo, ChainError> {
         Ok(TokenInfo { address, symbol: "T".to_owned(), decimals: 0 })
+    }
+
+    async fn standing(
+        &self,
+        keys: Address,
+        delegation: &Delegation,
+    ) -> Result<Standing, ChainError> {
+        self.reach().await?;
+        assert_eq!(keys, REGISTRY);
+        let revoked = self.chain.state.lock().unwrap().revoked.contains(&delegation.authorizer);
+        Ok(if revoked { Standing::Revoked } else { Standing::Unknown })
     }
 
     async fn quote(&self, intent: &Intent) -> Result<Quote, ChainError> {

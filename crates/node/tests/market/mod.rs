@@ -13,7 +13,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-pub use chain::{FakeChain, Seat, TOKEN, amount, domain};
+pub use chain::{FakeChain, REGISTRY, Seat, TOKEN, amount, domain};
 pub use client::{Client, refused};
 pub use disk::Disk;
 pub use origins::{echo, nobody, sink, source};
@@ -154,6 +154,7 @@ pub fn provider_config() -> ProviderConfig {
         streams_per_sec_max: 200,
         facts_every: Duration::from_millis(100),
         closes_every: Duration::from_secs(60),
+        keys: Some(REGISTRY),
         settle: SettlePolicy::default(),
     }
 }
@@ -173,6 +174,7 @@ pub fn consumer_config() -> ConsumerConfig {
         withdraw_delay_secs: 3600,
         withdraw_delay_secs_max: 86_400,
         streams_max: 512,
+        keys: Some(REGISTRY),
     }
 }
 

@@ -56,7 +56,8 @@ impl Party {
         chain.resume().await?;
         let chain = Arc::new(Watched { inner: chain, done: Mutex::default() });
         let token = chain.token(contracts.token).await?;
-        let side = Side { node, store: home.store()?, chain: chain.clone(), token };
+        let registry = home.registry()?;
+        let side = Side { node, store: home.store()?, chain: chain.clone(), token, registry };
         Ok(Self { side, chain })
     }
 }

@@ -1,0 +1,67 @@
+//! Keys that their wallet has revoked act for it no more, wherever its delegation still says so.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod market;
+
+use std::time::Duration;
+
+use market::{
+    Client, Market, amount, consumer_config, exit_policy, provider_config, sink, until, within,
+};
+use sparewire_core::Signer;
+use sparewire_node::{exit::Exit, session::SessionError};
+use sparewire_protocol::{Message, RefusalCode};
+use tokio::io::AsyncWriteExt;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_whose_keys_are_revoked_is_not_served() {
+    let market = Market::new().await;
+    let (mut client, channel) = market.client().await;
+    market.chain.revoke(client.keys.authorizer.address());
+    let terms = client.terms(None).await;
+    match client.accept(client.acceptance(&terms, channel, 1)).await {
+        Some(Message::Refused(refused)) => {
+            assert_eq!(refused.code, RefusalCode::Invalid);
+            assert!(refused.reason.contains("revoked"), "{}", refused.reason);
+        }
+        answer => panic!("{answer:?}"),
+    }
+    market.serves_an_honest_consumer().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_are_revoked_in_mid_session_end_it_and_what_was_promised_is_claimed() {
+    let mut config = provider_config();
+    config.facts_every = Duration::from_millis(20);
+    let market = Market::with(config, Exit::new(exit_policy())).await;
+    let (buyer, _directory) = market.buyer_with(consumer_config()).await;
+    let sink = sink().await;
+    let mut stream = buyer.connect(sink).await.unwrap();
+    stream.write_all(&[7; 100_000]).await.unwrap();
+    let session = buyer.session_id().await;
+    until("something is paid", || {
+        let payment = market.seller.payment(session);
+        payment.is_some_and(|payment| payment.voucher.body.amount > amount(0))
+    })
+    .await;
+    market.chain.revoke(buyer.keys.authorizer.address());
+    // The session is settled properly, and no other one begins.
+    let statement = market.seller.statement(session).await;
+    until("nobody is served", || market.seller.provider.live().is_empty()).await;
+    let outcome = market.seller.provider.settler().settle().await.unwrap();
+    assert_eq!(outcome.transactions.len(), 1);
+    assert_eq!(market.chain.facts(statement.channel).claimed, statement.cumulative);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_whose_keys_are_revoked_is_paid_nothing() {
+    let market = Market::new().await;
+    market.chain.revoke(market.seller.keys.authorizer.address());
+    let (mut buyer, _directory) = market.buyer().await;
+    match within(20, &mut buyer.run).await.unwrap().unwrap_err() {
+        SessionError::Policy(reason) => assert!(reason.contains("revoked"), "{reason}"),
+        error => panic!("{error}"),
+    }
+    let wallet = buyer.keys.wallet.address();
+    assert_eq!(market.chain.performed(wallet), [], "no channel is opened to it");
+}
