@@ -22,14 +22,34 @@ mod bindings {
         Towers,
         "../../contracts/artifacts/Towers.json"
     );
-    sol!(
-        #[derive(Debug)]
-        Keys,
-        "../../contracts/artifacts/Keys.json"
-    );
 }
 
-pub use bindings::{Channels, Keys, TestToken, Towers};
+pub use bindings::{Channels, TestToken, Towers};
+
+/// Each in a module of its own, for they name some types alike.
+macro_rules! module {
+    ($module:ident, $contract:ident, $artifact:literal) => {
+        #[allow(missing_docs, clippy::too_many_arguments)]
+        mod $module {
+            use super::sol;
+            sol!(
+                #[derive(Debug)]
+                $contract,
+                $artifact
+            );
+        }
+    };
+}
+
+module!(arbitration, Arbitration, "../../contracts/artifacts/Arbitration.json");
+module!(council, Council, "../../contracts/artifacts/Council.json");
+module!(keys, Keys, "../../contracts/artifacts/Keys.json");
+module!(stake, Stake, "../../contracts/artifacts/Stake.json");
+
+pub use arbitration::Arbitration;
+pub use council::Council;
+pub use keys::Keys;
+pub use stake::Stake;
 
 /// `Error(string)` and `Panic(uint256)` in words, as nodes append them to `execution reverted`.
 pub(crate) fn plain_reason(data: &[u8]) -> Option<String> {
@@ -40,7 +60,7 @@ pub(crate) fn plain_reason(data: &[u8]) -> Option<String> {
     Some(panic.kind().map_or_else(|| format!("panic {:#x}", panic.code), |kind| kind.to_string()))
 }
 
-/// Any revert data in words: the channel contract's errors, the token's, plain reasons, and bytes
+/// Any revert data in words: the contracts' errors, the token's, plain reasons, and bytes
 /// where nothing is known about them.
 pub fn reason_in_words(data: &Bytes) -> String {
     let nothing = || "no reason given".to_owned();
@@ -51,8 +71,11 @@ pub fn reason_in_words(data: &Bytes) -> String {
         .map(|words| if words.is_empty() { nothing() } else { words })
         .or_else(|| Channels::ChannelsErrors::abi_decode(data).ok().map(channels_words))
         .or_else(|| Towers::TowersErrors::abi_decode(data).ok().map(towers_words))
-        .or_else(|| Keys::KeysErrors::abi_decode(data).ok().map(keys_words))
         .or_else(|| TestToken::TestTokenErrors::abi_decode(data).ok().and_then(token_words))
+        .or_else(|| Keys::KeysErrors::abi_decode(data).ok().map(keys_words))
+        .or_else(|| Stake::StakeErrors::abi_decode(data).ok().map(|error| named(&error)))
+        .or_else(|| Arbitration::ArbitrationErrors::abi_decode(data).ok().map(|e| named(&e)))
+        .or_else(|| Council::CouncilErrors::abi_decode(data).ok().map(|error| named(&error)))
         .unwrap_or_else(|| {
             let shown = &data[..data.len().min(68)];
             format!("unknown error {}", Bytes::copy_from_slice(shown))
@@ -129,20 +152,6 @@ fn towers_words(error: Towers::TowersErrors) -> String {
     }
 }
 
-fn keys_words(error: Keys::KeysErrors) -> String {
-    use Keys::KeysErrors as E;
-    match error {
-        E::DeviceIsRevoked(e) => format!("{} has revoked device {} for good", e.wallet, e.device),
-        E::AuthorizerIsRevoked(e) => {
-            format!("{} has revoked authorizer {} for good", e.wallet, e.authorizer)
-        }
-        E::DelegationExpired(e) => format!("the delegation expired at {} (Unix time)", e.expiry),
-        E::DeadlinePassed(e) => format!("it was to be sent by {} (Unix time)", e.deadline),
-        E::WalletSignatureInvalid(e) => format!("{} did not sign this", e.wallet),
-        other => named(&other),
-    }
-}
-
 fn token_words(error: TestToken::TestTokenErrors) -> Option<String> {
     use TestToken::TestTokenErrors as E;
     Some(match error {
@@ -156,6 +165,25 @@ fn token_words(error: TestToken::TestTokenErrors) -> Option<String> {
         E::ERC20InvalidReceiver(e) => format!("the token cannot be sent to {}", e.receiver),
         other => named(&other),
     })
+}
+
+fn keys_words(error: Keys::KeysErrors) -> String {
+    use Keys::KeysErrors as E;
+    match error {
+        E::AuthorizerIsRevoked(e) => {
+            format!("authorizer {} was revoked for good by {}", e.authorizer, e.wallet)
+        }
+        E::DeadlinePassed(e) => format!("this was to be sent by {} (Unix time)", e.deadline),
+        E::DelegationExpired(e) => format!("the delegation expired at {} (Unix time)", e.expiry),
+        E::DeviceIsRevoked(e) => {
+            format!("device {} was revoked for good by {}", e.device, e.wallet)
+        }
+        E::SenderNotWallet(e) => {
+            format!("only the wallet {} may do this, not {}", e.wallet, e.sender)
+        }
+        E::WalletSignatureInvalid(e) => format!("the wallet {} did not sign this", e.wallet),
+        other => named(&other),
+    }
 }
 
 /// The variant's name out of its debug form, such as `ReentrancyGuardReentrantCall`.
@@ -172,7 +200,8 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloy_primitives::{Address, U256};
+    use alloy_primitives::{Address, B256, U256, Uint, keccak256};
+    use sparewire_core::TypedData;
 
     #[test]
     fn errors_are_told_in_words() {
@@ -193,6 +222,53 @@ mod tests {
         assert!(reason_in_words(&overflow.abi_encode().into()).contains("overflow"));
         assert_eq!(reason_in_words(&Bytes::new()), "no reason given");
         assert_eq!(reason_in_words(&Bytes::from_static(&[1, 2])), "unknown error 0x0102");
+    }
+
+    #[test]
+    fn errors_of_every_contract_are_told_by_name_at_least() {
+        let words = |data: Vec<u8>| reason_in_words(&data.into());
+        let late = Towers::AlreadyClaimed { channelId: B256::repeat_byte(1), claimed: 7 };
+        assert!(words(late.abi_encode()).starts_with("7 of channel 0x01"));
+        let none = Towers::WithdrawalTooEarly { due: Uint::ZERO };
+        assert_eq!(words(none.abi_encode()), "no withdrawal of reward money is announced");
+        let revoked =
+            Keys::DeviceIsRevoked { wallet: Address::repeat_byte(1), device: B256::repeat_byte(2) };
+        assert!(words(revoked.abi_encode()).contains("revoked for good by 0x01"));
+        assert_eq!(words(Stake::BlockIsTrue {}.abi_encode()), "BlockIsTrue");
+        let stage = Arbitration::StageWrong { id: U256::from(1) };
+        assert_eq!(words(stage.abi_encode()), "StageWrong");
+        assert_eq!(words(Council::MembersInvalid {}.abi_encode()), "MembersInvalid");
+    }
+
+    #[test]
+    fn signed_messages_have_the_types_that_the_contracts_hash() {
+        // `keccak256` of the EIP-712 type is a constant in the contract's code.
+        let types = [
+            (
+                Towers::BYTECODE.as_ref(),
+                "Appointment(bytes32 channelId,uint128 amount,address payee,address token,\
+                 uint128 reward,uint64 expiry)",
+            ),
+            (
+                Keys::BYTECODE.as_ref(),
+                "Revocation(address wallet,bytes32 device,address authorizer,uint256 deadline)",
+            ),
+            (
+                Keys::BYTECODE.as_ref(),
+                "CapChange(address wallet,address authorizer,address token,uint104 cap,\
+                 uint256 nonce,uint256 deadline)",
+            ),
+            (
+                Stake::BYTECODE.as_ref(),
+                "Block(bytes32 root,uint64 length,uint64 index,bytes32 leaf)",
+            ),
+            (Keys::BYTECODE.as_ref(), sparewire_protocol::Delegation::TYPE),
+            (Stake::BYTECODE.as_ref(), sparewire_protocol::Receipt::TYPE),
+        ];
+        for (code, message) in types {
+            let hash = keccak256(message);
+            assert!(code.windows(32).any(|window| window == hash.as_slice()), "{message}");
+        }
     }
 
     #[test]
