@@ -48,7 +48,7 @@ module!(stake, Stake, "../../contracts/artifacts/Stake.json");
 
 pub use arbitration::Arbitration;
 pub use council::Council;
-pub use keys::Keys;
+pub use keys::{Digests::Delegation as KeysDelegation, Keys};
 pub use stake::Stake;
 
 /// `Error(string)` and `Panic(uint256)` in words, as nodes append them to `execution reverted`.

@@ -68,3 +68,40 @@ fn plain_proxy_requests_are_told_to_use_a_tunnel() {
     let said = run(support::curl(["--proxy", &proxy, "--write-out", "%{http_code}", &url])).ok();
     assert!(said.contains("--proxytunnel") && said.ends_with("405"), "{said}");
 }
+
+#[test]
+fn a_lost_machine_whose_keys_the_wallet_revokes_is_served_no_more() {
+    let mut market = Market::open();
+    market.download("/bytes/100000");
+    market.disconnect();
+    let standing = |market: &Market| market.consumer.json(&["wallet", "device", "list"]);
+    assert_eq!(standing(&market)["standing"], "unknown");
+    market.consumer.unlock(["wallet", "device", "add", "--days", "30"]).ok();
+    let registered = standing(&market);
+    assert_eq!(registered["standing"], "registered", "{registered:#}");
+
+    // Nothing named, nothing done; a stranger's key is nobody's business of ours.
+    market.consumer.unlock(["wallet", "device", "revoke"]).fails_with(&["nothing is named"]);
+    let authorizer = registered["authorizer"].as_str().unwrap().to_owned();
+    let stranger = format!("0x{}", "77".repeat(20));
+    market.consumer.unlock(["wallet", "device", "revoke", "--authorizer", &stranger]).ok();
+    assert_eq!(standing(&market)["standing"], "registered");
+
+    let said = market.consumer.unlock(["wallet", "device", "revoke", "--authorizer", &authorizer]);
+    assert!(said.ok().contains("revoked for good"));
+    let revoked = standing(&market);
+    assert_eq!(revoked["standing"], "revoked", "{revoked:#}");
+    assert_eq!(
+        (&revoked["authorizer_revoked"], &revoked["device_revoked"]),
+        (&true.into(), &false.into())
+    );
+    // Its old word brings nothing back, and its provider turns it down.
+    market.consumer.unlock(["wallet", "device", "add"]).fails_with(&["was revoked for good"]);
+    market.connect();
+    let ended = market.connecting.take().unwrap().ended();
+    ended.fails_with(&["has revoked this device or its authorizer"]);
+    // What was promised is claimed all the same.
+    market.provider.settle();
+    assert_eq!(market.provider.claimed(), market.provider.promised());
+    assert!(market.provider.claimed() > 0);
+}

@@ -5,9 +5,7 @@ mod market;
 
 use std::time::Duration;
 
-use market::{
-    Client, Market, amount, consumer_config, exit_policy, provider_config, sink, until, within,
-};
+use market::{Market, amount, consumer_config, exit_policy, provider_config, sink, until, within};
 use sparewire_core::Signer;
 use sparewire_node::{exit::Exit, session::SessionError};
 use sparewire_protocol::{Message, RefusalCode};
@@ -35,7 +33,7 @@ async fn keys_that_are_revoked_in_mid_session_end_it_and_what_was_promised_is_cl
     config.facts_every = Duration::from_millis(20);
     let market = Market::with(config, Exit::new(exit_policy())).await;
     let (buyer, _directory) = market.buyer_with(consumer_config()).await;
-    let sink = sink().await;
+    let (sink, _counts) = sink().await;
     let mut stream = buyer.connect(sink).await.unwrap();
     stream.write_all(&[7; 100_000]).await.unwrap();
     let session = buyer.session_id().await;

@@ -14,7 +14,7 @@ use sparewire_protocol::{
 
 use super::{Allowance, EvmChain, follow::Plan};
 use crate::{
-    contracts::{Channels, Keys, TestToken, Towers},
+    contracts::{Channels, Keys, KeysDelegation, TestToken, Towers},
     journal::Call,
 };
 
@@ -261,7 +261,7 @@ pub fn calls_of(contract: Address, wallet: Address, intent: &Intent) -> Vec<Call
         | Intent::AnnounceRewardWithdrawal { .. }
         | Intent::WithdrawReward { .. } => reward_calls(wallet, intent),
         Intent::Register { keys, delegation } => {
-            let delegation = Keys::Delegation {
+            let delegation = KeysDelegation {
                 wallet: delegation.wallet,
                 device: delegation.device.0,
                 authorizer: delegation.authorizer,

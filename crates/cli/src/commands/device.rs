@@ -84,8 +84,9 @@ pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Resu
             let Named { device, authorizer } = named;
             ensure!(
                 device.is_some() || authorizer.is_some(),
-                Hint::new("nothing is named that is to be revoked")
-                    .hint("give --device or --authorizer, or both; `wallet device list` shows this node's")
+                Hint::new("nothing is named that is to be revoked").hint(
+                    "give --device or --authorizer, or both; `wallet device list` shows this node's"
+                )
             );
             let (side, _) = Side::open(home, unlock.password_file.as_deref()).await?;
             let revoke = Intent::Revoke { keys: registry, device, authorizer };

@@ -14,7 +14,8 @@ use sparewire_core::{Address, Amount, B256, ChannelId, Domain, Signed};
 use sparewire_protocol::{
     ChannelConfig, ChannelFacts, ChannelStatus, Claim, Delegation, Voucher,
     settlement::{
-        Chain, ChainError, Funds, Head, Intent, Outcome, Quote, Standing, TokenInfo, TransactionSummary,
+        Chain, ChainError, Funds, Head, Intent, Outcome, Quote, Standing, TokenInfo,
+        TransactionSummary,
     },
 };
 use tokio::sync::watch;
