@@ -63,6 +63,9 @@ struct ClaimLine {
     paid_out: bool,
 }
 
+/// What is asked of a receipt.
+type Check<'a> = &'a dyn Fn(&ReceiptLine) -> bool;
+
 /// The story.
 #[derive(Debug)]
 pub(crate) struct Story<'a> {
@@ -190,8 +193,7 @@ impl<'a> Story<'a> {
             Role::Payer => ("your", "the provider's"),
             Role::Payee => ("the consumer's", "your"),
         };
-        type Fault<'a> = (&'a dyn Fn(&ReceiptLine) -> bool, String);
-        let receipt_faults: [Fault<'_>; 4] = [
+        let receipt_faults: [(Check<'_>, String); 4] = [
             (
                 &|line| !line.payer_signed,
                 format!(
@@ -344,7 +346,7 @@ fn check_receipts(evidence: &Evidence<'_>) -> Vec<ReceiptLine> {
 }
 
 /// Which receipts are so, in runs of consecutive numbers: "receipt 5" or "receipts 5 to 7".
-fn runs(receipts: &[ReceiptLine], is_so: &dyn Fn(&ReceiptLine) -> bool) -> Vec<String> {
+fn runs(receipts: &[ReceiptLine], is_so: Check<'_>) -> Vec<String> {
     let mut runs: Vec<(u64, u64)> = Vec::new();
     for line in receipts.iter().filter(|line| is_so(line)) {
         match runs.last_mut() {
