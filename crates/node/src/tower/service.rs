@@ -63,7 +63,7 @@ struct Request {
 
 /// What came of something that took its time.
 enum Done {
-    Entrust(CheckedEntrust, Result<WatchFacts, ChainError>, oneshot::Sender<WatchMessage>),
+    Entrust(Box<CheckedEntrust>, Result<WatchFacts, ChainError>, oneshot::Sender<WatchMessage>),
     Looked(ChannelId, Result<WatchFacts, ChainError>),
     Settled(ChannelId, Result<(), ChainError>),
 }
@@ -152,7 +152,7 @@ impl TowerService {
                 jobs.spawn(async move {
                     let facts = look(&chain, checked.entrust()).await;
                     drop(asking);
-                    Done::Entrust(checked, facts, reply)
+                    Done::Entrust(Box::new(checked), facts, reply)
                 });
             }
             Err(refused) => {
@@ -166,7 +166,7 @@ impl TowerService {
         let now = (self.clock)();
         match done {
             Done::Entrust(checked, Ok(facts), reply) => {
-                self.tower().handle_entrust(checked, facts, now);
+                self.tower().handle_entrust(*checked, facts, now);
                 return self.carry_out(jobs, Some(reply)).await;
             }
             Done::Entrust(_, Err(error), reply) => {
