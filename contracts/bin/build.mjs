@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 
 const solc = createRequire(import.meta.url)('solc')
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
-const contracts = ['Channels', 'TestToken']
+const contracts = ['Arbitration', 'Channels', 'Council', 'Keys', 'Stake', 'TestToken', 'Towers']
 
 /** The compiler settings are written once, in foundry.toml; these are the keys that reach the bytecode. */
 function settingsOf(toml) {

@@ -5,6 +5,7 @@ import {IERC3009} from "@openzeppelin/contracts/interfaces/draft-IERC3009.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {Multicall} from "@openzeppelin/contracts/utils/Multicall.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
@@ -24,7 +25,7 @@ import {CheckedConfig} from "./types/CheckedConfig.sol";
 /// statically) and only move money between balances and channels. They are right at every moment of a token call too,
 /// yet stay shut meanwhile (`nonReentrantView`); only opening, which has no gas to spare for that, does not.
 /// Where things are in storage is said in `types/`: channels by id, balances by holder and token.
-contract Channels is IChannels, EIP712, ReentrancyGuardTransient {
+contract Channels is IChannels, EIP712, ReentrancyGuardTransient, Multicall {
     using SafeERC20 for IERC20;
 
     uint256 private immutable CHAIN_ID = block.chainid;
@@ -174,6 +175,17 @@ contract Channels is IChannels, EIP712, ReentrancyGuardTransient {
         if (slot.isClosed()) revert ChannelClosed(id);
         if (block.timestamp < slot.closeAt()) revert CloseTooEarly(id, slot.closeAt());
         _close(id, config, found);
+    }
+
+    // Several at once
+
+    /// @inheritdoc IChannels
+    function multicall(bytes[] calldata calls)
+        public
+        override(IChannels, Multicall)
+        returns (bytes[] memory)
+    {
+        return super.multicall(calls);
     }
 
     // Views

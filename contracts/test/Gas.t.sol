@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity 0.8.37;
 
+import {IChannels} from "../src/interfaces/IChannels.sol";
 import {ChannelConfig} from "../src/types/Channel.sol";
 import {ChannelsTest, Person} from "./support/ChannelsTest.sol";
 import {vm} from "./support/Vm.sol";
@@ -75,6 +76,22 @@ contract GasTest is ChannelsTest {
         bytes memory agreed = closeSignature(config, UNIT * 3 / 4, payeeAuthorizer.key);
         channels.closeCooperatively(voucher(config, UNIT * 3 / 4), agreed);
         _record("closeCooperatively with a voucher", 1, 80_000);
+    }
+
+    function test_moveOf10_toANewAuthorizer() public {
+        bytes[] memory calls = new bytes[](20);
+        for (uint256 i = 0; i < 10; ++i) {
+            ChannelConfig memory config = _config(i);
+            open(config, UNIT);
+            channels.claim(one(voucher(config, UNIT / 4)));
+            bytes memory agreed = closeSignature(config, UNIT / 2, payeeAuthorizer.key);
+            calls[i] = abi.encodeCall(IChannels.closeCooperatively, (voucher(config, UNIT / 2), agreed));
+            config.payerAuthorizer = stranger.account;
+            calls[10 + i] = abi.encodeCall(IChannels.open, (config, UNIT / 2));
+        }
+        vm.prank(payer.account);
+        channels.multicall(calls);
+        _record("multicall that moves 10 to a new authorizer, each", 10, 75_000);
     }
 
     function test_claim() public {

@@ -47,6 +47,12 @@ contract ReentrancyTest is ChannelsTest {
         _shutDuring(stranger.account, abi.encodeCall(IChannels.claimPackedAndSweep, (packed(config, UNIT))));
     }
 
+    function test_everyFunction_isShutDuringMulticall() public {
+        bytes[] memory calls = new bytes[](1);
+        calls[0] = abi.encodeCall(IChannels.withdraw, (address(wicked), UNIT, payer.account));
+        _shutDuring(payer.account, abi.encodeCall(IChannels.multicall, (calls)));
+    }
+
     function test_open_duringTokenCallSpendsOnlyWhatIsThere() public {
         ChannelConfig memory own = config;
         (own.payer, own.payerAuthorizer) = (address(wicked), stranger.account);
@@ -67,7 +73,7 @@ contract ReentrancyTest is ChannelsTest {
     function _shutDuring(address sender, bytes memory outer) private {
         Claim[] memory claims = one(voucher(config, UNIT));
         bytes memory data = packed(config, UNIT);
-        bytes[] memory inner = new bytes[](14);
+        bytes[] memory inner = new bytes[](15);
         inner[0] = abi.encodeCall(IChannels.deposit, (address(wicked), 1));
         inner[1] = abi.encodeCall(IChannels.depositFor, (address(wicked), address(wicked), 1));
         inner[2] = abi.encodeCall(IChannels.depositWithPermit, (address(wicked), 1, 0, 0, 0, 0));
@@ -84,6 +90,9 @@ contract ReentrancyTest is ChannelsTest {
         inner[11] = abi.encodeCall(IChannels.startClose, (config));
         inner[12] = abi.encodeCall(IChannels.finishClose, (config));
         inner[13] = abi.encodeCall(IChannels.sweep, (stranger.account, address(token)));
+        bytes[] memory calls = new bytes[](1);
+        calls[0] = inner[13];
+        inner[14] = abi.encodeCall(IChannels.multicall, (calls));
         for (uint256 i = 0; i < inner.length; ++i) {
             uint256 state = vm.snapshotState();
             wicked.arm(address(channels), inner[i]);

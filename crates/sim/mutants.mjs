@@ -12,6 +12,8 @@ const sqlite = 'crates/node/src/store/sqlite.rs';
 const admission = 'crates/node/src/provider/admission.rs';
 const copy = 'crates/node/src/copy.rs';
 const carrier = 'crates/chain/src/carrier';
+const quorum = `${carrier}/quorum.rs`;
+const audit = 'crates/sim/src/chain/audit.rs';
 
 export default [
   ['credit-doubled', 'the credit is twice what the rule says', [credit,
@@ -174,6 +176,32 @@ export default [
 
   ['consumer-counts-twice', 'the consumer counts what it received twice', [copy,
     'self.tally.count(Direction::Down, want)', 'self.tally.count(Direction::Down, 2 * want)']],
+
+  // What was once found, planted back.
+  ['owed-rounded-down', 'what is owed is rounded down (ADR 0011)', [session,
+    'self.terms.price.owed(reading.checked_total()?)?',
+    'Amount::new(u128::from(reading.checked_total()?.get()) * self.terms.price.get() / (1 << 30))?']],
+  ['refused-for-silence', 'who was cut off while a session ended is told that it broke the protocol', ['crates/protocol/src/error.rs',
+    'RefusalCode::GoingAway', 'RefusalCode::Invalid']],
+  ['store-failed-is-damaged', 'a disk that fails once is told as a damaged store', [sqlite,
+    'StoreError::Io { path, reason: error.to_string() }', 'StoreError::Damaged { path, reason: error.to_string() }']],
+  ['payer-gives-up', 'a session that cannot be resumed gives its provider up', [payer,
+    'ProtocolError::CannotResume(what)', 'ProtocolError::Inconsistent(what)']],
+  ['payee-weighs-at-todays-price', 'a pending receipt is weighed by the price of today', [payee,
+    'pending_of.filter(|of| of.session == receipt.session && of.config == config)',
+    'pending_of.filter(|_| false)']],
+
+  ['quorum-ignored', 'one of several chain nodes is believed', [quorum,
+    'it.len() >= self.0', '!it.is_empty()']],
+  ['quorum-counts-one-twice', 'the newest answer counts twice in a vote', [quorum,
+    '(0..answers).filter(|other| alike(at, *other)).collect()',
+    '(0..answers).chain([answers - 1]).filter(|other| alike(at, *other)).collect()']],
+  ['quorum-believes-the-furthest', 'the node that says it is furthest is believed', [quorum,
+    'said.get(self.0 - 1).copied()', 'said.first().copied()']],
+  ['undo-forgets', 'a block that is taken back leaves what was not there before it', ['crates/chain/src/evm/world.rs',
+    'slots.collect()', 'slots.filter(|(_, was)| !was.is_zero()).collect()']],
+  ['books-forget-claims', 'the ledger adds channels up as if nothing had been claimed', [audit,
+    'reserved.checked_sub(claimed)', 'Some(reserved)']],
 
   ['chain-forgets-reorgs', 'a transaction that is mined counts as final', [`${carrier}/follow.rs`,
     'block > head.final_number', '{ let _ = block; false }']],

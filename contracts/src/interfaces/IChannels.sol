@@ -176,6 +176,14 @@ interface IChannels {
     /// @notice Finishes that close once its time has come. Anybody may.
     function finishClose(ChannelConfig calldata config) external;
 
+    // Several at once
+
+    /// @notice Does several of these things for the sender, all or none. So a payer moves its channels to a new authorizer in
+    /// one transaction: it closes the old ones cooperatively and opens new ones out of what comes back.
+    /// @param calls Each a call of a function of this contract.
+    /// @return What each returned.
+    function multicall(bytes[] calldata calls) external returns (bytes[] memory);
+
     // Views
 
     /// @notice The id of the channel with this config: the config's EIP-712 digest.

@@ -17,9 +17,14 @@ mod bindings {
         TestToken,
         "../../contracts/artifacts/TestToken.json"
     );
+    sol!(
+        #[derive(Debug)]
+        Towers,
+        "../../contracts/artifacts/Towers.json"
+    );
 }
 
-pub use bindings::{Channels, TestToken};
+pub use bindings::{Channels, TestToken, Towers};
 
 /// `Error(string)` and `Panic(uint256)` in words, as nodes append them to `execution reverted`.
 pub(crate) fn plain_reason(data: &[u8]) -> Option<String> {
@@ -40,6 +45,7 @@ pub fn reason_in_words(data: &Bytes) -> String {
     plain_reason(data)
         .map(|words| if words.is_empty() { nothing() } else { words })
         .or_else(|| Channels::ChannelsErrors::abi_decode(data).ok().map(channels_words))
+        .or_else(|| Towers::TowersErrors::abi_decode(data).ok().map(towers_words))
         .or_else(|| TestToken::TestTokenErrors::abi_decode(data).ok().and_then(token_words))
         .unwrap_or_else(|| {
             let shown = &data[..data.len().min(68)];
@@ -86,6 +92,33 @@ fn channels_words(error: Channels::ChannelsErrors) -> String {
             format!("a withdraw delay of {} seconds is not allowed", e.withdrawDelay)
         }
         // What is left are mistakes of this program, not of its user: the name says enough.
+        other => named(&other),
+    }
+}
+
+fn towers_words(error: Towers::TowersErrors) -> String {
+    use Towers::TowersErrors as E;
+    match error {
+        E::AlreadyClaimed(e) => {
+            format!("{} of channel {} is claimed already", e.claimed, e.channelId)
+        }
+        E::AppointmentExpired(e) => format!("the appointment expired at {} (Unix time)", e.expiry),
+        E::AppointmentSignatureInvalid(e) => {
+            format!("the payee's side did not sign the appointment of channel {}", e.channelId)
+        }
+        E::NothingToCollect(e) => format!("no reward waits for channel {}", e.channelId),
+        E::RewardUncovered(e) => {
+            format!("the reward is {}, but only {} are put aside", e.reward, e.available)
+        }
+        E::VoucherTooSmall(e) => {
+            format!("the voucher is over {}, the appointment over {}", e.amount, e.appointed)
+        }
+        E::WithdrawalTooEarly(e) if e.due.is_zero() => {
+            "no withdrawal of reward money is announced".to_owned()
+        }
+        E::WithdrawalTooEarly(e) => {
+            format!("reward money cannot be withdrawn before {} (Unix time)", e.due)
+        }
         other => named(&other),
     }
 }

@@ -248,6 +248,62 @@ impl Journal {
         })
     }
 
+    /// Writes all that is durable now into a new file, in one piece.
+    ///
+    /// # Errors
+    /// [`JournalError::Sqlite`]; also where there is such a file.
+    pub fn snapshot(&self, to: &Path) -> Result<(), JournalError> {
+        self.with(|db| {
+            db.execute("VACUUM INTO ?1", [to.to_string_lossy()])?;
+            Ok(())
+        })
+    }
+
+    /// Gives up every intent that is not over: this journal comes from a backup, and what became of
+    /// them since, perhaps under hashes that it does not know, only the chain can tell. Who still
+    /// wants them asks for them again, by the chain's facts. Returns how many they were.
+    ///
+    /// # Errors
+    /// [`JournalError::Sqlite`] where the file cannot be written.
+    pub fn abandon_open(&self) -> Result<usize, JournalError> {
+        self.with(|db| {
+            let reason = "restored from a backup: what became of it is on chain";
+            Ok(db.execute(
+                "UPDATE intents SET state = 'failed', reason = ?1 WHERE state = 'open'",
+                [reason],
+            )?)
+        })
+    }
+
+    /// Every step that is over and was signed, the oldest first: kind of its intent, the step, and
+    /// when its transaction was signed, in seconds since the epoch.
+    pub(crate) fn past(&self) -> Result<Vec<(String, Step, u64)>, JournalError> {
+        self.with(|db| {
+            let mut statement = db.prepare(
+                "SELECT steps.id, target, data, value, steps.state, steps.hash, block, gas_used,
+                        fee_wei, kind, coalesce(attempts.signed_secs, created_secs)
+                 FROM steps JOIN intents ON intents.id = steps.intent
+                 LEFT JOIN attempts ON attempts.hash = steps.hash
+                 WHERE steps.hash IS NOT NULL AND steps.state IN ('final', 'failed')
+                 ORDER BY steps.id",
+            )?;
+            let mut rows = statement.query([])?;
+            let mut past = Vec::new();
+            while let Some(row) = rows.next()? {
+                past.push((row.get(9)?, read_step(row)?, row.get::<_, i64>(10)? as u64));
+            }
+            Ok(past)
+        })
+    }
+
+    /// The chain that it is of; `None` before it was first used.
+    pub(crate) fn chain_id(&self) -> Result<Option<u64>, JournalError> {
+        self.with(|db| {
+            let owner = db.query_row("SELECT chain_id FROM owner", [], |row| row.get::<_, i64>(0));
+            Ok(owner.optional()?.map(|chain| chain as u64))
+        })
+    }
+
     /// Ties the journal to its wallet and chain.
     pub(crate) fn claim(&self, wallet: Address, chain_id: u64) -> Result<(), JournalError> {
         self.with(|db| {
@@ -433,18 +489,6 @@ impl Journal {
         })
     }
 
-    /// Whether a step of ours other than this one holds or held the nonce.
-    pub(crate) fn is_ours(&self, nonce: u64, other_than: i64) -> Result<bool, JournalError> {
-        self.with(|db| {
-            Ok(db.query_row(
-                "SELECT EXISTS (SELECT 1 FROM steps WHERE nonce = ?1 AND id <> ?2
-                 AND state IN ('signed', 'mined', 'final', 'failed'))",
-                params![nonce as i64, other_than],
-                |row| row.get(0),
-            )?)
-        })
-    }
-
     /// Writes down that somebody else used a nonce of the wallet.
     pub(crate) fn note_foreign(&self, found: ForeignUse) -> Result<(), JournalError> {
         self.with(|db| {
@@ -547,16 +591,35 @@ impl Journal {
         step: i64,
         summary: &TransactionSummary,
     ) -> Result<(), JournalError> {
+        self.end_step(step, StepState::Final, summary)
+    }
+
+    /// Writes down what a step cost that failed in its block for good.
+    pub(crate) fn spend(
+        &self,
+        step: i64,
+        summary: &TransactionSummary,
+    ) -> Result<(), JournalError> {
+        self.end_step(step, StepState::Failed, summary)
+    }
+
+    fn end_step(
+        &self,
+        step: i64,
+        state: StepState,
+        summary: &TransactionSummary,
+    ) -> Result<(), JournalError> {
         self.with(|db| {
             db.execute(
-                "UPDATE steps SET state = 'final', hash = ?2, block = ?3, gas_used = ?4, fee_wei = ?5
+                "UPDATE steps SET state = ?6, hash = ?2, block = ?3, gas_used = ?4, fee_wei = ?5
                  WHERE id = ?1",
                 params![
                     step,
                     summary.hash.as_slice(),
                     summary.block as i64,
                     summary.gas_used as i64,
-                    summary.fee_wei.to_string()
+                    summary.fee_wei.to_string(),
+                    state.name()
                 ],
             )?;
             Ok(())

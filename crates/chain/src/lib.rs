@@ -42,6 +42,7 @@ pub mod contracts;
 pub mod evm;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod history;
 pub mod journal;
 pub mod rpc;
 #[cfg(test)]
@@ -49,8 +50,10 @@ mod testing;
 
 pub use carrier::{
     Allowance, Deployment, Endpoint, EvmChain, Fault, Finality, NodeStatus, Policy, deploy,
+    deploy_towers,
 };
 pub use chain_work::{ChainWork, ForeignUse, Stands, UnderWay};
 pub use evm::{Clock, EmbeddedChain, EvmError, Genesis, Options, Place, StoreError};
+pub use history::{Part, Spending};
 pub use journal::{Call, Journal, JournalError};
 pub use rpc::{InProcess, ServeError, Server, serve};

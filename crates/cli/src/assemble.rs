@@ -3,18 +3,19 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use sparewire_core::{Amount, ByteCount, Price};
+use sparewire_core::{Address, Amount, ByteCount, Price};
 use sparewire_node::{
     consumer::{Consumer, ConsumerConfig},
     exit::{Exit, ExitPolicy},
     provider::{Provider, ProviderConfig},
-    transport::{Endpoint, EndpointConfig, PeerAddress},
+    tower::{EntrustConfig, Entrusting, TowerService, TowerStore},
+    transport::{Endpoint, EndpointConfig, PeerAddress, WATCH_ALPN},
 };
-use sparewire_protocol::CreditRule;
+use sparewire_protocol::{CreditRule, TOWERS_MAX, watch::TowerPolicy};
 
 use crate::{
     config,
-    home::{Node, clock},
+    home::{Home, Node, clock},
     side::Side,
 };
 
@@ -26,6 +27,7 @@ const CLOSES_EVERY: Duration = Duration::from_secs(60);
 /// A provider that is bound and not running yet.
 pub(crate) async fn provider(
     config: &config::ProviderConfig,
+    settle: &config::SettleConfig,
     side: &Side,
 ) -> Result<(Arc<Provider>, Endpoint)> {
     let decimals = side.token.decimals;
@@ -56,6 +58,7 @@ pub(crate) async fn provider(
         streams_per_sec_max: per_sec_max,
         facts_every: FACTS_EVERY,
         closes_every: CLOSES_EVERY,
+        settle: settle.policy(&side.token, side.chain.domain().chain_id)?,
     };
     let exit = Exit::new(policy(config)?);
     let endpoint = bind(&side.node, Some(config.listen)).await?;
@@ -63,6 +66,81 @@ pub(crate) async fn provider(
     let (store, chain) = (Arc::clone(&side.store), Arc::clone(&side.chain));
     let provider = Provider::new(settings, identity, endpoint.clone(), store, chain, exit, clock());
     Ok((provider, endpoint))
+}
+
+/// What entrusts a provider's vouchers to its watchtowers; `None` where it has none.
+pub(crate) fn entrusting(
+    home: &Home,
+    side: &Side,
+    endpoint: &Endpoint,
+) -> Result<Option<Arc<Entrusting>>> {
+    let (config, decimals) = (&home.config.provider, side.token.decimals);
+    if config.towers.is_empty() {
+        return Ok(None);
+    }
+    let towers = config
+        .towers
+        .iter()
+        .map(|text| text.parse().with_context(|| format!("[provider] towers: \"{text}\"")));
+    let towers: Vec<PeerAddress> = towers.collect::<Result<_>>()?;
+    check_range(towers.len(), 1, usize::from(TOWERS_MAX), "the number of [provider] towers")?;
+    for (at, tower) in towers.iter().enumerate() {
+        let twice = towers[..at].iter().any(|other| other.node == tower.node);
+        ensure!(!twice, "[provider] towers names {} twice", tower.node);
+    }
+    check_range(config.tower_minutes as usize, 0, 1440, "[provider] tower_minutes")?;
+    let amount = |text: &str, key: &str| {
+        Amount::parse(text, decimals).with_context(|| format!("[provider] {key}"))
+    };
+    let settings = EntrustConfig {
+        towers,
+        contract: home.towers()?,
+        token: side.token.address,
+        reward: amount(&config.tower_reward, "tower_reward")?,
+        step: amount(&config.tower_step, "tower_step")?,
+        wait_ms: config.tower_minutes * 60_000,
+    };
+    ensure!(
+        settings.reward == Amount::ZERO || settings.contract != Address::ZERO,
+        "[provider] tower_reward needs [chain] towers, the contract that holds it"
+    );
+    let kept = Arc::new(TowerStore::open(&home.watch_path())?);
+    let identity = side.node.identity.clone();
+    let (store, domain) = (Arc::clone(&side.store), side.chain.domain());
+    let endpoint = endpoint.clone();
+    Ok(Some(Entrusting::new(settings, identity, endpoint, store, domain, kept, clock())?))
+}
+
+/// A watchtower that is bound and not running yet.
+pub(crate) async fn tower(home: &Home, side: &Side) -> Result<(Arc<TowerService>, Endpoint)> {
+    let config = &home.config.watch;
+    check_delay(config.withdraw_delay_secs_min, "[watch] withdraw_delay_secs_min")?;
+    check_range(config.channels_max, 1, 1_000_000, "[watch] channels_max")?;
+    check_range(config.look_secs as usize, 1, 3_600, "[watch] look_secs")?;
+    let friends = config
+        .friends
+        .iter()
+        .map(|text| text.parse().with_context(|| format!("[watch] friends: \"{text}\"")));
+    let policy = TowerPolicy {
+        domain: side.chain.domain(),
+        towers: home.towers()?,
+        token: side.token.address,
+        reward_min: Amount::parse(&config.reward_min, side.token.decimals)
+            .context("[watch] reward_min")?,
+        friends: friends.collect::<Result<_>>()?,
+        withdraw_delay_secs_min: config.withdraw_delay_secs_min,
+        appointments_max: config.channels_max,
+        appointments_per_client_max: config.channels_per_client_max,
+        look_ms: config.look_secs * 1000,
+    };
+    let mut settings = EndpointConfig::new(*side.node.device_secret);
+    (settings.bind_addr, settings.alpn) = (Some(config.listen), WATCH_ALPN);
+    let endpoint = Endpoint::bind(settings).await?;
+    let store = Arc::new(TowerStore::open(&home.watch_path())?);
+    let device = Arc::clone(&side.node.identity.device);
+    let chain = Arc::clone(&side.chain);
+    let tower = TowerService::new(policy, device, endpoint.clone(), store, chain, clock())?;
+    Ok((tower, endpoint))
 }
 
 /// A consumer of one provider, not running yet.

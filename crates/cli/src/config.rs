@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::Path};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use sparewire_chain::Endpoint;
+use sparewire_core::Amount;
+use sparewire_protocol::settlement::{NativePrice, SettlePolicy, TokenInfo};
 use toml_example::TomlExample;
 
 /// Everything that can be configured, in TOML.
@@ -20,6 +22,12 @@ pub(crate) struct Config {
     /// What you buy (sparewire connect).
     #[toml_example(nesting)]
     pub(crate) consumer: ConsumerConfig,
+    /// When what was earned is claimed on chain.
+    #[toml_example(nesting)]
+    pub(crate) settle: SettleConfig,
+    /// What you watch for others (sparewire watch serve).
+    #[toml_example(nesting)]
+    pub(crate) watch: WatchConfig,
     /// What others may watch.
     #[toml_example(nesting)]
     pub(crate) metrics: MetricsConfig,
@@ -46,6 +54,10 @@ pub(crate) struct ChainConfig {
     /// token.
     #[toml_example(default = "")]
     pub(crate) token: String,
+    /// Address of the contract that holds rewards for watchtowers. Empty stands for the embedded
+    /// chain's, elsewhere for none.
+    #[toml_example(default = "")]
+    pub(crate) towers: String,
     /// Blocks on top of one that make it final, where the node knows no `finalized` tag.
     #[toml_example(default = 12)]
     pub(crate) confirmations: u64,
@@ -66,6 +78,7 @@ impl Default for ChainConfig {
             chain_id: crate::network::CHAIN_ID,
             contract: String::new(),
             token: String::new(),
+            towers: String::new(),
             confirmations: 12,
             fee_max_gwei: 500,
             fee_max_urgent_gwei: 2000,
@@ -163,6 +176,21 @@ pub(crate) struct ProviderConfig {
     /// Ports that are not served. The default is mail's.
     #[toml_example(default = [25, 465, 587, 2525])]
     pub(crate) deny_ports: Vec<u16>,
+    /// Watchtowers that your newest vouchers are entrusted to, as `sparewire watch serve` shows
+    /// them: `node-id@ip:port`. At most 16. They claim for you if a payer leaves while you sleep.
+    #[toml_example(default = [])]
+    pub(crate) towers: Vec<String>,
+    /// What a watchtower gets for defending one of your channels, in the token; paid out of what
+    /// `sparewire watch fund` put aside. 0 for towers that want nothing.
+    #[toml_example(default = "0")]
+    pub(crate) tower_reward: String,
+    /// How much may be promised over a channel beyond what a tower holds before it is told, in the
+    /// token.
+    #[toml_example(default = "0.01")]
+    pub(crate) tower_step: String,
+    /// How many minutes less than that may wait: 0 to 1440.
+    #[toml_example(default = 10)]
+    pub(crate) tower_minutes: u64,
 }
 
 impl Default for ProviderConfig {
@@ -182,6 +210,10 @@ impl Default for ProviderConfig {
             deny_domains: Vec::new(),
             deny_networks: Vec::new(),
             deny_ports: vec![25, 465, 587, 2525],
+            towers: Vec::new(),
+            tower_reward: "0".into(),
+            tower_step: "0.01".into(),
+            tower_minutes: 10,
         }
     }
 }
@@ -224,6 +256,119 @@ impl Default for ConsumerConfig {
             withdraw_delay_secs_max: 604_800,
             streams_max: 2048,
         }
+    }
+}
+
+/// When what was earned is claimed on chain. A payer that leaves is always claimed from in time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, TomlExample)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct SettleConfig {
+    /// Claim when this much waits over all channels together, in the token. Empty: never for that.
+    #[toml_example(default = "")]
+    pub(crate) threshold: String,
+    /// Claim when so many hours have passed since the last time, or since the start. 0: never for
+    /// that.
+    #[toml_example(default = 24)]
+    pub(crate) period_hours: u64,
+    /// Claim when `provide` ends.
+    #[toml_example(default = false)]
+    pub(crate) at_shutdown: bool,
+    /// Most of a claim that its fee may take, in percent, 0 to 100. When you ask, and in the last
+    /// moment before a payer has left, anything above the fee is claimed.
+    #[toml_example(default = 10)]
+    pub(crate) fee_percent_max: u8,
+    /// What one whole coin of the chain's own currency (10^18 wei) is worth in the token, for
+    /// example 3000. Where gas costs something and this is empty, nobody can say what is a loss:
+    /// claims are made when you ask and when a payer leaves, and for no other reason. The embedded
+    /// chain's coins are worth nothing unless you say otherwise.
+    #[toml_example(default = "")]
+    pub(crate) native_price: String,
+}
+
+impl Default for SettleConfig {
+    fn default() -> Self {
+        Self {
+            threshold: String::new(),
+            period_hours: 24,
+            at_shutdown: false,
+            fee_percent_max: 10,
+            native_price: String::new(),
+        }
+    }
+}
+
+/// What you watch for others.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, TomlExample)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct WatchConfig {
+    /// UDP address to listen on.
+    #[toml_example(default = "0.0.0.0:4434")]
+    pub(crate) listen: SocketAddr,
+    /// The least reward for a channel, in the token: it should pay for two transactions. 0 watches
+    /// for everybody and for nothing, and lets strangers spend your gas.
+    #[toml_example(default = "0.05")]
+    pub(crate) reward_min: String,
+    /// Node ids of providers who need no reward.
+    #[toml_example(default = [])]
+    pub(crate) friends: Vec<String>,
+    /// The shortest withdraw delay of a channel that is watched, in seconds: 900 to 2592000. It
+    /// should be many times what your chain needs to make a transaction final.
+    #[toml_example(default = 7200)]
+    pub(crate) withdraw_delay_secs_min: u32,
+    /// Most channels watched: 1 to 1000000. Each takes about 1 KiB of memory, and a few questions
+    /// to your chain node each `look_secs`.
+    #[toml_example(default = 10000)]
+    pub(crate) channels_max: usize,
+    /// Most channels watched for one provider.
+    #[toml_example(default = 2000)]
+    pub(crate) channels_per_client_max: usize,
+    /// Seconds between two looks at a channel: 1 to 3600. Less where a sixteenth of its withdraw
+    /// delay is less.
+    #[toml_example(default = 300)]
+    pub(crate) look_secs: u64,
+}
+
+impl Default for WatchConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 4434)),
+            reward_min: "0.05".into(),
+            friends: Vec::new(),
+            withdraw_delay_secs_min: 7_200,
+            channels_max: 10_000,
+            channels_per_client_max: 2_000,
+            look_secs: 300,
+        }
+    }
+}
+
+impl SettleConfig {
+    /// The policy that this describes, in `token` on a chain. The embedded chain's own currency is
+    /// made out of nothing, and worth nothing where nobody says otherwise.
+    ///
+    /// # Errors
+    /// Where a figure is none, or out of range.
+    pub(crate) fn policy(&self, token: &TokenInfo, chain_id: u64) -> Result<SettlePolicy> {
+        let amount = |text: &str, key: &'static str| match text.trim() {
+            "" => Ok(None),
+            text => Amount::parse(text, token.decimals).map(Some).context(key),
+        };
+        ensure!(
+            self.fee_percent_max <= 100,
+            "[settle] fee_percent_max = {} is not within 0 to 100",
+            self.fee_percent_max
+        );
+        let hour_ms = 3_600_000;
+        let period_ms = (self.period_hours > 0).then(|| self.period_hours.saturating_mul(hour_ms));
+        let worthless = (chain_id == crate::network::CHAIN_ID).then_some(Amount::ZERO);
+        let per_coin = amount(&self.native_price, "[settle] native_price")?.or(worthless);
+        Ok(SettlePolicy {
+            threshold: amount(&self.threshold, "[settle] threshold")?,
+            period_ms,
+            at_shutdown: self.at_shutdown,
+            fee_percent_max: self.fee_percent_max,
+            native_price: per_coin.map(|per_coin| NativePrice { token: token.address, per_coin }),
+        })
     }
 }
 
@@ -302,6 +447,34 @@ mod tests {
         assert!(twice.contains("http://a is named twice") && !twice.contains("s3cret"), "{twice}");
         let error = toml::from_str::<Config>("[chain]\nrpc = 1").unwrap_err();
         assert!(error.to_string().contains("a URL or a list of URLs"), "{error}");
+    }
+
+    #[test]
+    fn when_to_claim_is_read_in_the_tokens_units_and_odd_figures_are_named() {
+        let address = sparewire_core::Address::repeat_byte(1);
+        let token = TokenInfo { address, symbol: "T".into(), decimals: 6 };
+        let policy = |text: &str, chain_id| {
+            let config = toml::from_str::<Config>(&format!("[settle]\n{text}")).unwrap();
+            config.settle.policy(&token, chain_id).map_err(|error| format!("{error:#}"))
+        };
+        let read = policy("threshold = \"1.5\"\nperiod_hours = 0\nnative_price = \"3000\"", 1);
+        let read = read.unwrap();
+        assert_eq!((read.threshold, read.period_ms), (Amount::new(1_500_000), None));
+        assert_eq!(read.native_price.map(|price| price.per_coin), Amount::new(3_000_000_000));
+
+        let unsaid = policy("", 1).unwrap();
+        assert_eq!((unsaid.threshold, unsaid.period_ms), (None, Some(86_400_000)));
+        assert_eq!(unsaid.native_price, None, "nobody guesses what gas is worth");
+        let embedded = policy("", crate::network::CHAIN_ID).unwrap().native_price;
+        assert_eq!(embedded.map(|price| price.per_coin), Some(Amount::ZERO));
+
+        for (text, named) in [
+            ("fee_percent_max = 101", "fee_percent_max = 101"),
+            ("threshold = \"much\"", "threshold"),
+            ("native_price = \"0.0000001\"", "native_price"),
+        ] {
+            assert!(policy(text, 1).unwrap_err().contains(named), "{text}");
+        }
     }
 
     #[test]

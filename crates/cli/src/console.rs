@@ -8,6 +8,7 @@ use sparewire_chain::EvmChain;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    backup,
     control::{self, Request},
     home::Home,
     interrupt::Interrupts,
@@ -23,12 +24,19 @@ pub(crate) trait Shown: Clone + Send + Sync + 'static {
     fn figures(&self) -> Vec<Figure>;
     /// Claims what is owed to it, for `sparewire settle`.
     fn settle(&self) -> impl Future<Output = Result<Value>> + Send;
+    /// What that would bring and cost, for `sparewire settle --dry-run`.
+    fn plan(&self) -> impl Future<Output = Result<Value>> + Send;
 }
 
 /// The chain nodes that are asked, and what is wrong with each.
 fn nodes_of(carrier: &EvmChain) -> Value {
     let shown = |node: sparewire_chain::NodeStatus| json!({ "name": node.name, "fault": node.fault.map(|fault| fault.to_string()) });
     carrier.nodes().into_iter().map(shown).collect()
+}
+
+/// Asks a file on a thread that may wait for it.
+async fn blocking(ask: impl FnOnce() -> Result<Value> + Send + 'static) -> Result<Value> {
+    tokio::task::spawn_blocking(ask).await?
 }
 
 /// The control socket, the metrics, what is said when the node is ready, and Ctrl-C.
@@ -46,9 +54,9 @@ impl Console {
         node: S,
         carrier: Arc<EvmChain>,
     ) -> Result<Self> {
-        let answering = node.clone();
+        let (answering, kept) = (node.clone(), home.clone());
         let control = control::Server::start(&home.control_path(), move |request| {
-            let (node, carrier) = (answering.clone(), carrier.clone());
+            let (node, carrier, home) = (answering.clone(), carrier.clone(), kept.clone());
             async move {
                 match request {
                     Request::Status => {
@@ -58,6 +66,21 @@ impl Console {
                         Ok(status)
                     }
                     Request::Settle => node.settle().await,
+                    Request::SettlePlan => node.plan().await,
+                    Request::Spendings => {
+                        blocking(move || {
+                            let spendings = serde_json::to_value(carrier.journal().spendings()?)?;
+                            let chain_id = home.network()?.0.chain_id;
+                            Ok(json!({ "chain_id": chain_id, "spendings": spendings }))
+                        })
+                        .await
+                    }
+                    Request::Snapshot => {
+                        blocking(move || {
+                            Ok(backup::snapshot_journal(&home, carrier.journal())?.into())
+                        })
+                        .await
+                    }
                 }
             }
         })?;

@@ -27,6 +27,12 @@ pub(crate) enum Request {
     Status,
     /// Claim what is owed.
     Settle,
+    /// What that would bring and cost.
+    SettlePlan,
+    /// What was asked of the chain and is over, and what it cost.
+    Spendings,
+    /// Copy the journal of transactions for a backup.
+    Snapshot,
 }
 
 /// Answers requests until dropped. The socket is reachable by this user only: its directory is

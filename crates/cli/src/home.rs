@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use sparewire_chain::{ChainWork, EvmChain, Finality, Journal, JournalError, Policy};
+use sparewire_chain::{ChainWork, EvmChain, Finality, Journal, JournalError, Policy, Spending};
 use sparewire_core::{Address, DeviceSigner, Domain, Signer, Timestamp};
 use sparewire_node::{
     identity::Identity,
@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::{ChainConfig, Config},
+    control::{self, Request},
     hint::Hint,
     network, output, wallet_lock,
 };
@@ -61,6 +62,20 @@ impl Home {
         self.dir.join("store.sqlite")
     }
 
+    /// What towers keep for others, and what towers keep for us.
+    pub(crate) fn watch_path(&self) -> PathBuf {
+        self.dir.join("watch.sqlite")
+    }
+
+    /// The contract that holds watchtowers' rewards; zero where there is none.
+    pub(crate) fn towers(&self) -> Result<Address> {
+        match self.config.chain.towers.as_str() {
+            "" if self.config.chain.chain_id == network::CHAIN_ID => Ok(network::towers()),
+            "" => Ok(Address::ZERO),
+            text => text.parse().with_context(|| format!("[chain] towers = \"{text}\"")),
+        }
+    }
+
     /// Opens the store as its only writer.
     pub(crate) fn store(&self) -> Result<Arc<dyn Store>> {
         Ok(Arc::new(SqliteStore::open(&self.store_path())?))
@@ -69,6 +84,26 @@ impl Home {
     /// Opens the store to look at it; `None` where nothing was ever stored.
     pub(crate) fn store_to_read(&self) -> Result<Option<SqliteStore>> {
         Ok(SqliteStore::open_to_read(&self.store_path())?)
+    }
+
+    /// The file that keeps the transactions on the configured chain.
+    pub(crate) fn journal_name(&self) -> Result<String> {
+        Ok(format!("transactions-{}.sqlite", self.network()?.0.chain_id))
+    }
+
+    /// What was asked of the configured chain and is over, from whoever holds the journal.
+    pub(crate) async fn spendings(&self) -> Result<Vec<Spending>> {
+        let (domain, _) = self.network()?;
+        if let Some(mut told) = control::ask(&self.control_path(), Request::Spendings).await?
+            && told["chain_id"] == domain.chain_id
+        {
+            return Ok(serde_json::from_value(told["spendings"].take())?);
+        }
+        let path = self.dir.join(self.journal_name()?);
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        Ok(Journal::open(path)?.spendings()?)
     }
 
     /// Opens the keys with the password that the environment, a file or the terminal gives.
@@ -94,13 +129,11 @@ impl Home {
         network_of(&self.config.chain)
     }
 
-    fn journal_path(&self) -> PathBuf {
-        self.dir.join(format!("transactions-{}.sqlite", self.config.chain.chain_id))
-    }
-
     /// What is under way on chain, where no node runs that could tell it.
     pub(crate) fn chain_work(&self) -> Result<ChainWork> {
-        match Journal::peek(self.journal_path()) {
+        // Its name is known before the contract is configured.
+        let file = format!("transactions-{}.sqlite", self.config.chain.chain_id);
+        match Journal::peek(self.dir.join(file)) {
             Ok(work) => Ok(work.unwrap_or_default()),
             // A command that does not answer, such as `settle`, is at work on it.
             Err(JournalError::InUse) => Ok(ChainWork::default()),
@@ -128,7 +161,7 @@ impl Home {
     pub(crate) async fn connect(&self, wallet: Arc<dyn Signer>) -> Result<Arc<EvmChain>> {
         let (domain, _) = self.network()?;
         wallet_lock::hold(domain.chain_id, wallet.address())?;
-        let journal = Journal::open(self.journal_path())?;
+        let journal = Journal::open(self.dir.join(self.journal_name()?))?;
         if journal.unfinished()? > 0 {
             eprintln!("finishing what an earlier run left under way on chain…");
         }

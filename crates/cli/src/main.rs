@@ -1,10 +1,13 @@
 //! The `sparewire` command: sells and buys spare bandwidth, byte by byte.
 
+mod account;
 mod assemble;
+mod backup;
 mod commands;
 mod config;
 mod console;
 mod control;
+mod dates;
 mod descriptors;
 mod hint;
 mod home;
@@ -13,6 +16,7 @@ mod metrics;
 mod network;
 mod output;
 mod side;
+mod story;
 mod wallet_lock;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -78,11 +82,19 @@ enum Command {
     /// What was carried and paid.
     #[command(subcommand)]
     Session(commands::session::SessionCommand),
+    /// What was earned, spent, claimed and paid out.
+    Earnings(commands::earnings::EarningsArgs),
+    /// One sealed file from which this node can go on elsewhere.
+    #[command(subcommand)]
+    Backup(commands::backup::BackupCommand),
     /// The money that is put aside, and the way out.
     #[command(subcommand)]
     Channel(commands::channel::ChannelCommand),
     /// Claim on chain what your vouchers are worth.
     Settle(commands::settle::SettleArgs),
+    /// Watch over others' channels, and have yours watched.
+    #[command(subcommand)]
+    Watch(commands::watch::WatchCommand),
     /// What is going on.
     Status,
     /// The keys of this node.
@@ -140,8 +152,11 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Provide(args) => commands::provide::run(args, home, json).await,
         Command::Connect(args) => commands::connect::run(args, home, json).await,
         Command::Session(command) => commands::session::run(command, &home, json).await,
+        Command::Earnings(args) => commands::earnings::run(args, &home, json).await,
+        Command::Backup(command) => commands::backup::run(command, &home, json).await,
         Command::Channel(command) => commands::channel::run(command, &home, json).await,
         Command::Settle(args) => commands::settle::run(args, &home, json).await,
+        Command::Watch(command) => commands::watch::run(command, home, json).await,
         Command::Status => commands::status::run(&home, json).await,
         Command::Wallet(command) => commands::wallet::run(command, &home, json).await,
         Command::Chain(command) => commands::chain::run(command, &home, json).await,

@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 use anyhow::{Result, bail};
 use sparewire_chain::{
     Deployment, EmbeddedChain, Endpoint, EvmChain, Finality, Genesis, Journal, Options, Place,
-    Policy, deploy,
+    Policy, deploy, deploy_towers,
 };
 use sparewire_core::{Address, Amount, Domain, Signer, U256, keccak256};
 use sparewire_protocol::settlement::ChainError;
@@ -38,6 +38,18 @@ pub(crate) fn contracts() -> Deployment {
     }
 }
 
+/// The key that deploys the contract for watchtowers' rewards: one of its own, so that the contract
+/// has the same address on a chain that was begun without it. Public as well.
+fn towers_key() -> Arc<dyn Signer> {
+    let secret = keccak256("sparewire embedded chain towers key");
+    Arc::new(LocalKey::from_secret(&secret.0).expect("this hash is below the group's order"))
+}
+
+/// The embedded chain's contract for watchtowers' rewards.
+pub(crate) fn towers() -> Address {
+    towers_key().address().create(0)
+}
+
 /// How transactions are followed on the embedded chain, where every block is final at once.
 pub(crate) fn embedded_policy() -> Policy {
     Policy {
@@ -61,18 +73,34 @@ pub(crate) async fn open(place: Place, dev_methods: bool) -> Result<EmbeddedChai
             "the embedded chain's contracts are at unexpected addresses; its file was used by something else"
         );
     }
+    if !has_code(&embedded, towers()) {
+        let (endpoint, key) = (Endpoint::Embedded(embedded.clone()), towers_key());
+        send_wei(endpoint.clone(), key.address()).await?;
+        let channels = contracts().domain.contract;
+        let deployed = deploy_towers(endpoint, key, embedded_policy(), channels).await?;
+        anyhow::ensure!(deployed == towers(), "the towers key was used by something else");
+    }
     Ok(embedded)
 }
 
 fn is_deployed(embedded: &EmbeddedChain) -> bool {
-    let code = |address: Address| {
-        let request = serde_json::json!({
-            "jsonrpc": "2.0", "id": 1, "method": "eth_getCode", "params": [address, "latest"],
-        });
-        embedded.handle(request)["result"].as_str().is_some_and(|code| code.len() > 2)
-    };
     let contracts = contracts();
-    code(contracts.token) && code(contracts.domain.contract)
+    has_code(embedded, contracts.token) && has_code(embedded, contracts.domain.contract)
+}
+
+fn has_code(embedded: &EmbeddedChain, address: Address) -> bool {
+    let request = serde_json::json!({
+        "jsonrpc": "2.0", "id": 1, "method": "eth_getCode", "params": [address, "latest"],
+    });
+    embedded.handle(request)["result"].as_str().is_some_and(|code| code.len() > 2)
+}
+
+async fn send_wei(endpoint: Endpoint, to: Address) -> Result<()> {
+    let (domain, journal) = (contracts().domain, Journal::in_memory()?);
+    let key = development_key();
+    let chain = EvmChain::connect(endpoint, domain, key, journal, embedded_policy()).await?;
+    chain.transfer(to, FAUCET_WEI).await?;
+    Ok(())
 }
 
 /// Gives `to` something to pay gas with, and test tokens.

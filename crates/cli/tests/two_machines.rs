@@ -37,7 +37,17 @@ fn bytes_arrive_unchanged_both_ways_and_both_machines_tell_the_same_story() {
     assert!(number(&live["exposure_peak"]) <= number(&live["exposure_bound"]), "{live:#}");
     assert_eq!(only(&market.consumer.sessions())["state"], "open or broken off");
 
-    // The provider can claim in mid-session; what follows is claimed later.
+    // The provider can claim in mid-session; what follows is claimed later. A dry run tells what that
+    // would bring, and claims nothing.
+    let plan = market.provider.json(&["settle", "--dry-run"]);
+    let row = only(plan["channels"].as_array().unwrap());
+    assert_eq!((&row["verdict"], &row["worth"]), (&"claim".into(), &plan["brings"]), "{plan:#}");
+    assert_eq!(number(&plan["transactions"]), 1, "{plan:#}");
+    // The embedded chain's gas is worth nothing.
+    assert_eq!((&plan["fee"], &plan["net"]), (&"0".into(), &plan["brings"]), "{plan:#}");
+    assert!((50_000..200_000).contains(&number(&plan["gas"])), "{plan:#}");
+    assert!(number(&plan["brings"]) > owed(3 * FIVE_MIB as u128, PRICE), "{plan:#}");
+    assert_eq!(market.provider.claimed(), 0);
     let early = market.provider.settle();
     assert_eq!(early["transactions"].as_array().unwrap().len(), 1, "{early:#}");
     let claimed_early = market.provider.claimed();
@@ -71,6 +81,8 @@ fn bytes_arrive_unchanged_both_ways_and_both_machines_tell_the_same_story() {
     assert_eq!(market.consumer.promised(), paid(&session));
     let again = market.provider.settle();
     assert!(again["transactions"].as_array().unwrap().is_empty(), "{again:#}");
+    let nothing = market.provider.unlock(["settle", "--dry-run"]).ok();
+    assert_eq!(nothing.trim(), "nothing to claim");
     let earned = market.provider.json(&["wallet", "show"]);
     assert_eq!(number(&earned["funds"]["wallet"]), 100_000_000 + paid(&session), "{earned:#}");
 

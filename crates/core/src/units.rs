@@ -140,6 +140,18 @@ impl Amount {
         Self(self.0.saturating_sub(other.0))
     }
 
+    /// `self * numerator / denominator`, rounded up. `None` above [`Amount::MAX`] and for a
+    /// denominator of zero.
+    pub fn mul_div_ceil(self, numerator: u128, denominator: u128) -> Option<Self> {
+        use alloy_primitives::U256;
+        if denominator == 0 {
+            return None;
+        }
+        // 104 + 128 bits fit.
+        let product = U256::from(self.0) * U256::from(numerator);
+        u128::try_from(product.div_ceil(U256::from(denominator))).ok().and_then(Self::new)
+    }
+
     /// Reads a decimal such as `12.5` as an amount of a token with `decimals` decimals.
     ///
     /// # Errors
@@ -431,6 +443,22 @@ mod tests {
             if let Some(more) = most.checked_add(ByteCount::new(1)) {
                 prop_assert!(price.owed(more).is_none_or(|owed| owed > amount));
             }
+        }
+
+        #[test]
+        fn a_part_of_an_amount_is_the_exact_product_rounded_up(
+            units in 0u128..(1 << 104),
+            numerator: u128,
+            denominator: u128,
+        ) {
+            use alloy_primitives::U256;
+            let part = Amount::new(units).unwrap().mul_div_ceil(numerator, denominator);
+            let (product, by) = (U256::from(units) * U256::from(numerator), U256::from(denominator));
+            let exact = product
+                .checked_div(by)
+                .map(|floor| floor + U256::from(u8::from(!(product % by).is_zero())))
+                .filter(|units| *units <= U256::from(Amount::MAX.get()));
+            prop_assert_eq!(part.map(|part| U256::from(part.get())), exact);
         }
 
         #[test]

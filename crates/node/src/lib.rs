@@ -13,4 +13,5 @@ pub mod refusal;
 pub mod session;
 pub mod store;
 pub mod target;
+pub mod tower;
 pub mod transport;

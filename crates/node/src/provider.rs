@@ -8,7 +8,7 @@ mod shares;
 mod strangers;
 
 pub use admission::{Applicant, admit, terms_of};
-pub use settling::{SettleError, settle};
+pub use settling::{Plan, Row, SettleError, Settler};
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -19,7 +19,7 @@ use std::{
 use sparewire_core::{Amount, ChannelId, Domain, NodeId, Price};
 use sparewire_protocol::{
     CountingRule, CreditRule, Service, Statement, Terms,
-    settlement::{Chain, Outcome},
+    settlement::{Chain, SettlePolicy},
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -57,10 +57,15 @@ pub struct ProviderConfig {
     pub streams_per_sec_max: u32,
     /// How often the chain is asked about the channels in use.
     pub facts_every: Duration,
-    /// How often it is asked whether payers have started to leave. The shortest withdraw delay of
-    /// the contract is 15 minutes.
+    /// How often it is asked whether payers have started to leave, and whether it is time to claim
+    /// for another reason. The shortest withdraw delay of the contract is 15 minutes.
     pub closes_every: Duration,
+    /// When promises are claimed without being asked for.
+    pub settle: SettlePolicy,
 }
+
+/// How long a claim at shutdown is waited for.
+const SHUTDOWN_CLAIM: Duration = Duration::from_secs(60);
 
 /// A provider at work.
 pub struct Provider {
@@ -71,6 +76,7 @@ pub struct Provider {
     chain: Arc<dyn Chain>,
     exit: Exit,
     clock: Clock,
+    settler: Settler,
     /// At most one session over a channel.
     slots: Mutex<HashMap<ChannelId, LiveSession>>,
     strangers: Strangers,
@@ -109,6 +115,8 @@ impl Provider {
     ) -> Arc<Self> {
         let connections = Semaphore::new(config.connections_max);
         let shares = Shares::new(config.streams_per_sec_max);
+        let settler =
+            Settler::new(Arc::clone(&store), Arc::clone(&chain), config.settle, Arc::clone(&clock));
         Arc::new(Self {
             config,
             identity,
@@ -117,6 +125,7 @@ impl Provider {
             chain,
             exit,
             clock,
+            settler,
             slots: Mutex::new(HashMap::new()),
             strangers: Strangers::default(),
             shares,
@@ -126,9 +135,12 @@ impl Provider {
     }
 
     /// Serves until `shutdown`; then asks the consumers to settle and waits until they have, at
-    /// most for the time that the protocol gives them.
+    /// most for the time that the protocol gives them. Then it claims, where its policy says so; what
+    /// is not final within a minute is followed by the next process.
     pub async fn run(self: &Arc<Self>, shutdown: CancellationToken) {
-        let watcher = self.tracker.spawn(Arc::clone(self).watch_closes(shutdown.clone()));
+        let (provider, stop) = (Arc::clone(self), shutdown.clone());
+        let every = self.config.closes_every;
+        let watcher = self.tracker.spawn(async move { provider.settler.run(every, stop).await });
         loop {
             let incoming = tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -156,6 +168,11 @@ impl Provider {
         let settled = Duration::from_millis(sparewire_protocol::ANSWER_MS_MAX + 5_000);
         let _ = tokio::time::timeout(settled, self.tracker.wait()).await;
         watcher.abort();
+        match tokio::time::timeout(SHUTDOWN_CLAIM, self.settler.shut_down()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::error!(%error, "could not claim at shutdown"),
+            Err(_) => tracing::warn!("the claim is sent, and followed at the next start"),
+        }
     }
 
     /// The sessions that are running now.
@@ -169,13 +186,9 @@ impl Provider {
             .collect()
     }
 
-    /// Claims every voucher that is worth more than what was claimed, and pays out.
-    ///
-    /// # Errors
-    /// [`SettleError`] where the store or the chain failed for some channels or all; what is not
-    /// claimed stays claimable.
-    pub async fn settle(&self) -> Result<Outcome, SettleError> {
-        settling::settle(&self.store, &self.chain, &self.identity).await
+    /// Claims what this provider is owed.
+    pub fn settler(&self) -> &Settler {
+        &self.settler
     }
 
     fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<ChannelId, LiveSession>> {

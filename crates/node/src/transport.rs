@@ -28,6 +28,8 @@ use sparewire_core::{B256, NodeId};
 
 /// The name and version of our protocol in the TLS handshake.
 pub const ALPN: &[u8] = b"sparewire/1";
+/// The same for what is said between a payee and a watchtower.
+pub const WATCH_ALPN: &[u8] = b"sparewire-watch/1";
 
 /// The most streams that one peer may have open at once. 1,000 tunnels at a time are ordinary;
 /// the rest is room for streams that are just ending.
@@ -65,6 +67,8 @@ pub struct EndpointConfig {
     pub stream_window: u32,
     /// Unread bytes held for one connection.
     pub connection_window: u32,
+    /// The protocol that is spoken with those who connect to us.
+    pub alpn: &'static [u8],
 }
 
 impl EndpointConfig {
@@ -75,6 +79,7 @@ impl EndpointConfig {
             bind_addr: None,
             stream_window: STREAM_WINDOW_MAX,
             connection_window: CONNECTION_WINDOW,
+            alpn: ALPN,
         }
     }
 }
@@ -110,7 +115,7 @@ impl Endpoint {
             .build();
         let mut builder = iroh::Endpoint::builder(presets::Minimal)
             .secret_key(SecretKey::from_bytes(&config.secret))
-            .alpns(vec![ALPN.to_vec()])
+            .alpns(vec![config.alpn.to_vec()])
             .relay_mode(RelayMode::Disabled)
             .clear_address_lookup()
             .net_report_config(NetReportConfig::minimal())
@@ -156,6 +161,18 @@ impl Endpoint {
     /// # Errors
     /// [`TransportError::Unreachable`] where nobody answers at its addresses within 10 s.
     pub async fn connect(&self, peer: &PeerAddress) -> Result<Connection, TransportError> {
+        self.connect_for(peer, ALPN).await
+    }
+
+    /// The same to speak another protocol of ours.
+    ///
+    /// # Errors
+    /// As [`Endpoint::connect`].
+    pub async fn connect_for(
+        &self,
+        peer: &PeerAddress,
+        alpn: &[u8],
+    ) -> Result<Connection, TransportError> {
         let unreachable = |reason: String| TransportError::Unreachable { node: peer.node, reason };
         let key = PublicKey::from_bytes(&peer.node.0.0)
             .map_err(|_| unreachable("its node id is not an Ed25519 key".into()))?;
@@ -163,7 +180,7 @@ impl Endpoint {
             return Err(unreachable("no address of it is known".into()));
         }
         let addrs = peer.addrs.iter().copied().map(TransportAddr::Ip);
-        let connecting = self.inner.connect(EndpointAddr::from_parts(key, addrs), ALPN);
+        let connecting = self.inner.connect(EndpointAddr::from_parts(key, addrs), alpn);
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
             Ok(Ok(connection)) => Ok(Connection(connection)),
             Ok(Err(error)) => Err(unreachable(chain(&error))),

@@ -58,7 +58,7 @@ async fn a_channel_that_cannot_be_asked_about_keeps_no_other_from_being_claimed(
     let seat = &market.seller.seat;
     seat.muddled.lock().unwrap().insert(channels[3]);
     *seat.slow.lock().unwrap() = Duration::from_millis(50);
-    let failed = market.seller.provider.settle().await.unwrap_err();
+    let failed = market.seller.provider.settler().settle().await.unwrap_err();
     let told = failed.to_string();
     assert!(matches!(failed.error, SessionError::Chain(ChainError::Nonsense { .. })), "{told}");
     assert!(told.contains("muddled"), "{told}");
@@ -70,13 +70,13 @@ async fn a_channel_that_cannot_be_asked_about_keeps_no_other_from_being_claimed(
     assert_eq!(seat.asking_peak.load(SeqCst), 16, "many are asked about at once, not all");
 
     seat.muddled.lock().unwrap().clear();
-    assert_eq!(market.seller.provider.settle().await.unwrap().transactions.len(), 1);
+    assert_eq!(market.seller.provider.settler().settle().await.unwrap().transactions.len(), 1);
     assert_eq!(market.chain.facts(channels[3]).claimed, amount(103));
 
     // A node that answers nothing is not asked about every channel there is.
     seat.asked.lock().unwrap().clear();
     seat.unreachable.store(true, SeqCst);
-    let failed = market.seller.provider.settle().await.unwrap_err();
+    let failed = market.seller.provider.settler().settle().await.unwrap_err();
     assert!(matches!(failed.error, SessionError::Chain(ChainError::Unreachable { .. })));
     assert!(failed.outcome.transactions.is_empty());
     assert!(seat.asked.lock().unwrap().len() < 40);

@@ -76,7 +76,7 @@ async fn bytes_are_counted_alike_paid_receipted_and_claimed_to_the_last_unit() {
     // One deposit, one channel, and one claim over exactly what was promised.
     let asked: Vec<_> = market.chain.performed(wallet).iter().map(Intent::kind).collect();
     assert_eq!(asked, ["deposit", "open"]);
-    market.seller.provider.settle().await.unwrap();
+    market.seller.provider.settler().settle().await.unwrap();
     let payee = market.seller.keys.wallet.address();
     let [Intent::Claim { claims }] = &market.chain.performed(payee)[..] else {
         panic!("one claim")
@@ -85,7 +85,7 @@ async fn bytes_are_counted_alike_paid_receipted_and_claimed_to_the_last_unit() {
     assert_eq!(claims[0].amount, statement.cumulative);
     assert_eq!(market.chain.wallet(payee), 7_000_007);
     // Nothing is left to claim.
-    assert!(market.seller.provider.settle().await.unwrap().transactions.is_empty());
+    assert!(market.seller.provider.settler().settle().await.unwrap().transactions.is_empty());
     assert_eq!(market.chain.performed(payee).len(), 1);
 }
 
@@ -375,7 +375,7 @@ async fn a_provider_with_a_full_disk_stops_serving_and_keeps_its_voucher() {
     market.seller.stop().await;
     market.seller = Seller::start(&market.chain, &keys, &path, Some(addr)).await;
     assert_eq!(market.seller.payment(id), Some(held));
-    market.seller.provider.settle().await.unwrap();
+    market.seller.provider.settler().settle().await.unwrap();
     assert_eq!(market.chain.wallet(keys.wallet.address()), held.voucher.body.amount.get());
     market.serves_an_honest_consumer().await;
 }
@@ -489,7 +489,7 @@ async fn service_stops_when_the_payer_starts_to_close_and_the_voucher_is_claimed
     assert!(!download.is_finished());
     // All that is promised is claimed.
     let held = market.seller.payment(id).unwrap();
-    market.seller.provider.settle().await.unwrap();
+    market.seller.provider.settler().settle().await.unwrap();
     assert_eq!(market.chain.facts(channel).claimed, held.voucher.body.amount);
     let (mut client, channel) = market.client().await;
     market.chain.set_status(channel.id(&domain()), ChannelStatus::Closed);
@@ -648,7 +648,7 @@ async fn a_channel_is_topped_up_while_it_is_used_and_never_beyond_the_budget() {
     assert_eq!(within(10, download).await.unwrap(), total(&statement));
     let asked: Vec<_> = market.chain.performed(wallet).iter().map(Intent::kind).collect();
     assert_eq!(asked, ["deposit", "open", "deposit", "top_up", "deposit", "top_up"]);
-    market.seller.provider.settle().await.unwrap();
+    market.seller.provider.settler().settle().await.unwrap();
     assert_eq!(market.chain.facts(channel).claimed, amount(3 * MIB));
 }
 

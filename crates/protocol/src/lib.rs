@@ -41,6 +41,7 @@
 //!
 //! `docs/protocol.md` describes what is on the wire, `GLOSSARY.md` the words.
 
+mod appointment;
 pub mod channel;
 mod credit;
 mod error;
@@ -52,7 +53,12 @@ mod receipt;
 mod session;
 pub mod settlement;
 mod terms;
+pub mod watch;
 
+pub use appointment::{
+    APPOINTMENT_SECS_MAX, Appointment, Entrust, Kept, REWARD_MAX, SLOT_SECS_MAX, TOWERS_MAX,
+    TowersDomain, WATCH_FRAME_LEN_MAX, WatchMessage, WatchRefusal, WatchRefused, turn_of,
+};
 pub use channel::{ChannelConfig, ChannelFacts, ChannelStatus, Claim, Delegation, Voucher};
 pub use credit::{CreditRule, PAID_PER_CREDIT, STEP_MAX};
 pub use error::{Action, ProtocolError};
@@ -65,6 +71,6 @@ pub use payer::{Payer, PayerSetup};
 pub use receipt::{Countersigned, Receipt, ReceiptChain};
 pub use session::{
     ANSWER_MS_MAX, Agreement, CHECKPOINT_BYTES, CHECKPOINT_MS, Event, Memory, Output, Record, Role,
-    SessionMemory, Statement,
+    SessionMemory, Statement, StopReason,
 };
 pub use terms::{Acceptance, CLOCK_SKEW_MS_MAX, CountingRule, Offer, Service, Terms};

@@ -264,7 +264,7 @@ impl Message {
 struct Reason(#[borsh(deserialize_with = "read_reason")] String);
 
 /// Reads a text of at most [`REASON_LEN_MAX`] bytes.
-fn read_reason<R: std::io::Read>(reader: &mut R) -> std::io::Result<String> {
+pub(crate) fn read_reason<R: std::io::Read>(reader: &mut R) -> std::io::Result<String> {
     let text = read_text(reader, REASON_LEN_MAX)?;
     // It is shown on terminals and in logs, so it must be tame when it comes in.
     if text.chars().any(char::is_control) {

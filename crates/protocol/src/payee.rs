@@ -17,7 +17,8 @@ use crate::{
     payer::conflict,
     receipt::{Countersigned, Receipt, ReceiptChain},
     session::{
-        ANSWER_MS_MAX, Agreement, Event, Memory, Output, Record, Role, SUPERSEDED, Statement, total,
+        ANSWER_MS_MAX, Agreement, Event, Memory, Output, Record, Role, SUPERSEDED, Statement,
+        StopReason, total,
     },
     terms::{Acceptance, Terms},
 };
@@ -193,6 +194,18 @@ impl Payee {
                     payment = Some(theirs);
                     records.push(Record::Payment { channel, payment: theirs });
                 }
+            }
+        }
+        // R1: our store was set back to a backup, so what we remember is no more than the least that
+        // was promised. The payer, who records before it tells, must know all of that and more, or
+        // receipts that we countersigned since would get other ones beside them.
+        if memory.resync.is_some() && memory.payment.is_some() {
+            let told = acceptance.payment.map(|theirs| theirs.voucher.body.amount);
+            let ours = memory.payment.map(|ours| ours.voucher.body.amount);
+            if told < ours {
+                return Err(ProtocolError::ChannelUnusable(
+                    "this provider was restored from a backup, and the payer tells less than that",
+                ));
             }
         }
         // More was claimed than we remember being promised: our store was set back, and vouchers up
@@ -538,6 +551,20 @@ impl Payee {
             config: self.agreement.config,
             amount: voucher.body.amount,
             signature: voucher.signature,
+        })
+    }
+
+    /// Why no byte passes now; `None` while some may, and while the session is being closed.
+    pub fn stopped(&self) -> Option<StopReason> {
+        if self.phase != Phase::Live || total(self.counted) < self.granted {
+            return None;
+        }
+        Some(if self.status != ChannelStatus::Open {
+            StopReason::ChannelLeaving
+        } else if self.granted >= self.agreement.affordable(self.reserved) {
+            StopReason::ChannelSpent
+        } else {
+            StopReason::Unpaid
         })
     }
 

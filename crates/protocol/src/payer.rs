@@ -18,7 +18,7 @@ use crate::{
     receipt::{Countersigned, Receipt, ReceiptChain},
     session::{
         ANSWER_MS_MAX, Agreement, CHECKPOINT_BYTES, CHECKPOINT_MS, Event, Memory, Output, Record,
-        Role, SUPERSEDED, Statement, total,
+        Role, SUPERSEDED, Statement, StopReason, total,
     },
     terms::{Acceptance, Terms, check_channel},
 };
@@ -73,6 +73,8 @@ pub struct Payer {
     receipts_count: u64,
     prepaid_peak: ByteCount,
     resumed: bool,
+    /// As of [`Memory::resync`], until the provider has told.
+    resync: Option<Amount>,
     outputs: VecDeque<Output>,
 }
 
@@ -154,7 +156,9 @@ impl Payer {
             delegation,
             reading,
             up_max,
-            payment: memory.payment,
+            // Where our store was set back we ask and do not tell: a provider that has forgotten
+            // would only say again what it just heard.
+            payment: memory.payment.filter(|_| memory.resync.is_none()),
             receipt: memory.receipt,
             pending: memory.pending,
         };
@@ -183,6 +187,7 @@ impl Payer {
             receipts_count: 0,
             prepaid_peak: ByteCount::ZERO,
             resumed: resumed.is_some(),
+            resync: memory.resync,
             outputs: VecDeque::from([Output::Transmit(Message::Accept {
                 acceptance: Box::new(acceptance),
                 signature,
@@ -397,6 +402,21 @@ impl Payer {
         self.reported_up
     }
 
+    /// Why the provider can let no byte pass now, as far as we can see.
+    pub fn stopped(&self) -> Option<StopReason> {
+        if self.phase != Phase::Live {
+            return None;
+        }
+        let affordable = self.agreement.affordable(self.reserved);
+        if self.agreement.terms.price > Price::FREE && total(self.payable()) >= affordable {
+            return Some(StopReason::ChannelSpent);
+        }
+        // What it has told of is paid for at each step, which is less than the credit.
+        let credit = self.agreement.terms.credit.credit(self.agreement.paid(total(self.paid)));
+        let unreported = self.counted.up.saturating_sub(self.reported_up);
+        (unreported >= credit).then_some(StopReason::Unreported)
+    }
+
     /// What we would pay for now.
     fn payable(&self) -> Reading {
         Reading { up: self.counted.up.min(self.reported_up), down: self.counted.down }
@@ -409,6 +429,17 @@ impl Payer {
     fn handle_accepted(&mut self, accepted: Accepted, now: Timestamp) -> Result<(), ProtocolError> {
         if accepted.session != self.agreement.session {
             return Err(ProtocolError::Inconsistent("acceptance of another session"));
+        }
+        // R1: on a channel of a store that was set back, nothing is signed before the provider has
+        // told, unasked, what we have signed: no less than we remember, or than was claimed.
+        if let Some(least) = self.resync {
+            let least = least.max(self.promised);
+            let told = accepted.payment.map(|theirs| theirs.voucher.body.amount);
+            if told.is_none_or(|told| told < least) {
+                return Err(ProtocolError::ChannelUnusable(
+                    "our store was restored from a backup, and the provider does not tell our newest voucher",
+                ));
+            }
         }
         let mut records = Vec::new();
         let (mut down_max, mut up_max) = (self.counted.down, self.up_max);

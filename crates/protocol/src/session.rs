@@ -158,6 +158,10 @@ pub struct Memory {
     pub lost: ByteCount,
     /// The session that is resumed.
     pub session: Option<SessionMemory>,
+    /// Our store was set back to a backup: nothing is signed over the channel before the peer has
+    /// told a voucher of no less than we remember, nor than so much: at the payer, what final state
+    /// says was claimed (R1). `None` where the store never was.
+    pub resync: Option<Amount>,
 }
 
 /// What our store and (at the payer) a meter that lived on remember of a session.
@@ -172,6 +176,25 @@ pub struct SessionMemory {
     pub reported_up: ByteCount,
     /// What is paid for.
     pub paid: Reading,
+}
+
+/// Why no byte of a session passes for now. Evidence only: nothing is decided by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum StopReason {
+    /// What is carried and unpaid is as much as the credit (payee): a voucher of the payer is
+    /// needed.
+    Unpaid = 1,
+    /// The same, and nothing was heard of the payer for [`ANSWER_MS_MAX`].
+    Silent = 2,
+    /// All that the channel holds is promised: a top-up is needed.
+    ChannelSpent = 3,
+    /// The channel is being closed or closed on chain: no voucher beyond it would count for long.
+    ChannelLeaving = 4,
+    /// As much as the credit was sent up that the provider has not reported as carried (payer):
+    /// its report is needed before it can be paid for.
+    Unreported = 5,
 }
 
 /// A fact to be made durable. All records of one [`Output::Persist`] are durable together.

@@ -1,13 +1,20 @@
 //! Settlement: from what a channel is worth to what is asked of the chain. Fifth station of the
 //! river. The chain itself stands behind the [`Chain`] trait; its facts come back as inputs.
 
+mod when;
+
 use std::fmt;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use sparewire_core::{Address, Amount, B256, ChannelId, Domain, Signature};
+use sparewire_core::{Address, Amount, B256, ChannelId, Domain, Signature, Signed};
 
-use crate::channel::{ChannelConfig, ChannelFacts, Claim};
+pub use when::{NativePrice, Occasion, SettlePolicy, Verdict, Waiting, Weighed, margin_secs};
+
+use crate::{
+    appointment::Appointment,
+    channel::{ChannelConfig, ChannelFacts, Claim},
+};
 
 /// Something that we want the chain to do. It is durable before a transaction is sent for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +74,54 @@ pub enum Intent {
         /// In which token.
         token: Address,
     },
+    /// Claims for a payee who sleeps, through the contract that pays our wallet the reward that is
+    /// bound to it.
+    Defend {
+        /// The contract that holds the reward.
+        towers: Address,
+        /// The newest voucher.
+        claim: Box<Claim>,
+        /// What the payee's side promised.
+        appointment: Signed<Appointment>,
+    },
+    /// Collects the reward of a channel that we defended, and ends its close if it can be ended.
+    CollectReward {
+        /// The contract that holds it.
+        towers: Address,
+        /// The channel.
+        config: ChannelConfig,
+    },
+    /// Puts tokens of our wallet aside for rewards (with the allowance that this needs).
+    DepositReward {
+        /// The contract that holds them.
+        towers: Address,
+        /// Whose appointments they back: our authorizer's.
+        authorizer: Address,
+        /// The token.
+        token: Address,
+        /// How much.
+        amount: Amount,
+    },
+    /// Announces that reward money is taken back: towers are given notice.
+    AnnounceRewardWithdrawal {
+        /// The contract that holds it.
+        towers: Address,
+        /// Whose appointments it backs.
+        authorizer: Address,
+        /// The token.
+        token: Address,
+        /// How much; zero takes an announcement back.
+        amount: Amount,
+    },
+    /// Takes back what was announced, once the notice is over.
+    WithdrawReward {
+        /// The contract that holds it.
+        towers: Address,
+        /// Whose appointments it backed.
+        authorizer: Address,
+        /// The token.
+        token: Address,
+    },
 }
 
 impl Intent {
@@ -82,6 +137,11 @@ impl Intent {
             Self::StartClose { .. } => "start_close",
             Self::FinishClose { .. } => "finish_close",
             Self::Sweep { .. } => "sweep",
+            Self::Defend { .. } => "defend",
+            Self::CollectReward { .. } => "collect_reward",
+            Self::DepositReward { .. } => "deposit_reward",
+            Self::AnnounceRewardWithdrawal { .. } => "announce_reward_withdrawal",
+            Self::WithdrawReward { .. } => "withdraw_reward",
         }
     }
 }
@@ -131,6 +191,19 @@ pub struct Quote {
     pub data_fee_wei: u128,
 }
 
+impl Quote {
+    /// What both take together.
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            transactions: self.transactions.saturating_add(other.transactions),
+            gas: self.gas.saturating_add(other.gas),
+            fee_wei: self.fee_wei.saturating_add(other.fee_wei),
+            fee_wei_max: self.fee_wei_max.saturating_add(other.fee_wei_max),
+            data_fee_wei: self.data_fee_wei.saturating_add(other.data_fee_wei),
+        }
+    }
+}
+
 /// The chain's newest block, and the newest one that money may be built on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
@@ -153,6 +226,20 @@ pub struct Funds {
     pub deposit: Amount,
     /// Tokens claimed and not yet paid out.
     pub claimable: Amount,
+}
+
+/// What the contract that holds rewards says of a channel and of who pays for its defence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RewardFacts {
+    /// Reward money that cannot be taken back before the contract's notice is over. Rewards of
+    /// other channels may use it up.
+    pub covered: Amount,
+    /// Reward money in all, what is announced for withdrawal included.
+    pub balance: Amount,
+    /// When what is announced may be withdrawn, in seconds of block time; zero where nothing is.
+    pub withdrawal_due_secs: u64,
+    /// Who defended the channel last and waits for the reward.
+    pub defender: Option<Address>,
 }
 
 /// How a token is shown.
@@ -195,6 +282,18 @@ pub trait Chain: Send + Sync {
     /// # Errors
     /// [`ChainError::Reverted`] where the contract would refuse it.
     async fn quote(&self, intent: &Intent) -> Result<Quote, ChainError>;
+
+    /// What final state of the contract `towers` says of the channel of `config` and of its payee's
+    /// reward money in `reward_token`. A chain that knows no such contract has nothing to say.
+    async fn reward(
+        &self,
+        towers: Address,
+        config: &ChannelConfig,
+        reward_token: Address,
+    ) -> Result<RewardFacts, ChainError> {
+        let _ = (towers, config, reward_token);
+        Ok(RewardFacts::default())
+    }
 
     /// Carries `intent` out and returns when it is final. The intent is durable before its
     /// transaction is sent; a call that is cut off goes on at [`Chain::resume`].

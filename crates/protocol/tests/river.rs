@@ -11,9 +11,10 @@ use std::{
 /// station may know one another:
 ///
 /// * `error`, `message`, `terms` are one station, the words on the wire: an error names the refusal
-///   that tells it to the peer, terms say what breaks them, and messages carry terms.
+///   that tells it to the peer, terms say what breaks them, and messages carry terms;
+///   appointments are framed as messages are.
 /// * `payer`, `payee` are the two banks of one session and check a channel in the same way.
-const STATIONS: [(&str, u8); 11] = [
+const STATIONS: [(&str, u8); 13] = [
     ("meter", 1),
     ("credit", 1),
     ("receipt", 2),
@@ -21,10 +22,12 @@ const STATIONS: [(&str, u8); 11] = [
     ("terms", 4),
     ("message", 4),
     ("error", 4),
+    ("appointment", 4),
     ("session", 5),
     ("payer", 6),
     ("payee", 6),
     ("settlement", 7),
+    ("watch", 8),
 ];
 
 /// `source` without its tests, which may look anywhere, and comments, which talk of everything.

@@ -6,6 +6,7 @@
 //! submit -> pool -(delayed, forgotten, replaced)-> block -(reorg)-> pool ... until final
 //! ```
 
+mod asked;
 mod audit;
 mod block;
 mod event;
@@ -17,7 +18,7 @@ mod weather;
 mod tests;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
@@ -37,13 +38,14 @@ use sparewire_protocol::{
 };
 
 pub use self::{
-    audit::Audit,
+    asked::{Asked, Asks, TROUBLES, Trouble},
+    audit::{Audit, Holding},
     event::{Event, Logged},
     view::{RpcError, Tag, View},
     weather::{Endpoint, Lie, PerMille, Weather},
 };
 use self::{
-    audit::Flows,
+    audit::{Books, Flows},
     block::Block,
     state::{BLOCK_GAS, CHAIN_ID, StateAt, base},
 };
@@ -247,6 +249,9 @@ pub struct SimChain {
     holders: BTreeSet<Address>,
     /// Every channel that was ever opened, even if that was taken back.
     channels: BTreeMap<ChannelId, ChannelConfig>,
+    books: Books,
+    /// How often an endpoint was outvoted.
+    outvoted: Cell<u64>,
     log: Vec<(Timestamp, Happening)>,
 }
 
@@ -299,6 +304,8 @@ impl SimChain {
             requests: RefCell::default(),
             holders: BTreeSet::from([base().contract]),
             channels: BTreeMap::new(),
+            books: Books::default(),
+            outvoted: Cell::new(0),
             log: Vec::new(),
         }
     }
@@ -395,22 +402,27 @@ impl SimChain {
 
     /// Lets time pass until `now`: blocks are made, and the weather happens.
     pub fn advance(&mut self, now: Timestamp) {
+        while self.step(now) {}
+    }
+
+    /// Lets time pass until the next block before `now` was made, or blocks were taken back; `false`
+    /// where that is not before `now`.
+    pub fn step(&mut self, now: Timestamp) -> bool {
         self.now = self.now.max(now);
-        loop {
-            let slot = self.next_slot();
-            let time = self.time_of(slot);
-            if time > self.now {
-                break;
-            }
-            if slot > self.newest_slot {
-                self.newest_slot = slot;
-                self.draw_weather(time);
-                if self.next_slot() != slot {
-                    continue; // halted, or blocks were taken back and are made anew first
-                }
-            }
-            self.mine(slot, time);
+        let slot = self.next_slot();
+        let time = self.time_of(slot);
+        if time > self.now {
+            return false;
         }
+        if slot > self.newest_slot {
+            self.newest_slot = slot;
+            self.draw_weather(time);
+            if self.next_slot() != slot {
+                return true; // halted, or blocks were taken back and are made anew first
+            }
+        }
+        self.mine(slot, time);
+        true
     }
 
     /// When the next block is due, if nothing happens.

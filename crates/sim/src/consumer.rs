@@ -20,9 +20,8 @@ use sparewire_protocol::{
 
 use crate::{
     cast::{channel, identity, network},
-    chain::Tag,
     disk::Disk,
-    ledger::Invariant,
+    ledger::{Invariant, broken},
     link::Addr,
     node::{Alive, Node, Surroundings},
     provider::total,
@@ -49,7 +48,7 @@ pub struct Consumer {
     pub provider: (usize, Addr),
     /// Whether that one is honest.
     pub provider_is_honest: bool,
-    /// Its endpoint says that its channels hold more than they do.
+    /// The endpoint that it asks says that its channels hold more than they do.
     pub lied_to: bool,
     /// The dearest price that it accepts.
     pub price_max: Price,
@@ -325,7 +324,7 @@ impl Consumer {
         known: Option<&SessionMemory>,
     ) -> Option<(ChannelConfig, Amount)> {
         let domain = network().0;
-        let view = world.chain.view(self.node.purse.endpoint);
+        let view = world.chain.ask(self.node.purse.asks);
         let channels = self.node.recall(|store| store.channels(sparewire_protocol::Role::Payer))?;
         let mut best: Option<(ChannelConfig, Amount, Amount)> = None;
         for known_channel in channels {
@@ -333,7 +332,7 @@ impl Consumer {
             if self.avoid.contains(&id) {
                 continue;
             }
-            let Ok(Some(facts)) = view.channel(id, Tag::Final) else { continue };
+            let Ok(Some(facts)) = view.channel(id) else { continue };
             if facts.status != ChannelStatus::Open {
                 continue;
             }
@@ -410,6 +409,10 @@ impl Consumer {
             memory.session = Some(*known);
         }
         let has_paid = memory.payment.is_some();
+        // What was recorded as a process died, or a disk failed, may be there or not.
+        let recorded = &mut world.ledger.channel(id).recorded;
+        let found = memory.payment.map_or(Amount::ZERO, |it| it.voucher.body.amount);
+        *recorded = found.max(*recorded);
         let setup = PayerSetup {
             terms,
             session,
@@ -589,6 +592,9 @@ impl Consumer {
         up.got += bytes;
         let session = up.machine.agreement().session;
         world.ledger.session(session).arrived_down += bytes;
+        self.check_meters(world);
+        let Phase::Up(up) = &mut self.phase else { return };
+        let Some(meter) = &up.meter else { return };
         let look = total(meter.reading()) >= up.machine.poll_mark().get();
         if look {
             self.read(world);
@@ -665,7 +671,7 @@ impl Consumer {
                     self.recorded(world, &records);
                 }
                 Output::Transmit(message) => self.tell(world, message),
-                Output::Grant(_) => world.broken(Invariant::I13NothingPanics, "a payer grants"),
+                Output::Grant(_) => broken(Invariant::I13NothingPanics, "a payer grants"),
                 Output::Event(event) => self.happen(world, event),
             }
         }
@@ -956,8 +962,7 @@ impl Consumer {
         let now = self.node.clock(world);
         let Phase::Up(up) = &mut self.phase else { return };
         let id = up.machine.agreement().channel();
-        if let Ok(Some(facts)) = world.chain.view(self.node.purse.endpoint).channel(id, Tag::Final)
-        {
+        if let Ok(Some(facts)) = world.chain.ask(self.node.purse.asks).channel(id) {
             let connection = up.connection;
             let known = &mut world.ledger.session(up.machine.agreement().session).reserved;
             *known = facts.reserved.max(*known);

@@ -14,6 +14,7 @@ use std::{
 };
 
 use fastrand::Rng;
+use serde::{Deserialize, Serialize};
 use sparewire_node::store::{SqliteStore, StoreError};
 
 /// Bytes that a power cut keeps or loses together, unless told otherwise.
@@ -25,7 +26,8 @@ const STORE: &str = "store.sqlite";
 pub struct Disk(Arc<Shared>);
 
 /// What fails once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Fault {
     /// A read.
     Read,

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sparewire_core::{Amount, B256, ChannelId, SessionId};
-use sparewire_protocol::{CreditRule, Statement};
+use sparewire_core::{Amount, B256, ChannelId, Price, SessionId};
+use sparewire_protocol::{CreditRule, Reading, Statement};
 
 /// An invariant's number in `docs/invariants.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +33,14 @@ impl Invariant {
     }
 }
 
+/// Ends the history: an invariant is broken.
+///
+/// # Panics
+/// Always; whoever runs histories catches it.
+pub fn broken(invariant: Invariant, what: &str) -> ! {
+    panic!("I{} {invariant:?}: {what}", invariant.number());
+}
+
 /// The credit rule once more, from its words: what was paid by 64, within the rule's limits.
 pub fn credit(rule: CreditRule, paid: u64) -> u64 {
     (paid / 64).max(rule.initial.get()).min(rule.maximum.get())
@@ -54,6 +62,8 @@ pub fn allowance(rule: CreditRule, paid: u64) -> u64 {
 pub struct ChannelAccount {
     /// The highest amount that ever left the payer under its signature.
     pub promised: Amount,
+    /// The highest amount that an honest payer had durable when it was signed for.
+    pub recorded: Amount,
     /// The highest amount that an honest payee had durable.
     pub kept: Amount,
     /// The highest that it had in time to claim it.
@@ -75,10 +85,16 @@ pub struct ChannelAccount {
 /// What is known of a session from outside.
 #[derive(Clone, Debug, Default)]
 pub struct SessionAccount {
+    /// The channel, and at what price it is served.
+    pub sold: Option<(ChannelId, Price)>,
     /// Payload that arrived at the consumer on streams that it had opened.
     pub arrived_down: u64,
     /// Payload that the consumer's transport took.
     pub sent_up: u64,
+    /// Payload that an honest provider's meter let pass, up and down.
+    pub carried: [u64; 2],
+    /// What an honest provider's meter says in the connection of this number.
+    pub metered: Option<(u64, Reading)>,
     /// The statements of both sides.
     pub statements: [Option<Statement>; 2],
     /// What the channel was at when it began.

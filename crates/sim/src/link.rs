@@ -2,6 +2,7 @@
 //! packets. It knows nothing of what is in them.
 
 use fastrand::Rng;
+use serde::{Deserialize, Serialize};
 
 /// Where a packet comes from or goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,7 +14,8 @@ pub struct Addr {
 }
 
 /// How translation treats other remote addresses (RFC 4787, sections 4.1 and 5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Dependence {
     /// All are alike.
     EndpointIndependent,
@@ -34,7 +36,7 @@ impl Dependence {
 }
 
 /// A translator's behaviour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nat {
     /// Which remotes share one public port.
     pub mapping: Dependence,
@@ -67,7 +69,7 @@ struct Host {
 }
 
 /// What a line does to packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     /// One way, in milliseconds.
     pub delay_ms: u64,

@@ -9,16 +9,16 @@ use sparewire_sim::{
     plan::{FAULTS, Plan},
     relay::{RELAY_VICES, RelayVice},
     run::{self, Report},
-    vice::{CONSUMER_VICES, PROVIDER_VICES},
+    vice::{CONSUMER_VICES, ConsumerVice, PROVIDER_VICES, ProviderVice},
     watcher::{WATCHER_VICES, WatcherVice},
-    world::{consumer_vice, provider_vice},
 };
 
 const USAGE: &str = "\
 sparewire-sim run [--seed N | --fresh] [--count N] [--secs N | --hours N] [--threads N] [--pairs]
     histories from a seed on (0), or from one never tried, until a limit is reached
-sparewire-sim replay SEED
-    one history, made short where it breaks something, and what happens in it";
+sparewire-sim replay SEED | FILE
+    one history, of a seed or of a plan that was kept, made short where it breaks something: its plan,
+    and what happens in it";
 
 /// A soak says how it stands so often.
 const PROGRESS: Duration = Duration::from_secs(60);
@@ -94,9 +94,9 @@ fn report(report: &Report, pairs: bool) {
     let coverage = &report.coverage;
     println!("{coverage}");
     let vices: Vec<_> = CONSUMER_VICES
-        .map(consumer_vice)
+        .map(ConsumerVice::name)
         .into_iter()
-        .chain(PROVIDER_VICES.map(provider_vice))
+        .chain(PROVIDER_VICES.map(ProviderVice::name))
         .chain(WATCHER_VICES.map(WatcherVice::name))
         .chain(RELAY_VICES.map(RelayVice::name))
         .chain(FAULTS)
@@ -119,15 +119,22 @@ fn report(report: &Report, pairs: bool) {
 }
 
 fn replay(arguments: &[String]) -> ExitCode {
-    let Some(seed) = arguments.get(1).and_then(|seed| seed.parse().ok()) else {
-        return usage("which seed?");
+    let Some(which) = arguments.get(1) else { return usage("which seed, or plan?") };
+    let mut plan = match which.parse() {
+        Ok(seed) => Plan::from_seed(seed),
+        Err(_) => match std::fs::read_to_string(which) {
+            Err(error) => return usage(&format!("{which}: {error}")),
+            Ok(text) => match Plan::from_text(&text) {
+                Ok(plan) => plan,
+                Err(error) => return usage(&format!("{which}: {error}")),
+            },
+        },
     };
-    let mut plan = Plan::from_seed(seed);
     if let Err(failure) = run::run(plan.clone()) {
         eprintln!("{}\nmaking it short…", failure.what);
         plan = run::shrink(&plan, &failure.what);
     }
-    println!("{plan:#?}");
+    print!("{}", plan.to_text());
     let (lines, failure) = run::trace(plan);
     lines.iter().for_each(|line| println!("{line}"));
     match failure {

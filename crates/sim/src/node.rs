@@ -13,10 +13,10 @@ use sparewire_protocol::{ChannelStatus, Claim, Message, Record};
 
 use crate::{
     cast::{EPOCH_MS, Identity, identity},
-    chain::{SimChain, Tag},
+    chain::{Asks, SimChain, Tag},
     coverage::Coverage,
     disk::Disk,
-    ledger::{Invariant, Ledger},
+    ledger::{Invariant, Ledger, broken},
     link::{Addr, Network},
     purse::Purse,
     road::{Frame, Packet, Road},
@@ -44,6 +44,8 @@ pub struct Surroundings {
     pub next_connection: u64,
     /// Whether everything works again, and all must come to an end.
     pub healed: bool,
+    /// Whether the provider's price changes in this history.
+    pub price_varies: bool,
     /// Whether clocks are wrong in this history: then nothing is said of how long anything takes.
     pub skews: bool,
     /// Parties that gave a dishonest provider their keys.
@@ -64,6 +66,7 @@ impl Surroundings {
             vouchers: None,
             next_connection: 1,
             healed: false,
+            price_varies: false,
             skews: false,
             partners: BTreeSet::new(),
         }
@@ -77,18 +80,10 @@ impl Surroundings {
         }
     }
 
-    /// Ends the history: an invariant is broken.
-    ///
-    /// # Panics
-    /// Always; whoever runs histories catches it.
-    pub fn broken(&self, invariant: Invariant, what: &str) -> ! {
-        panic!("I{} {invariant:?}: {what}", invariant.number());
-    }
-
     /// Asserts an invariant.
     pub fn ensure(&self, invariant: Invariant, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
-            self.broken(invariant, &what());
+            broken(invariant, &what());
         }
     }
 
@@ -172,7 +167,7 @@ impl Node {
             store,
             restart_ms: None,
             skew_ms: 0,
-            purse: Purse::new(identity.address(), 0),
+            purse: Purse::new(identity.address(), Asks::One(0)),
             roads: BTreeMap::new(),
             rng: Rng::with_seed(seed),
             cut_before: None,
@@ -244,11 +239,7 @@ impl Node {
                     self.disk_gone(self.stop_is_power); // it dies again while it starts
                 }
                 world.say(|| format!("{} cannot start: {error}", self.name));
-                world.ensure(
-                    Invariant::I13NothingPanics,
-                    !matches!(error, StoreError::Damaged { .. }) || !world.healed,
-                    || format!("{}: {error}", self.name),
-                );
+                self.check_undamaged(&error);
                 self.restart_ms = Some(world.now_ms + 5_000);
                 false
             }
@@ -275,6 +266,7 @@ impl Node {
             return Err(StoreError::InUse { path: "dead".into() });
         }
         if let Err(error) = &result {
+            self.check_undamaged(error);
             world.coverage.met("store error");
             let name = &self.name;
             world.say(|| format!("{name} cannot record: {error}"));
@@ -326,7 +318,14 @@ impl Node {
 
     /// Reads the store; `None` while the process is dead or the disk does not answer.
     pub fn recall<T>(&self, ask: impl FnOnce(&dyn Store) -> Result<T, StoreError>) -> Option<T> {
-        ask(self.store.as_ref()?).ok()
+        ask(self.store.as_ref()?).inspect_err(|error| self.check_undamaged(error)).ok()
+    }
+
+    /// I13: whatever the disk did, what is read of the store is not damaged.
+    fn check_undamaged(&self, error: &StoreError) {
+        if matches!(error, StoreError::Damaged { .. }) {
+            broken(Invariant::I13NothingPanics, &format!("{}: {error}", self.name));
+        }
     }
 }
 

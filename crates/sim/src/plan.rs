@@ -1,11 +1,15 @@
 //! What a history is made of: a seed gives the parties, the weather, and what happens when.
 
+mod text;
+
 use fastrand::Rng;
+use serde::{Deserialize, Serialize};
 use sparewire_core::{Amount, ByteCount, Price};
 use sparewire_protocol::CreditRule;
 
+pub use self::text::PlanError;
 use crate::{
-    chain::{Endpoint, Lie, Weather},
+    chain::{Asks, Endpoint, Lie, TROUBLES, Trouble, Weather},
     disk::Fault,
     link::{Dependence, Line, Nat},
     relay::{RELAY_VICES, RelayVice},
@@ -14,7 +18,8 @@ use crate::{
 };
 
 /// Something that happens to the world. Nodes are counted providers first, a relay last.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)] // each says what it is
 pub enum Operation {
     Traffic { consumer: usize, up: u64, down: u64 },
@@ -40,6 +45,8 @@ pub enum Operation {
     Halt { ms: u64 },
     Spike { factor: u64, ms: u64 },
     TakeDown { endpoint: usize, ms: u64 },
+    Troubled { endpoint: usize, trouble: Trouble },
+    Price { price: Price },
     FrontRun,
     KillWatcher { ms: u64 },
     ProviderGone,
@@ -74,6 +81,8 @@ impl Operation {
             Self::Halt { .. } => "op halt",
             Self::Spike { .. } => "op fee spike",
             Self::TakeDown { .. } => "op endpoint down",
+            Self::Troubled { .. } => "op another endpoint in trouble",
+            Self::Price { .. } => "op price",
             Self::FrontRun => "op front-run",
             Self::KillWatcher { .. } => "op kill the watcher",
             Self::ProviderGone => "op provider gone",
@@ -83,7 +92,7 @@ impl Operation {
 }
 
 /// All names of operations, for the report.
-pub const FAULTS: [&str; 25] = [
+pub const FAULTS: [&str; 27] = [
     "op close session",
     "op leave chain",
     "op settle",
@@ -105,6 +114,8 @@ pub const FAULTS: [&str; 25] = [
     "op halt",
     "op fee spike",
     "op endpoint down",
+    "op another endpoint in trouble",
+    "op price",
     "op front-run",
     "op kill the watcher",
     "op provider gone",
@@ -112,7 +123,7 @@ pub const FAULTS: [&str; 25] = [
 ];
 
 /// A consumer of a history.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ConsumerPlan {
     /// What is wrong with it.
     pub vice: Option<ConsumerVice>,
@@ -120,25 +131,25 @@ pub struct ConsumerPlan {
     pub line: Line,
     /// Its translator.
     pub nat: Option<Nat>,
-    /// Which endpoint it asks.
-    pub endpoint: usize,
+    /// Whom it asks about the chain.
+    pub asks: Asks,
     /// What its channels get.
     pub channel_amount: Amount,
 }
 
 /// A watcher of a history.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct WatcherPlan {
     /// What is wrong with it.
     pub vice: Option<WatcherVice>,
-    /// Which endpoint it asks.
-    pub endpoint: usize,
+    /// Whom it asks about the chain.
+    pub asks: Asks,
     /// Of a thousand vouchers that it is sent, how many are lost.
     pub lost: u16,
 }
 
 /// A relay of a history, without which nobody reaches the provider.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct RelayPlan {
     /// What is wrong with it.
     pub vice: Option<RelayVice>,
@@ -149,7 +160,7 @@ pub struct RelayPlan {
 }
 
 /// A history that has not happened yet.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
     /// Where everything that is left to chance comes from.
     pub seed: u64,
@@ -163,26 +174,39 @@ pub struct Plan {
     pub line: Line,
     /// Whether a port is forwarded to it through a translator.
     pub forwarded: bool,
-    /// Which endpoint it asks.
-    pub endpoint: usize,
+    /// Whom it asks about the chain.
+    pub asks: Asks,
     /// How long its terms are good for, in milliseconds.
     pub terms_ms: u64,
     /// The consumers.
     pub consumers: Vec<ConsumerPlan>,
     /// Seconds that consumers give the provider to claim when they leave.
+    #[serde(default = "delay_min")]
     pub withdraw_delay_secs: u32,
     /// Who watches the chain for the provider, if anybody does.
+    #[serde(default)]
     pub watcher: Option<WatcherPlan>,
     /// Through whom the provider is reached, if not directly.
+    #[serde(default)]
     pub relay: Option<RelayPlan>,
     /// The chain's.
     pub weather: Weather,
     /// What happens, and when in milliseconds.
+    #[serde(skip)]
     pub operations: Vec<(u64, Operation)>,
 }
 
-/// The endpoint that lies.
-pub const LIAR: usize = 2;
+/// Who asks the endpoint that lies, and no other.
+pub const LIAR: Asks = Asks::One(2);
+/// Three endpoints of which one at a time is in trouble, and it changes which one.
+const PANEL: [usize; 3] = [LONE, LONE + 1, LONE + 2];
+/// How many endpoints there are that are asked alone; those of [`PANEL`] come after them.
+pub const LONE: usize = 4;
+/// How many there are in all, where any party asks several.
+pub const ENDPOINTS: usize = LONE + PANEL.len();
+/// Make of a history's seed those of what is said by [`Plan::panel`] and [`Plan::prices`].
+const PANELS: u64 = 0x5041_4E45_4C53_0003;
+const PRICES: u64 = 0x5052_4943_4553_0001;
 /// Makes of a history's seed the one of what is said by [`Plan::actors`].
 const ACTORS: u64 = 0x5350_4152_4557_4952;
 /// The withdraw delay where a watcher is: four times what the chain may be halted or dear for.
@@ -213,7 +237,7 @@ impl Plan {
                     vice: None,
                     line: line(rng),
                     nat: nat(rng),
-                    endpoint: endpoint(rng),
+                    asks: asks(rng),
                     channel_amount: price
                         .owed(worth)
                         .into_iter()
@@ -256,7 +280,7 @@ impl Plan {
         }
         let line = line(rng);
         let forwarded = rng.u8(0..4) == 0;
-        let endpoint = endpoint(rng);
+        let asks = asks(rng);
         let terms_ms = if rng.u8(0..6) == 0 { rng.u64(60_000..600_000) } else { 86_400_000 };
         // What came later has chance of its own: seeds stay what they were in everything else.
         let rng = &mut Rng::with_seed(seed ^ 0x9E37_79B9_7F4A_7C15);
@@ -279,10 +303,10 @@ impl Plan {
             vice,
             line,
             forwarded,
-            endpoint,
+            asks,
             terms_ms,
             consumers,
-            withdraw_delay_secs: 900,
+            withdraw_delay_secs: delay_min(),
             watcher: None,
             relay: None,
             weather,
@@ -292,6 +316,8 @@ impl Plan {
             plan.hurry(rng, horizon);
         }
         plan.actors(&mut Rng::with_seed(seed ^ ACTORS));
+        plan.panel(&mut Rng::with_seed(seed ^ PANELS));
+        plan.prices(&mut Rng::with_seed(seed ^ PRICES));
         plan
     }
 
@@ -347,7 +373,7 @@ impl Plan {
     fn watch(&mut self, rng: &mut Rng, horizon: u64) {
         let watcher = WatcherPlan {
             vice: (rng.u8(0..4) == 0).then(|| rng.choice(WATCHER_VICES)).flatten(),
-            endpoint: [0, 0, 1, 3][rng.usize(0..4)],
+            asks: Asks::One([0, 0, 1, 3][rng.usize(0..4)]),
             lost: if rng.bool() { 0 } else { rng.u16(0..500) },
         };
         self.watcher = Some(watcher);
@@ -357,7 +383,7 @@ impl Plan {
             self.operations.push((at, Operation::KillWatcher { ms }));
         }
         // Mostly where something is promised to the one that goes.
-        let owed = watcher.vice.is_none() && self.vice.is_none() && self.endpoint != LIAR;
+        let owed = watcher.vice.is_none() && self.vice.is_none() && self.asks != LIAR;
         if rng.u8(0..12) < if owed { 4 } else { 1 } {
             // Not before there are channels: opening one takes minutes.
             let gone = 400_000 + rng.u64(0..horizon);
@@ -376,6 +402,82 @@ impl Plan {
                 self.operations.push((leaves, Operation::FinishLeaving { consumer }));
             }
         }
+    }
+
+    /// In one history of three most parties ask three endpoints, of which two must agree and one is
+    /// in trouble, now this one and now that.
+    fn panel(&mut self, rng: &mut Rng) {
+        if rng.u8(0..3) != 0 {
+            return;
+        }
+        let horizon = self.operations.last().map_or(0, |(at, _)| *at) + 30_000;
+        let parties = self.consumers.iter_mut().map(|it| &mut it.asks);
+        let parties = parties.chain(self.watcher.as_mut().map(|it| &mut it.asks));
+        for asks in parties.chain([&mut self.asks]) {
+            if rng.u8(0..4) != 0 {
+                *asks = Asks::TwoOf(PANEL);
+            }
+        }
+        for change in 0..rng.usize(1..6) {
+            let at = if change == 0 { 0 } else { rng.u64(0..horizon) };
+            let endpoint = PANEL[rng.usize(0..PANEL.len())];
+            let trouble = TROUBLES[rng.usize(0..TROUBLES.len())];
+            self.operations.push((at, Operation::Troubled { endpoint, trouble }));
+        }
+        self.operations.sort_by_key(|(at, _)| *at);
+    }
+
+    /// In one history of six the provider's price changes between sessions: up, down, to nothing
+    /// and back. Sessions that are resumed go on at theirs.
+    fn prices(&mut self, rng: &mut Rng) {
+        if rng.u8(0..6) != 0 {
+            return;
+        }
+        let horizon = self.operations.last().map_or(0, |(at, _)| *at).max(60_000);
+        for _ in 0..rng.usize(1..5) {
+            let price = match (rng.u8(0..4), self.price.get()) {
+                (0, 1..) => 0,
+                (0 | 1, _) => self.price.get().max(1 << 18),
+                (_, 0) => 1 << rng.u32(18..31),
+                (_, price) => price * u128::from(rng.u8(1..40)) / 10 + 1,
+            };
+            let price = Price::per_gib(price).unwrap_or(self.price);
+            let at = rng.u64(0..horizon);
+            self.operations.push((at, Operation::Price { price }));
+            // Sessions must end for another to begin, and break for one to be resumed.
+            let consumer = rng.usize(0..self.consumers.len());
+            let after = at + rng.u64(0..30_000);
+            self.operations.push(match rng.u8(0..3) {
+                0 => (after, Operation::CloseSession { consumer }),
+                1 => (after, Operation::Cut { node: 1 + consumer, ms: rng.u64(30_000..60_000) }),
+                _ => (after, Operation::Kill { node: rng.usize(0..2), ms: 2_000 }),
+            });
+            for at in [at, after + 1_000] {
+                let initial = self.credit.initial.get();
+                self.operations.push((at, traffic(rng, self.consumers.len(), initial)));
+            }
+            // What a channel holds is worth as many bytes at the new price as at the first one.
+            for consumer in &mut self.consumers {
+                let worth = ByteCount::new(self.credit.initial.get() * rng.u64(2..40));
+                let amount = price.owed(worth).unwrap_or(Amount::MAX);
+                consumer.channel_amount = consumer.channel_amount.max(amount);
+            }
+        }
+        self.operations.sort_by_key(|(at, _)| *at);
+    }
+
+    /// Whether the provider's price changes.
+    pub fn price_varies(&self) -> bool {
+        self.operations.iter().any(|(_, operation)| matches!(operation, Operation::Price { .. }))
+    }
+
+    /// The dearest that the provider ever asks.
+    pub fn price_max(&self) -> Price {
+        let prices = self.operations.iter().filter_map(|(_, operation)| match operation {
+            Operation::Price { price } => Some(*price),
+            _ => None,
+        });
+        prices.chain([self.price]).max().unwrap_or(self.price)
     }
 
     /// Whether any fault of the clock is in it: then refusals for it are fair.
@@ -413,6 +515,11 @@ fn prosper(
     CreditRule { initial: ByteCount::new(initial), maximum }
 }
 
+/// The shortest withdraw delay that the contract takes, in seconds.
+fn delay_min() -> u32 {
+    900
+}
+
 fn line(rng: &mut Rng) -> Line {
     let bad = rng.u8(0..4) == 0;
     Line {
@@ -436,12 +543,12 @@ fn nat(rng: &mut Rng) -> Option<Nat> {
     })
 }
 
-fn endpoint(rng: &mut Rng) -> usize {
+fn asks(rng: &mut Rng) -> Asks {
     match rng.u8(0..20) {
-        0..=13 => 0,
-        14..=16 => 1,
+        0..=13 => Asks::One(0),
+        14..=16 => Asks::One(1),
         17 => LIAR,
-        _ => 3,
+        _ => Asks::One(3),
     }
 }
 

@@ -1,11 +1,13 @@
 //! A provider: the real machine, store and admission; the shell around them as the node's, without
 //! its tasks. And what dishonest ones do instead.
 
+mod check;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use sparewire_core::{
     Amount, B256, ByteCount, ChannelId, DeviceSigner, DeviceStatement, NodeId, Price, Signer,
-    TypedData, Verified,
+    Verified,
 };
 use sparewire_node::{
     provider::{Applicant, admit, terms_of},
@@ -13,16 +15,14 @@ use sparewire_node::{
 };
 use sparewire_protocol::{
     ANSWER_MS_MAX, Action, ChannelStatus, Claim, CountingRule, CreditRule, Direction, Event,
-    Message, Meter, Offer, Output, Payee, ProtocolError, Reading, Record, RefusalCode, Refused,
-    Role, Service, Statement, Terms, Voucher, settlement::Intent, short_reason,
+    Message, Meter, Offer, Output, Payee, ProtocolError, Reading, RefusalCode, Refused, Role,
+    Service, Terms, Voucher, settlement::Intent, short_reason,
 };
 
 use crate::{
     cast::{PARTIES, identity, network},
-    chain::Tag,
-    ledger::{Invariant, allowance, credit, credit_and_step},
+    ledger::Invariant,
     node::{Alive, Node, Surroundings},
-    plan::LIAR,
     road::{Frame, RoadState},
     vice::ProviderVice,
 };
@@ -184,7 +184,7 @@ impl Provider {
             },
             Frame::Open { stream, down, .. } => {
                 if let Some(Seat::Live(live)) = self.seats.get_mut(&connection)
-                    && live.streams.len() < STREAMS_MAX
+                    && live.streams.values().filter(|it| !it.finished).count() < STREAMS_MAX
                 {
                     live.streams
                         .entry(stream)
@@ -268,7 +268,7 @@ impl Provider {
                         return;
                     }
                 }
-                let facts = world.chain.view(self.node.purse.endpoint).channel(channel, Tag::Final);
+                let facts = world.chain.ask(self.node.purse.asks).channel(channel);
                 let Ok(facts) = facts else {
                     let code = RefusalCode::ChainUnavailable;
                     return self.refuse(world, connection, code, "the chain does not answer");
@@ -476,163 +476,6 @@ impl Provider {
         }
     }
 
-    /// What is about to become durable.
-    fn recording(&mut self, world: &mut Surroundings, connection: u64, records: &[Record]) {
-        let Some(Seat::Live(live)) = self.seats.get(&connection) else { return };
-        let agreement = live.machine.agreement();
-        for record in records {
-            match record {
-                Record::Payment { channel, payment } => {
-                    let paid = &mut world.ledger.channel(*channel).paid_bytes;
-                    paid.insert(payment.session, total(payment.reading));
-                    let amount = payment.voucher.body.amount;
-                    let worth = agreement.owed(payment.reading) == Some(amount);
-                    world.ensure(
-                        Invariant::I4ExposureWithinCredit,
-                        worth || payment.session != agreement.session,
-                        || format!("{amount} taken for {:?}", payment.reading),
-                    );
-                    let reserved = world.ledger.channel(*channel).reserved;
-                    let lied_to = self.node.purse.endpoint == LIAR || self.vice.is_some();
-                    world.ensure(
-                        Invariant::I4ExposureWithinCredit,
-                        amount.get() <= reserved || lied_to,
-                        || format!("{amount} taken of a channel that holds {reserved}"),
-                    );
-                }
-                Record::Receipt { receipt, payee_signature: Some(_) } => {
-                    let key = (receipt.body.channel, receipt.body.sequence);
-                    world.ledger.countersigned.insert(key);
-                    // A receipt of this session is about what is paid for.
-                    let account = world.ledger.channel(receipt.body.channel);
-                    let paid = account.paid_bytes.get(&receipt.body.session).copied();
-                    let worth = paid.unwrap_or(0) >= total(receipt.body.reading);
-                    world.ensure(
-                        Invariant::I8StatementsAgree,
-                        worth || receipt.body.session != agreement.session,
-                        || format!("{:?} receipted, {paid:?} paid", receipt.body),
-                    );
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// I7, the payee's: no countersignature leaves that is not recorded.
-    fn check_recorded(&self, world: &mut Surroundings, channel: ChannelId, message: &Message) {
-        let sequence = match message {
-            Message::Countersignature { sequence, .. } => Some(*sequence),
-            Message::Accepted(accepted) => accepted.receipt.map(|it| it.receipt.body.sequence),
-            _ => None,
-        };
-        let known = sequence.is_none_or(|n| world.ledger.countersigned.contains(&(channel, n)));
-        world.ensure(Invariant::I7NothingLeavesBeforeItIsDurable, known, || {
-            format!("{} countersigns {sequence:?} and has not recorded it", self.node.name)
-        });
-        let Message::Accepted(accepted) = message else { return };
-        let memory = self.node.recall(|store| store.memory(channel, Some(accepted.session)));
-        let kept = memory.is_none_or(|memory| memory.session.is_some());
-        world.ensure(Invariant::I7NothingLeavesBeforeItIsDurable, kept, || {
-            format!("{} accepts a session that it has not recorded", self.node.name)
-        });
-    }
-
-    /// What became durable.
-    fn recorded(&mut self, world: &mut Surroundings, connection: u64, records: &[Record]) {
-        let Some(Seat::Live(live)) = self.seats.get_mut(&connection) else { return };
-        for record in records {
-            match record {
-                Record::Payment { channel, payment } => {
-                    if payment.session == live.machine.agreement().session {
-                        live.paid = payment.reading;
-                    }
-                    let delay = live.machine.agreement().config.withdraw_delay_secs;
-                    let in_time = world.in_time(*channel, delay);
-                    let account = world.ledger.channel(*channel);
-                    account.kept = account.kept.max(payment.voucher.body.amount);
-                    if in_time {
-                        account.due = account.due.max(payment.voucher.body.amount);
-                    }
-                    if let Some(vouchers) = &mut world.vouchers
-                        && self.vice.is_none()
-                    {
-                        let config = live.machine.agreement().config;
-                        let voucher = payment.voucher;
-                        vouchers.push(Claim {
-                            config,
-                            amount: voucher.body.amount,
-                            signature: voucher.signature,
-                        });
-                    }
-                    if self.vice == Some(ProviderVice::ClaimsAgain) {
-                        let config = live.machine.agreement().config;
-                        let voucher = payment.voucher;
-                        self.claims.push(Claim {
-                            config,
-                            amount: voucher.body.amount,
-                            signature: voucher.signature,
-                        });
-                    }
-                }
-                Record::Receipt { receipt, payee_signature: Some(_) } => {
-                    let digest = receipt.body.digest(&network().0);
-                    let key = (receipt.body.channel, 1, receipt.body.sequence);
-                    let known = *world.ledger.receipts.entry(key).or_insert(digest);
-                    world.ensure(Invariant::I14OneReceiptForEachNumber, known == digest, || {
-                        format!("{} signed two of number {}", self.node.name, key.2)
-                    });
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// I4: what may pass is within what is durably paid, the credit, and one step.
-    fn check_grant(&mut self, world: &mut Surroundings, connection: u64, limit: ByteCount) {
-        let Some(Seat::Live(live)) = self.seats.get(&connection) else { return };
-        let paid = world.ledger.channel(live.channel).paid_bytes.values().sum();
-        let bound = credit_and_step(self.credit, paid);
-        world.ensure(
-            Invariant::I4ExposureWithinCredit,
-            limit.get() <= total(live.paid) + bound,
-            || format!("{limit} granted on {:?} durably paid, bound {bound}", live.paid),
-        );
-        let reserved = Amount::new(world.ledger.channel(live.channel).reserved);
-        let affordable = live.machine.agreement().affordable(reserved.unwrap_or(Amount::MAX));
-        let lied_to = self.node.purse.endpoint == LIAR;
-        world.ensure(
-            Invariant::I4ExposureWithinCredit,
-            limit <= affordable || limit.get() <= total(live.paid) || lied_to,
-            || format!("{limit} granted, the channel can pay for {affordable}"),
-        );
-    }
-
-    /// I4, once all that was wanted is done: one step more than the credit was for the time that it
-    /// took to make a voucher durable.
-    fn check_credit(&self, world: &mut Surroundings, connection: u64) {
-        let Some(Seat::Live(live)) = self.seats.get(&connection) else { return };
-        let account = world.ledger.channel(live.channel);
-        let most = total(live.paid) + credit(self.credit, account.paid_bytes.values().sum());
-        world.ensure(Invariant::I4ExposureWithinCredit, live.limit.get() <= most, || {
-            format!("{} may pass, {most} is what was paid and the credit", live.limit)
-        });
-    }
-
-    /// I8: between honest parties, whatever arrived is paid for when the session is over.
-    fn check_ended(&self, world: &mut Surroundings, connection: u64, statement: &Statement) {
-        let Some(Seat::Live(live)) = self.seats.get(&connection) else { return };
-        let account = world.ledger.session(statement.session);
-        let counted = ByteCount::new(total(statement.counted));
-        let owed = statement.price.owed(counted).and_then(|owed| account.base.checked_add(owed));
-        let covered = owed.is_some_and(|owed| owed <= account.reserved);
-        let (arrived, paid) = (account.arrived_down, live.paid.down.get());
-        let honest = self.vice.is_none() && self.honest[Self::peer(connection)];
-        let fine = arrived <= paid || account.forgotten || !covered || !honest;
-        world.ensure(Invariant::I8StatementsAgree, fine, || {
-            format!("a session ended, {arrived} bytes arrived, {paid} paid: {statement:?}")
-        });
-    }
-
     /// Moves payload as far as the valve and the connection let it.
     fn pump(&mut self, world: &mut Surroundings, connection: u64) {
         for _ in 0..64 {
@@ -641,11 +484,11 @@ impl Provider {
             let Some(Seat::Live(live)) = self.seats.get_mut(&connection) else { return };
             let mut room = self.node.roads.get(&connection).is_some_and(|road| road.has_room());
             let mut frames = Vec::new();
-            let mut served = 0;
+            let mut served = [0, 0];
             for (number, stream) in &mut live.streams {
                 let up = live.meter.admit(Direction::Up, stream.up_waiting as usize) as u64;
                 stream.up_waiting -= up;
-                served += up;
+                served[0] += up;
                 if silent {
                     world.coverage.met("dropped silently");
                     continue;
@@ -656,7 +499,7 @@ impl Provider {
                     if bytes > 0 {
                         stream.down_left -= bytes;
                         stream.down_sent += bytes;
-                        served += bytes;
+                        served[1] += bytes;
                         frames.push(Frame::Data { stream: *number, bytes, genuine });
                         room = false; // one packet at a time, each stream in its turn
                     }
@@ -670,7 +513,17 @@ impl Provider {
             let frames_of = live.streams.iter().find(|(_, it)| !it.finished).map(|(it, _)| *it);
             let look = live.meter.is_closed()
                 || total(live.meter.reading()) >= live.machine.poll_mark().get();
-            world.ledger.channel(channel).served += served;
+            world.ledger.channel(channel).served += served[0] + served[1];
+            let account = world.ledger.session(live.machine.agreement().session);
+            account.metered = Some((connection, live.meter.reading()));
+            account.sold = Some((channel, live.machine.agreement().terms.price));
+            for (carried, more) in account.carried.iter_mut().zip(served) {
+                *carried += more;
+            }
+            let (carried, sent) = (account.carried[0], account.sent_up);
+            world.ensure(Invariant::I8StatementsAgree, carried <= sent, || {
+                format!("{carried} bytes up carried by {}, {sent} were sent", self.node.name)
+            });
             for frame in frames {
                 self.node.push(world, connection, frame);
             }
@@ -694,42 +547,6 @@ impl Provider {
             if !moved {
                 return;
             }
-        }
-    }
-
-    fn check_exposure(&mut self, world: &mut Surroundings, connection: u64) {
-        let Some(Seat::Live(live)) = self.seats.get(&connection) else { return };
-        let now = self.node.clock(world);
-        let statement = live.machine.statement(now);
-        world.ensure(
-            Invariant::I4ExposureWithinCredit,
-            statement.exposure_peak <= statement.exposure_bound,
-            || format!("peak {} above {}", statement.exposure_peak, statement.exposure_bound),
-        );
-        let exposed = total(live.meter.reading()).saturating_sub(total(live.paid));
-        let paid = world.ledger.channel(live.channel).paid_bytes.values().sum();
-        let bound = credit_and_step(self.credit, paid);
-        world.ensure(Invariant::I4ExposureWithinCredit, exposed <= bound, || {
-            format!("{exposed} bytes carried and not durably paid, bound {bound}")
-        });
-        self.check_loss(world, live.channel);
-    }
-
-    /// I5: what was ever carried over a channel and not paid, crashes included.
-    fn check_loss(&self, world: &mut Surroundings, channel: ChannelId) {
-        if self.price == Price::FREE || self.vice.is_some() {
-            return;
-        }
-        let account = world.ledger.channel(channel).clone();
-        let paid = self.price.affordable(account.kept);
-        let lost = account.served.saturating_sub(paid.get());
-        let bound = allowance(self.credit, paid.get())
-            + credit_and_step(self.credit, paid.get()) * (1 + account.crashes);
-        world.ensure(Invariant::I5LossWithinAllowance, lost <= bound, || {
-            format!("{lost} bytes lost over {channel}, bound {bound}, {} crashes", account.crashes)
-        });
-        if lost * 2 > bound {
-            world.coverage.met("more than half of the loss bound used");
         }
     }
 
@@ -785,8 +602,7 @@ impl Provider {
     fn look(&mut self, world: &mut Surroundings) {
         for connection in self.seats.keys().copied().collect::<Vec<_>>() {
             let Some(Seat::Live(live)) = self.seats.get_mut(&connection) else { continue };
-            let facts =
-                world.chain.view(self.node.purse.endpoint).channel(live.channel, Tag::Final);
+            let facts = world.chain.ask(self.node.purse.asks).channel(live.channel);
             if let Ok(Some(facts)) = facts {
                 live.machine.handle_reading(live.meter.reading(), self.node.clock(world));
                 live.machine.handle_chain_event(facts);
@@ -850,7 +666,7 @@ impl Provider {
         let mut claims = Vec::new();
         for channel in channels {
             let Some(claim) = channel.claim() else { continue };
-            let facts = world.chain.view(self.node.purse.endpoint).channel(channel.id, Tag::Final);
+            let facts = world.chain.ask(self.node.purse.asks).channel(channel.id);
             let Ok(Some(facts)) = facts else { continue };
             let due = match facts.status {
                 ChannelStatus::Open => all,

@@ -6,7 +6,7 @@ use sparewire_chain::Call;
 use sparewire_core::{Address, Timestamp};
 use sparewire_protocol::settlement::Intent;
 
-use crate::chain::{SimChain, SubmitError, Tag, Transaction, TxId};
+use crate::chain::{Asks, SimChain, SubmitError, Transaction, TxId};
 
 /// After how long an unmined transaction is sent again with a higher fee, in milliseconds.
 const PATIENCE_MS: u64 = 40_000;
@@ -18,8 +18,8 @@ const TIP: u128 = 2_000_000_000;
 pub struct Purse {
     /// Whose money.
     pub wallet: Address,
-    /// Which endpoint it asks.
-    pub endpoint: usize,
+    /// Whom it asks about the chain.
+    pub asks: Asks,
     wanted: VecDeque<Intent>,
     calls: VecDeque<Call>,
     /// The newest attempt, when it was made, and all of them: any may be mined.
@@ -32,10 +32,10 @@ pub struct Purse {
 
 impl Purse {
     /// One with nothing to do.
-    pub fn new(wallet: Address, endpoint: usize) -> Self {
+    pub fn new(wallet: Address, asks: Asks) -> Self {
         Self {
             wallet,
-            endpoint,
+            asks,
             wanted: VecDeque::new(),
             calls: VecDeque::new(),
             sent: None,
@@ -72,7 +72,7 @@ impl Purse {
 
     fn follow(&mut self, chain: &mut SimChain, now: Timestamp) {
         let Some((transaction, since, mut ids)) = self.sent.clone() else { return };
-        let view = chain.view(self.endpoint);
+        let view = chain.ask(self.asks);
         let receipts: Result<Vec<_>, _> = ids.iter().map(|id| view.receipt(*id)).collect();
         let (Ok(receipts), Ok(final_block)) = (receipts, view.final_block()) else { return };
         match receipts.into_iter().flatten().next() {
@@ -90,7 +90,7 @@ impl Purse {
                 let Ok(base_fee) = view.base_fee() else { return };
                 let mut next = transaction.bumped(15);
                 next.max_fee = next.max_fee.max(2 * u128::from(base_fee) + next.priority_fee);
-                match chain.submit(now, self.endpoint, next.clone()) {
+                match chain.submit_to(now, self.asks, &next) {
                     // Taken, or nobody knows: it may have been.
                     Ok(_) | Err(SubmitError::Rpc(_)) => {
                         ids.push(next.id());
@@ -100,7 +100,7 @@ impl Purse {
                     // offer the one before again too, in case it was forgotten.
                     Err(SubmitError::NonceTooLow { .. }) => {}
                     Err(_) => {
-                        let _ = chain.submit(now, self.endpoint, transaction);
+                        let _ = chain.submit_to(now, self.asks, &transaction);
                     }
                 }
             }
@@ -113,16 +113,15 @@ impl Purse {
             let Some(intent) = self.wanted.pop_front() else { return };
             self.calls = chain.calls(self.wallet, &intent).into();
         }
-        let view = chain.view(self.endpoint);
-        let (Ok(nonce), Ok(base_fee)) = (view.nonce(self.wallet, Tag::Head), view.base_fee())
-        else {
+        let view = chain.ask(self.asks);
+        let (Ok(nonce), Ok(base_fee)) = (view.nonce(self.wallet), view.base_fee()) else {
             return;
         };
         let Some(call) = self.calls.front().cloned() else { return };
         let max_fee = 2 * u128::from(base_fee) + TIP;
         let transaction = Transaction::new(self.wallet, nonce, call, max_fee, TIP);
         // Whatever the answer was, it may have been taken: from here on it is followed.
-        match chain.submit(now, self.endpoint, transaction.clone()) {
+        match chain.submit_to(now, self.asks, &transaction) {
             Ok(_) | Err(SubmitError::Rpc(_)) => {
                 self.calls.pop_front();
                 let id = transaction.id();

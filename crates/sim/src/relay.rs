@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     link::Addr,
@@ -25,7 +26,8 @@ const SILENCE_MS: u64 = 60_000;
 const REGISTER: u64 = 0;
 
 /// What a dishonest relay does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum RelayVice {
     /// Passes some packets on, and others not.
     Drops,

@@ -1,8 +1,11 @@
 //! What dishonest parties do. Each vice is a way to do something else than the real machine says;
 //! whoever has none is honest, and everything is promised to the honest only.
 
+use serde::{Deserialize, Serialize};
+
 /// A consumer's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ConsumerVice {
     /// Takes, and sends no payment.
     NeverPays,
@@ -56,7 +59,8 @@ pub const CONSUMER_VICES: [ConsumerVice; 15] = [
 ];
 
 /// A provider's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ProviderVice {
     /// Stops serving once it has been paid, and says nothing.
     DropsSilently,
@@ -102,3 +106,47 @@ pub const PROVIDER_VICES: [ProviderVice; 13] = [
     ProviderVice::FallsMute,
     ProviderVice::Colludes,
 ];
+
+impl ConsumerVice {
+    /// Its name in the coverage.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NeverPays => "vice: never pays",
+            Self::PaysLate => "vice: pays late",
+            Self::PaysLess => "vice: pays less",
+            Self::OverPromises => "vice: over-promises",
+            Self::Replays => "vice: replays",
+            Self::EquivocatesInReceipts => "vice: payer equivocates",
+            Self::BreaksOff => "vice: breaks off",
+            Self::Understates => "vice: understates",
+            Self::WithdrawsWhileServed => "vice: withdraws while served",
+            Self::OpensDust => "vice: opens dust",
+            Self::Garbles => "vice: consumer garbles",
+            Self::ClosesWithOldVoucher => "vice: closes with an old voucher",
+            Self::OverstatesReceipts => "vice: overstates receipts",
+            Self::NeverSettles => "vice: never settles",
+            Self::Colludes => "vice: payer colludes",
+        }
+    }
+}
+
+impl ProviderVice {
+    /// Its name in the coverage.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DropsSilently => "vice: drops silently",
+            Self::ServesRubbish => "vice: serves rubbish",
+            Self::OverReports => "vice: over-reports",
+            Self::Floods => "vice: floods",
+            Self::WithholdsCountersignatures => "vice: withholds countersignatures",
+            Self::EquivocatesInReceipts => "vice: payee equivocates",
+            Self::Overstates => "vice: overstates",
+            Self::UnderstatesBase => "vice: understates the base",
+            Self::Garbles => "vice: provider garbles",
+            Self::ClaimsAgain => "vice: claims again",
+            Self::OverServes => "vice: over-serves",
+            Self::FallsMute => "vice: falls mute",
+            Self::Colludes => "vice: payee colludes",
+        }
+    }
+}

@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
+use serde::{Deserialize, Serialize};
 use sparewire_core::{ChannelId, Timestamp};
 use sparewire_protocol::{ChannelStatus, Claim, settlement::Intent};
 
 use crate::{
     cast::{WATCHER, identity, network},
-    chain::{SimChain, Tag},
+    chain::{Asks, SimChain},
     node::Surroundings,
     plan::WatcherPlan,
     purse::Purse,
@@ -22,7 +23,8 @@ pub const LOOK_MS: u64 = 30_000;
 const LETTER_MS: u64 = 5_000;
 
 /// What a dishonest watcher does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum WatcherVice {
     /// Claims the first voucher that it heard of, in the hope that the newest is then worth nothing.
     ClaimsOld,
@@ -69,7 +71,7 @@ impl Watcher {
     pub fn new(plan: WatcherPlan, seed: u64) -> Self {
         Self {
             vice: plan.vice,
-            purse: Purse::new(identity(WATCHER).address(), plan.endpoint),
+            purse: Purse::new(identity(WATCHER).address(), plan.asks),
             lost: plan.lost,
             kept: BTreeMap::new(),
             down_until_ms: 0,
@@ -109,10 +111,10 @@ impl Watcher {
         if !self.is_up(world) || !self.purse.is_idle() {
             return;
         }
-        let view = world.chain.view(self.purse.endpoint);
+        let view = world.chain.ask(self.purse.asks);
         let mut claims = Vec::new();
         for (id, kept) in &self.kept {
-            let Ok(Some(facts)) = view.channel(*id, Tag::Final) else { continue };
+            let Ok(Some(facts)) = view.channel(*id) else { continue };
             let leaves = matches!(facts.status, ChannelStatus::Closing { .. });
             let due = match self.vice {
                 None => leaves && kept.newest.amount > facts.claimed,
@@ -152,7 +154,10 @@ impl Watcher {
 
     /// It works again, and everything that it is sent arrives.
     pub fn heal(&mut self) {
-        (self.purse.endpoint, self.lost, self.down_until_ms) = (0, 0, 0);
+        if let Asks::One(endpoint) = &mut self.purse.asks {
+            *endpoint = 0;
+        }
+        (self.lost, self.down_until_ms) = (0, 0);
     }
 
     fn is_up(&self, world: &Surroundings) -> bool {
@@ -167,7 +172,11 @@ mod tests {
     use sparewire_protocol::{ChannelConfig, Voucher};
 
     use super::*;
-    use crate::{cast::channel, chain::Weather, link::Network};
+    use crate::{
+        cast::channel,
+        chain::{Tag, Weather},
+        link::Network,
+    };
 
     const DELAY_SECS: u32 = 3_600;
 
@@ -190,10 +199,10 @@ mod tests {
             chain.fund(identity(party).address(), 1 << 90, 1 << 80);
         }
         let mut world = Surroundings::new(chain, Network::new(7), None);
-        let mut watcher = Watcher::new(WatcherPlan { vice, endpoint: 0, lost: 0 }, 7);
+        let mut watcher = Watcher::new(WatcherPlan { vice, asks: Asks::One(0), lost: 0 }, 7);
         let config = channel(1, 0, 1, DELAY_SECS);
         let (token, amount) = (network().1, units(100));
-        let mut payer = Purse::new(identity(1).address(), 0);
+        let mut payer = Purse::new(identity(1).address(), Asks::One(0));
         payer.want(Intent::Deposit { token, amount });
         payer.want(Intent::Open { channels: vec![(config, amount)] });
         payer.want(Intent::StartClose { config });

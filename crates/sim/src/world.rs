@@ -1,26 +1,28 @@
 //! A history as it happens: nodes, network, chain and time, one event after the other.
 
+mod check;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
 };
 
-use sparewire_core::{Amount, ChannelId};
-use sparewire_protocol::{ChannelFacts, ChannelStatus, Claim, Statement, settlement::Intent};
+use sparewire_core::Amount;
+use sparewire_protocol::{ChannelFacts, ChannelStatus, Claim, settlement::Intent};
 
 use crate::{
-    cast::{EPOCH_MS, PARTIES, WATCHER, identity, network},
-    chain::{Endpoint, SimChain, Tag, Transaction, Weather},
+    cast::{EPOCH_MS, PARTIES, identity, network},
+    chain::{Asks, Endpoint, SimChain, Tag, Transaction, Weather},
     consumer::Consumer,
     ledger::Invariant,
     link::{Addr, Dependence, Flight, Nat, Network},
     node::{Node, Surroundings},
-    plan::{ConsumerPlan, LIAR, Operation, Plan},
+    plan::{ConsumerPlan, ENDPOINTS, LIAR, LONE, Operation, Plan},
     provider::{Provider, SETTLE_MS},
     purse::Purse,
     relay::{REGISTER_MS, Relay, RelayVice, registration},
     road::{Body, Packet, Road, RoadState},
-    vice::{ConsumerVice, ProviderVice},
+    vice::ConsumerVice,
     watcher::{LOOK_MS, Watcher, WatcherVice},
 };
 
@@ -61,6 +63,8 @@ pub struct World {
     holdings: Vec<[u128; 3]>,
     /// When disks have room again and shut down providers start again.
     ends: Vec<(u64, usize)>,
+    /// How much of the chain's books was checked.
+    booked: u64,
     outsider: u64,
 }
 
@@ -70,6 +74,7 @@ impl World {
         let seed = plan.seed;
         let mut weather = plan.weather.clone();
         weather.genesis = sparewire_core::Timestamp::from_ms(EPOCH_MS);
+        weather.endpoints.resize(ENDPOINTS.max(weather.endpoints.len()), Endpoint::default());
         let mut chain = SimChain::new(weather, seed ^ 1);
         for party in 0..PARTIES {
             chain.fund(identity(party).address(), WEI, TOKENS);
@@ -88,27 +93,28 @@ impl World {
         let host = net.join(plan.line, nat);
         let address = net.address(host);
         let mut node = Node::new(0, "provider".into(), PROVIDER, host, seed ^ 3);
-        node.purse.endpoint = plan.endpoint;
+        node.purse.asks = plan.asks;
         let mut provider = Provider::new(node, plan.vice, plan.price, plan.credit);
         provider.terms_ms = plan.terms_ms;
         let mut around = Surroundings::new(chain, net, trace);
         let mut consumers = Vec::new();
+        let price_max = plan.price_max();
         for (index, consumer) in plan.consumers.iter().enumerate() {
             let (number, party) = (index + 1, index + 1);
             let host = around.network.join(consumer.line, consumer.nat);
             let name = format!("consumer {number}");
             let mut node = Node::new(number, name, party, host, seed ^ (4 + number as u64));
-            node.purse.endpoint = consumer.endpoint;
+            node.purse.asks = consumer.asks;
             let place = (PROVIDER, address);
             let amount = consumer.channel_amount;
-            let mut made = Consumer::new(node, party, consumer.vice, place, plan.price, amount);
+            let mut made = Consumer::new(node, party, consumer.vice, place, price_max, amount);
             made.provider_is_honest = plan.vice.is_none();
-            made.lied_to = consumer.endpoint == LIAR;
+            made.lied_to = consumer.asks == LIAR;
             made.withdraw_delay_secs = plan.withdraw_delay_secs;
             made.chunk = (plan.credit.initial.get() / 6).max(64);
             provider.honest[party] = consumer.vice.is_none();
             if let Some(vice) = consumer.vice {
-                around.coverage.met(consumer_vice(vice));
+                around.coverage.met(vice.name());
             }
             consumers.push(made);
         }
@@ -116,8 +122,9 @@ impl World {
         let partners = plan.consumers.iter().enumerate().filter(|(_, it)| colludes(it));
         around.partners = partners.map(|(index, _)| index + 1).collect();
         around.skews = plan.skews();
+        around.price_varies = plan.price_varies();
         if let Some(vice) = plan.vice {
-            around.coverage.met(provider_vice(vice));
+            around.coverage.met(vice.name());
         }
         let watcher = plan.watcher.map(|watcher| Watcher::new(watcher, seed ^ 8));
         if watcher.is_some() {
@@ -147,6 +154,7 @@ impl World {
             queue: BTreeMap::new(),
             order: 0,
             ends: Vec::new(),
+            booked: 0,
             outsider: 0,
             plan,
         };
@@ -251,7 +259,9 @@ impl World {
             }
             Wake::Block => {
                 let now = self.around.time();
-                self.around.chain.advance(now);
+                while self.around.chain.step(now) {
+                    self.check_block();
+                }
                 for node in 0..self.scheduled.len() {
                     // In the end a wallet works without its node.
                     let healed = self.around.healed;
@@ -509,10 +519,22 @@ impl World {
             Operation::Skew { node, ms } => self.node(*node).skew_ms = *ms,
             Operation::Backup { consumer } => self.consumers[*consumer].back_up(),
             Operation::Restore { consumer } => self.consumers[*consumer].restore(&mut self.around),
-            Operation::Reorg { depth } => drop(self.around.chain.reorg(*depth)),
+            Operation::Reorg { depth } => {
+                self.around.chain.reorg(*depth);
+                self.check_block();
+            }
             Operation::Halt { ms } => self.around.chain.halt(*ms),
             Operation::Spike { factor, ms } => self.around.chain.spike(*factor, *ms),
             Operation::TakeDown { endpoint, ms } => self.around.chain.take_down(*endpoint, *ms),
+            Operation::Troubled { endpoint, trouble } => {
+                self.around.coverage.met(trouble.name());
+                let endpoints = &mut self.around.chain.weather_mut().endpoints;
+                endpoints[LONE..].fill(Endpoint::default()); // one at a time
+                if let Some(it) = endpoints.get_mut(*endpoint) {
+                    *it = trouble.endpoint();
+                }
+            }
+            Operation::Price { price } => self.provider.price = *price,
             Operation::FrontRun => self.front_run(),
             Operation::KillWatcher { ms } => {
                 if let Some(watcher) = &mut self.watcher {
@@ -535,7 +557,7 @@ impl World {
         self.die(PROVIDER, true, 0);
         let node = &mut self.provider.node;
         node.restart_ms = None;
-        node.purse = Purse::new(node.purse.wallet, node.purse.endpoint);
+        node.purse = Purse::new(node.purse.wallet, node.purse.asks);
         self.gone = true;
     }
 
@@ -637,6 +659,9 @@ impl World {
             "the provider keeps a session that nobody is in".into()
         });
         self.check_statements();
+        if self.around.chain.outvoted() > 0 {
+            self.around.coverage.met("an endpoint is outvoted");
+        }
         // Who keeps a voucher is paid.
         self.settle_all();
         self.check_paid();
@@ -653,8 +678,10 @@ impl World {
         self.around.network.heal();
         self.relay.as_mut().into_iter().for_each(Relay::heal);
         self.watcher.as_mut().into_iter().for_each(Watcher::heal);
+        let endpoints = &self.around.chain.weather_mut().endpoints;
+        let several = endpoints.get(LONE..).unwrap_or_default().to_vec();
         *self.around.chain.weather_mut() = Weather {
-            endpoints: vec![Endpoint::default(); 4],
+            endpoints: [vec![Endpoint::default(); LONE], several].concat(),
             genesis: self.around.chain.weather_mut().genesis,
             block_time_ms: self.around.chain.weather_mut().block_time_ms,
             ..Weather::calm()
@@ -664,8 +691,10 @@ impl World {
         for number in 0..self.scheduled.len() {
             let now = self.around.now_ms;
             let body = self.node(number);
-            let lied_to = body.purse.endpoint == LIAR;
-            body.purse.endpoint = 0;
+            let lied_to = body.purse.asks == LIAR;
+            if let Asks::One(endpoint) = &mut body.purse.asks {
+                *endpoint = 0; // those of several are in trouble to the end
+            }
             body.cut_before = None;
             body.disk.limit(None);
             if let Some(at) = &mut body.restart_ms {
@@ -699,34 +728,6 @@ impl World {
         }
     }
 
-    /// I8: where both sides state a session's end, they state the same.
-    fn check_statements(&mut self) {
-        if self.plan.vice.is_some() {
-            return;
-        }
-        let mut agreed = 0;
-        for (session, account) in &self.around.ledger.sessions {
-            let party = usize::from(session.0[0]);
-            if self.plan.consumers[party.saturating_sub(1)].vice.is_some() {
-                continue;
-            }
-            if let [Some(ours), Some(theirs)] = &account.statements {
-                let figures = |s: &Statement| {
-                    (s.session, s.channel, s.receipted, s.paid, s.cumulative, s.price)
-                };
-                self.around.ensure(
-                    Invariant::I8StatementsAgree,
-                    figures(ours) == figures(theirs),
-                    || format!("{ours:?}\n{theirs:?}"),
-                );
-                agreed += 1;
-            }
-        }
-        for _ in 0..agreed {
-            self.around.coverage.met("statements agree");
-        }
-    }
-
     fn settle_all(&mut self) {
         self.run_until(self.around.now_ms + 1_200_000, |world| {
             world.provider.node.purse.is_idle()
@@ -738,30 +739,6 @@ impl World {
             self.run_until(self.around.now_ms + 120_000, |_| false);
             let end = self.around.now_ms + 1_200_000;
             self.run_until(end, |world| world.provider.node.purse.is_idle());
-        }
-    }
-
-    /// I9 and I2, by the chain's own facts.
-    fn check_paid(&mut self) {
-        let truth = self.around.chain.truth();
-        let believed_lies = self.plan.endpoint == LIAR || self.plan.vice.is_some();
-        let channels: Vec<ChannelId> = self.around.ledger.channels.keys().copied().collect();
-        for id in channels {
-            let account = self.around.ledger.channels[&id].clone();
-            let Ok(Some(facts)) = truth.channel(id, Tag::Final) else { continue };
-            self.around.ensure(
-                Invariant::I2NeverMoreThanTheNewestVoucher,
-                facts.claimed <= account.promised,
-                || format!("{} claimed of {} promised over {id}", facts.claimed, account.promised),
-            );
-            // Who never comes back is paid what its watcher heard of, once payers leave.
-            if !believed_lies && !self.gone {
-                self.around.ensure(
-                    Invariant::I9WhoKeepsAVoucherIsPaid,
-                    facts.claimed >= account.due,
-                    || format!("{} paid of {} kept over {id}", facts.claimed, account.due),
-                );
-            }
         }
     }
 
@@ -806,112 +783,5 @@ impl World {
                 consumer.node.purse.want(Intent::FinishClose { config });
             }
         }
-    }
-
-    /// I9: what an honest watcher had heard of is paid, whether the provider came back or not.
-    fn check_watched(&mut self) {
-        let honest = self.watcher.as_ref().is_some_and(|watcher| watcher.vice.is_none());
-        if !honest || self.plan.endpoint == LIAR {
-            return; // a provider that is lied to takes vouchers for money that is not there
-        }
-        let mut paid = Amount::ZERO;
-        for (id, account) in &self.around.ledger.channels {
-            let facts = self.around.chain.truth().channel(*id, Tag::Final).ok().flatten();
-            let claimed = facts.map_or(Amount::ZERO, |facts| facts.claimed);
-            let heard = account.heard;
-            self.around.ensure(Invariant::I9WhoKeepsAVoucherIsPaid, claimed >= heard, || {
-                format!("{claimed} paid of {heard} that the watcher heard of over {id}")
-            });
-            paid = paid.max(claimed);
-        }
-        if self.gone && paid > Amount::ZERO {
-            self.around.coverage.met("who is gone for good is paid");
-        }
-    }
-
-    /// I1: every unit is where it belongs.
-    fn check_money(&mut self) {
-        self.around.chain.assert_conserved();
-        let truth = self.around.chain.truth();
-        let held = |party: usize| {
-            let wallet = identity(party).address();
-            let balance = truth.token_balance(wallet, Tag::Final).unwrap_or(0);
-            let claimable = truth.claimable(wallet, Tag::Final).unwrap_or(0);
-            let deposit = truth.deposit(wallet, Tag::Final).unwrap_or(0);
-            balance + claimable + deposit
-        };
-        let mut spent = 0u128;
-        for (index, consumer) in self.consumers.iter().enumerate() {
-            let mut paid = 0u128;
-            for config in &consumer.channels {
-                let id = config.id(&network().0);
-                let Ok(Some(facts)) = truth.channel(id, Tag::Final) else { continue };
-                self.around.ensure(
-                    Invariant::I10EverySessionEnds,
-                    facts.status == ChannelStatus::Closed,
-                    || format!("{id} cannot be closed: {facts:?} {:?}", consumer.node.purse),
-                );
-                paid += facts.claimed.get();
-            }
-            spent += paid;
-            let has = held(index + 1);
-            self.around.ensure(Invariant::I1Conservation, has == TOKENS - paid, || {
-                format!("consumer {} has {has} after paying {paid}", index + 1)
-            });
-        }
-        let has = held(PROVIDER);
-        self.around.ensure(Invariant::I1Conservation, has == TOKENS + spent, || {
-            format!("the provider has {has}, was paid {spent}")
-        });
-        for (who, party) in [("a stranger", PARTIES - 1), ("the watcher", WATCHER)] {
-            let has = held(party);
-            self.around
-                .ensure(Invariant::I1Conservation, has == TOKENS, || format!("{who} has {has}"));
-        }
-        if spent > 0 {
-            self.around.coverage.met("somebody was paid");
-        }
-    }
-}
-
-/// A vice's name in the coverage.
-pub fn consumer_vice(vice: ConsumerVice) -> &'static str {
-    use ConsumerVice as Vice;
-    match vice {
-        Vice::NeverPays => "vice: never pays",
-        Vice::PaysLate => "vice: pays late",
-        Vice::PaysLess => "vice: pays less",
-        Vice::OverPromises => "vice: over-promises",
-        Vice::Replays => "vice: replays",
-        Vice::EquivocatesInReceipts => "vice: payer equivocates",
-        Vice::BreaksOff => "vice: breaks off",
-        Vice::Understates => "vice: understates",
-        Vice::WithdrawsWhileServed => "vice: withdraws while served",
-        Vice::OpensDust => "vice: opens dust",
-        Vice::Garbles => "vice: consumer garbles",
-        Vice::ClosesWithOldVoucher => "vice: closes with an old voucher",
-        Vice::OverstatesReceipts => "vice: overstates receipts",
-        Vice::NeverSettles => "vice: never settles",
-        Vice::Colludes => "vice: payer colludes",
-    }
-}
-
-/// A vice's name in the coverage.
-pub fn provider_vice(vice: ProviderVice) -> &'static str {
-    use ProviderVice as Vice;
-    match vice {
-        Vice::DropsSilently => "vice: drops silently",
-        Vice::ServesRubbish => "vice: serves rubbish",
-        Vice::OverReports => "vice: over-reports",
-        Vice::Floods => "vice: floods",
-        Vice::WithholdsCountersignatures => "vice: withholds countersignatures",
-        Vice::EquivocatesInReceipts => "vice: payee equivocates",
-        Vice::Overstates => "vice: overstates",
-        Vice::UnderstatesBase => "vice: understates the base",
-        Vice::Garbles => "vice: provider garbles",
-        Vice::ClaimsAgain => "vice: claims again",
-        Vice::OverServes => "vice: over-serves",
-        Vice::FallsMute => "vice: falls mute",
-        Vice::Colludes => "vice: payee colludes",
     }
 }

@@ -1,5 +1,5 @@
 //! Keys of a Sparewire node: where they come from ([`Mnemonic`], [`HdWallet`]), how they are kept
-//! ([`Keystore`], [`NodeKeys`]) and how they sign, here ([`LocalKey`], [`DeviceKey`]) or on a
+//! ([`Keystore`], [`NodeKeys`]; backups in [`Sealer`]'s files) and how they sign, here ([`LocalKey`], [`DeviceKey`]) or on a
 //! machine without a network ([`OfflineRequest`]).
 //!
 //! It is not a place for channels, chains or transport: who uses a key sees it as a
@@ -32,6 +32,7 @@ mod keystore;
 mod node_keys;
 mod offline;
 mod password;
+mod sealed;
 
 pub use file::Warning;
 pub use hd::{HdError, HdWallet, Mnemonic, MnemonicError, PURPOSE, WordCount};
@@ -40,3 +41,4 @@ pub use keystore::{Identity, KeyFileError, Keystore, KeystoreError, Secret};
 pub use node_keys::{NodeKeys, NodeSecrets, PublicKeys};
 pub use offline::{Field, OfflineError, OfflineRequest, OfflineResponse, Payload};
 pub use password::Cost;
+pub use sealed::{SealedError, Sealer, Unsealer};

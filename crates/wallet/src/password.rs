@@ -67,6 +67,11 @@ impl PasswordKey {
         Ok(Self { kdf: kdf.clone(), key })
     }
 
+    /// All of it, for what is sealed otherwise than a keystore is; never both under one salt.
+    pub(crate) fn bytes(&self) -> &[u8; 32] {
+        &self.key
+    }
+
     /// Encrypts or decrypts.
     pub(crate) fn apply(&self, iv: &[u8; 16], text: &mut [u8]) {
         let mut key = Zeroizing::new([0; 16]);
@@ -94,18 +99,10 @@ impl Kdf {
             "scrypt" => {
                 let ScryptParams { n, r, p, dklen, salt } =
                     serde_json::from_value(params).map_err(bad)?;
-                if !n.is_power_of_two() || n == 1 || r == 0 || p == 0 || dklen != 32 {
+                if dklen != 32 {
                     return Err(corrupt(format!("scrypt with n={n} r={r} p={p} dklen={dklen}")));
                 }
-                let block = 128 * u64::from(r);
-                let memory = n.saturating_add(u64::from(p)).saturating_mul(block);
-                let work = n.saturating_mul(block).saturating_mul(u64::from(p));
-                if memory > MEMORY_BYTES_MAX || work > SCRYPT_WORK_BYTES_MAX {
-                    return Err(KeystoreError::TooCostly {
-                        kdf: format!("scrypt n={n} r={r} p={p}"),
-                    });
-                }
-                Ok(Self::Scrypt { log_n: n.trailing_zeros() as u8, r, p, salt: salt.0 })
+                Self::scrypt(n, r, p, salt.0)
             }
             "pbkdf2" => {
                 let Pbkdf2Params { c, dklen, prf, salt } =
@@ -123,6 +120,20 @@ impl Kdf {
             }
             other => Err(unsupported(format!("kdf {other}"))),
         }
+    }
+
+    /// scrypt, where its parameters make sense and cost no more than we accept.
+    pub(crate) fn scrypt(n: u64, r: u32, p: u32, salt: Vec<u8>) -> Result<Self, KeystoreError> {
+        if !n.is_power_of_two() || n == 1 || r == 0 || p == 0 {
+            return Err(corrupt(format!("scrypt with n={n} r={r} p={p}")));
+        }
+        let block = 128 * u64::from(r);
+        let memory = n.saturating_add(u64::from(p)).saturating_mul(block);
+        let work = n.saturating_mul(block).saturating_mul(u64::from(p));
+        if memory > MEMORY_BYTES_MAX || work > SCRYPT_WORK_BYTES_MAX {
+            return Err(KeystoreError::TooCostly { kdf: format!("scrypt n={n} r={r} p={p}") });
+        }
+        Ok(Self::Scrypt { log_n: n.trailing_zeros() as u8, r, p, salt })
     }
 
     pub(crate) fn to_json(&self) -> (&'static str, serde_json::Value) {

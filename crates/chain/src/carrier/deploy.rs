@@ -15,7 +15,7 @@ use super::{
     nodes::Nodes,
 };
 use crate::{
-    contracts::{Channels, TestToken},
+    contracts::{Channels, TestToken, Towers},
     journal::{Call, Journal},
 };
 
@@ -55,6 +55,33 @@ pub async fn deploy(
     }
     let (token, contract) = (created[0], created[1]);
     Ok(Deployment { token, domain: Domain { chain_id, contract } })
+}
+
+/// Deploys the contract that holds watchtowers' rewards for the channel contract `channels`, and
+/// returns its address. The wallet's other transactions must rest meanwhile.
+///
+/// # Errors
+/// As [`sparewire_protocol::settlement::Chain::perform`].
+pub async fn deploy_towers(
+    endpoint: Endpoint,
+    signer: Arc<dyn Signer>,
+    policy: Policy,
+    channels: Address,
+) -> Result<Address, ChainError> {
+    let node = Nodes::new(endpoint, &policy)?;
+    let chain_id = node.chain_id().await?;
+    let wallet = signer.address();
+    let follower = Follower::new(node, signer, Journal::in_memory()?, policy, chain_id)?;
+    let contract = wallet.create(follower.node.nonce(wallet).await?);
+    let arguments = channels.into_word();
+    let code: Bytes = [Towers::BYTECODE.as_ref(), arguments.as_slice()].concat().into();
+    let digest = keccak256(&code);
+    let call = Call { target: None, data: code, value: U256::ZERO };
+    follower.perform("deploy", digest, Plan::new(vec![call])).await?;
+    if follower.node.code(contract, None).await?.is_empty() {
+        return Err(ChainError::NoContract { contract, chain_id });
+    }
+    Ok(contract)
 }
 
 impl EvmChain {

@@ -261,10 +261,6 @@ impl Follower {
         loop {
             if planned {
                 match self.sign_and_send(kind, intent, &step, urgent).await? {
-                    Sent::NonceTaken => {
-                        self.pause(started).await?;
-                        continue;
-                    }
                     Sent::Following => {}
                     Sent::Poor => {
                         let reason = "not enough native currency for gas";
@@ -358,7 +354,8 @@ impl Follower {
             }
             if open == 0 {
                 if failed {
-                    let reason = self.journal.reason(intent)?.unwrap_or_default();
+                    let reason = self.journal.reason(intent)?;
+                    let reason = reason.unwrap_or_else(|| "it reverted in its block".to_owned());
                     self.journal.fail(intent, None, &reason)?;
                     return Err(ChainError::Reverted { what: kind, reason });
                 }
@@ -393,18 +390,19 @@ impl Follower {
                 self.journal.set_state(step.id, StepState::Mined)?;
                 return Ok(Seen::Mined { succeeded });
             }
+            let summary = TransactionSummary {
+                hash: attempt.hash,
+                block,
+                gas_used: receipt.gas_used.to(),
+                fee_wei: receipt.fee_wei(),
+            };
             if !succeeded {
-                return Ok(Seen::Failed(self.why_it_failed(step).await));
+                let reason = self.why_it_failed(step).await;
+                // What failed has its price all the same.
+                self.journal.spend(step.id, &summary)?;
+                return Ok(Seen::Failed(reason));
             }
-            self.journal.finish_step(
-                step.id,
-                &TransactionSummary {
-                    hash: attempt.hash,
-                    block,
-                    gas_used: receipt.gas_used.to(),
-                    fee_wei: receipt.fee_wei(),
-                },
-            )?;
+            self.journal.finish_step(step.id, &summary)?;
             return Ok(Seen::Final);
         }
         self.journal.set_state(step.id, StepState::Signed)?;
@@ -479,13 +477,20 @@ impl Follower {
 fn is_repeatable(kind: &str) -> bool {
     matches!(
         kind,
-        "claim" | "sweep" | "open" | "close_cooperatively" | "start_close" | "finish_close"
+        "claim"
+            | "defend"
+            | "collect_reward"
+            | "sweep"
+            | "open"
+            | "close_cooperatively"
+            | "start_close"
+            | "finish_close"
     )
 }
 
 /// Kinds are words of ours; what a newer version wrote is told in general.
 fn kind_of(kind: &str) -> &'static str {
-    const KINDS: [&str; 12] = [
+    const KINDS: [&str; 17] = [
         "deposit",
         "withdraw",
         "open",
@@ -495,6 +500,11 @@ fn kind_of(kind: &str) -> &'static str {
         "start_close",
         "finish_close",
         "sweep",
+        "defend",
+        "collect_reward",
+        "deposit_reward",
+        "announce_reward_withdrawal",
+        "withdraw_reward",
         "deploy",
         "mint",
         "transfer",

@@ -6,6 +6,7 @@ mod follow;
 mod node;
 mod nodes;
 mod plan;
+mod quorum;
 mod quote;
 mod send;
 
@@ -16,21 +17,22 @@ use alloy_sol_types::SolCall;
 use async_trait::async_trait;
 use sparewire_core::{Amount, ChannelId, Domain, Signer};
 use sparewire_protocol::{
-    channel::{ChannelFacts, ChannelStatus},
-    settlement::{Chain, ChainError, Funds, Head, Intent, Outcome, Quote, TokenInfo},
+    channel::{ChannelConfig, ChannelFacts, ChannelStatus},
+    settlement::{Chain, ChainError, Funds, Head, Intent, Outcome, Quote, RewardFacts, TokenInfo},
 };
 
-pub use deploy::{Deployment, deploy};
+pub use deploy::{Deployment, deploy, deploy_towers};
 use follow::Follower;
 pub use node::Endpoint;
 use node::NodeError;
 use nodes::Nodes;
 pub use nodes::{Fault, NodeStatus};
 pub use plan::{approval, calls_of};
+pub use quorum::Quorum;
 
 use crate::{
     chain_work::ChainWork,
-    contracts::{Channels, TestToken},
+    contracts::{Channels, TestToken, Towers},
     journal::Journal,
 };
 
@@ -176,6 +178,11 @@ impl EvmChain {
         Ok(ChainWork { base_fee_wei, ..self.follower.journal.work()? })
     }
 
+    /// The record of its transactions.
+    pub fn journal(&self) -> &Journal {
+        &self.follower.journal
+    }
+
     fn policy(&self) -> &Policy {
         &self.follower.policy
     }
@@ -307,6 +314,35 @@ impl Chain for EvmChain {
         self.quote_for(intent).await
     }
 
+    async fn reward(
+        &self,
+        towers: Address,
+        config: &ChannelConfig,
+        reward_token: Address,
+    ) -> Result<RewardFacts, ChainError> {
+        let block = self.head().await?.final_number;
+        if self.follower.node.code(towers, Some(block)).await?.is_empty() {
+            return Ok(RewardFacts::default());
+        }
+        let money = (config.payee, config.payee_authorizer, reward_token);
+        let id = config.id(&self.domain);
+        let (account, defence) = futures_util::try_join!(
+            self.read(towers, Towers::accountCall::new(money), block),
+            self.read(towers, Towers::defenceCall::new((id.0,)), block),
+        )?;
+        let announced = alloy_primitives::U256::from(account.announced);
+        // Accounts may hold more than one reward can be; nobody relies on that.
+        let amount = |units: alloy_primitives::U256| {
+            Amount::new(units.saturating_to()).unwrap_or(Amount::MAX)
+        };
+        Ok(RewardFacts {
+            covered: amount(account.balance.saturating_sub(announced)),
+            balance: amount(account.balance),
+            withdrawal_due_secs: account.due.to(),
+            defender: Some(defence.beneficiary).filter(|wallet| !wallet.is_zero()),
+        })
+    }
+
     async fn perform(&self, intent: &Intent) -> Result<Outcome, ChainError> {
         let digest = self.digest_of(intent);
         // What is half done is gone on with; what is left of it then is in the journal.
@@ -316,7 +352,7 @@ impl Chain for EvmChain {
             }
             return self.follower.go_on(intent.kind(), unfinished).await;
         }
-        if matches!(intent, Intent::Deposit { .. }) {
+        if matches!(intent, Intent::Deposit { .. } | Intent::DepositReward { .. }) {
             let plan = self.plan_for(intent);
             return self.follower.perform_after_others(intent.kind(), digest, plan).await;
         }

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::{
     Policy,
     node::{BlockFacts, Endpoint, Fees, Node, NodeError, ReceiptFacts},
+    quorum::Quorum,
 };
 
 /// Longest pause between two requests that a node does not ask for.
@@ -133,7 +134,7 @@ fn aside_for(fault: &Fault) -> Duration {
 pub(crate) struct Nodes {
     members: Arc<Vec<Member>>,
     /// How many must say the same.
-    quorum: usize,
+    quorum: Quorum,
     name: String,
     /// The furthest final block that a quorum has reached: nobody may differ on it.
     settled: Arc<AtomicU64>,
@@ -183,10 +184,10 @@ impl Nodes {
             Endpoint::Several { endpoints, quorum } => (endpoints, quorum),
             one => (vec![one], 1),
         };
-        if quorum == 0 || quorum > endpoints.len() {
+        let Some(quorum) = Quorum::of(quorum, endpoints.len()) else {
             let reason = format!("{quorum} of {} nodes cannot agree", endpoints.len());
             return Err(ChainError::Unreachable { endpoint: name, reason });
-        }
+        };
         let mut names: Vec<String> = Vec::new();
         let member = |endpoint: Endpoint| {
             let name = endpoint.name();
@@ -287,7 +288,7 @@ impl Nodes {
         let mut order: Vec<usize> = (0..self.members.len()).collect();
         order.sort_by_key(|index| self.members[*index].rank());
         let sound = order.iter().filter(|index| self.members[**index].rank() == 0).count();
-        let mut more = if all { sound.max(self.quorum) } else { self.quorum };
+        let mut more = if all { sound.max(self.quorum.needed()) } else { self.quorum.needed() };
         let mut order = order.into_iter();
         let mut asked = FuturesUnordered::new();
         let mut waiting: Vec<(usize, Instant)> = Vec::new();
@@ -358,14 +359,8 @@ impl Nodes {
             (Err(a), Err(b)) => a.is_verdict() && b.is_verdict() && a.says_as(b),
             _ => false,
         };
-        // The largest group of a quorum or more.
-        let winners = |answers: &[Answer<R>]| -> Option<Vec<usize>> {
-            let with = |at: usize| -> Vec<usize> {
-                let all = 0..answers.len();
-                all.filter(|other| alike(&answers[at].1, &answers[*other].1)).collect()
-            };
-            let groups = (0..answers.len()).rev().map(with);
-            groups.filter(|it| it.len() >= self.quorum).max_by_key(Vec::len)
+        let winners = |answers: &[Answer<R>]| {
+            self.quorum.agreed(answers.len(), |a, b| alike(&answers[a].1, &answers[b].1))
         };
         let ask = |node: Node| {
             let params = params.clone();
@@ -425,7 +420,7 @@ impl Nodes {
                 "the nodes contradict each other on {method}{more}"
             ));
         }
-        let (said, needed) = (asked - failed, self.quorum);
+        let (said, needed) = (asked - failed, self.quorum.needed());
         NodeError::Silent(match said {
             0 => errors,
             _ => format!("{method} needs {needed} nodes that agree, and has {said}; {errors}"),
@@ -473,8 +468,8 @@ impl Nodes {
         ask: impl Fn(Node) -> F + Send + Sync,
     ) -> Result<Vec<(usize, R)>, NodeError> {
         let count = |answers: &[Answer<R>]| answers.iter().filter(|(_, it)| it.is_ok()).count();
-        let answers = self.poll(true, ask, |answers| count(answers) >= self.quorum).await;
-        if count(&answers) < self.quorum {
+        let answers = self.poll(true, ask, |answers| count(answers) >= self.quorum.needed()).await;
+        if count(&answers) < self.quorum.needed() {
             return Err(self.undecided(method, answers, false));
         }
         Ok(answers.into_iter().filter_map(|(index, it)| Some((index, it.ok()?))).collect())
@@ -482,9 +477,8 @@ impl Nodes {
 
     /// The furthest that a quorum has come with something that grows.
     fn reached<R>(&self, said: &[(usize, R)], by: impl Fn(&R) -> u64) -> u64 {
-        let mut said: Vec<u64> = said.iter().map(|(_, it)| by(it)).collect();
-        said.sort_unstable_by(|a, b| b.cmp(a));
-        said[self.quorum - 1]
+        let reached = self.quorum.reached(said.iter().map(|(_, it)| by(it)));
+        reached.unwrap_or(0) // `gather` gives a quorum at least
     }
 
     // --- what a carrier needs ---
@@ -581,7 +575,7 @@ impl Nodes {
         let said = self.patiently(method, || self.gather(method, ask)).await;
         let said = said.map_err(|error| self.blame(error))?;
         let count = |what: Displaced| said.iter().filter(|(_, it)| *it == what).count();
-        Ok(count(Displaced::Others) >= self.quorum && count(Displaced::Ours) == 0)
+        Ok(self.quorum.displaced(count(Displaced::Others), count(Displaced::Ours)))
     }
 
     pub(crate) async fn balance(

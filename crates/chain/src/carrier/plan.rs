@@ -14,7 +14,7 @@ use sparewire_protocol::{
 
 use super::{Allowance, EvmChain, follow::Plan};
 use crate::{
-    contracts::{Channels, TestToken},
+    contracts::{Channels, TestToken, Towers},
     journal::Call,
 };
 
@@ -70,14 +70,37 @@ impl EvmChain {
                 let nothing = funds.claimable == Amount::ZERO;
                 if nothing { Vec::new() } else { self.all_calls(intent) }
             }
-            Intent::Withdraw { .. } | Intent::TopUp { .. } => self.all_calls(intent),
+            Intent::Defend { claim, .. } => {
+                let facts = self.channel(claim.config.id(&self.domain())).await?;
+                // The contract takes a defence only while the channel is closing.
+                let due = facts.is_some_and(|facts| {
+                    matches!(facts.status, ChannelStatus::Closing { .. })
+                        && facts.claimed < claim.amount
+                });
+                let calls = if due { self.all_calls(intent) } else { Vec::new() };
+                return Ok(Plan { calls, urgent: true });
+            }
+            Intent::CollectReward { towers, config } => {
+                let facts = self.reward(*towers, config, config.token).await?;
+                let ours = facts.defender == Some(self.wallet());
+                if ours { self.all_calls(intent) } else { Vec::new() }
+            }
+            Intent::DepositReward { towers, token, amount, .. } => {
+                let mut calls = self.approvals(*token, *towers, *amount).await?;
+                calls.extend(self.all_calls(intent));
+                calls
+            }
+            Intent::Withdraw { .. }
+            | Intent::TopUp { .. }
+            | Intent::AnnounceRewardWithdrawal { .. }
+            | Intent::WithdrawReward { .. } => self.all_calls(intent),
         }))
     }
 
     /// Whether an intent that is under way has become urgent.
     pub(super) async fn is_urgent(&self, intent: &Intent) -> Result<bool, ChainError> {
         match intent {
-            Intent::FinishClose { .. } => Ok(true),
+            Intent::FinishClose { .. } | Intent::Defend { .. } => Ok(true),
             Intent::Claim { claims } => Ok(self.unclaimed(claims).await?.1),
             _ => Ok(false),
         }
@@ -89,7 +112,19 @@ impl EvmChain {
     }
 
     async fn deposit_calls(&self, token: Address, amount: Amount) -> Result<Vec<Call>, ChainError> {
-        let (wallet, spender) = (self.wallet(), self.domain().contract);
+        let mut calls = self.approvals(token, self.domain().contract, amount).await?;
+        calls.extend(self.all_calls(&Intent::Deposit { token, amount }));
+        Ok(calls)
+    }
+
+    /// What lets `spender` draw `amount` of our wallet's `token`, where it cannot yet.
+    async fn approvals(
+        &self,
+        token: Address,
+        spender: Address,
+        amount: Amount,
+    ) -> Result<Vec<Call>, ChainError> {
+        let wallet = self.wallet();
         let funds = self.funds(wallet, token).await?;
         if funds.wallet < amount.get() {
             return Err(ChainError::InsufficientFunds {
@@ -114,7 +149,6 @@ impl EvmChain {
                 Allowance::Unlimited => U256::MAX,
             }));
         }
-        calls.extend(self.all_calls(&Intent::Deposit { token, amount }));
         Ok(calls)
     }
 
@@ -161,8 +195,8 @@ impl EvmChain {
     }
 }
 
-/// The calls to the channel contract that carry out the whole of `wallet`'s intent, in order. A
-/// deposit also needs an [`approval`] before it.
+/// The calls that carry out the whole of `wallet`'s intent, in order: to the channel contract, or
+/// to the one that the intent names. A deposit also needs an [`approval`] before it.
 pub fn calls_of(contract: Address, wallet: Address, intent: &Intent) -> Vec<Call> {
     let call =
         |data: Vec<u8>| Call { target: Some(contract), data: data.into(), value: U256::ZERO };
@@ -217,7 +251,52 @@ pub fn calls_of(contract: Address, wallet: Address, intent: &Intent) -> Vec<Call
         Intent::Sweep { payee, token } => {
             one(Channels::sweepCall::new((*payee, *token)).abi_encode())
         }
+        Intent::Defend { .. }
+        | Intent::CollectReward { .. }
+        | Intent::DepositReward { .. }
+        | Intent::AnnounceRewardWithdrawal { .. }
+        | Intent::WithdrawReward { .. } => reward_calls(wallet, intent),
     }
+}
+
+/// The calls to the contract that holds watchtowers' rewards.
+fn reward_calls(wallet: Address, intent: &Intent) -> Vec<Call> {
+    let (towers, data) = match intent {
+        Intent::Defend { towers, claim, appointment } => {
+            let promise = &appointment.body;
+            let claim = Towers::Claim {
+                config: towers_config_of(&claim.config),
+                amount: claim.amount.get(),
+                signature: claim.signature.to_bytes().into(),
+            };
+            let promise = Towers::Appointment {
+                channelId: promise.channel.0,
+                amount: promise.amount.get(),
+                payee: promise.payee,
+                token: promise.token,
+                reward: promise.reward.get(),
+                expiry: promise.expiry_secs,
+            };
+            let signature = appointment.signature.to_bytes().into();
+            (towers, Towers::defendCall::new((claim, promise, signature, wallet)).abi_encode())
+        }
+        Intent::CollectReward { towers, config } => {
+            (towers, Towers::collectCall::new((towers_config_of(config),)).abi_encode())
+        }
+        Intent::DepositReward { towers, authorizer, token, amount } => {
+            let money = (wallet, *authorizer, *token, amount.get());
+            (towers, Towers::depositCall::new(money).abi_encode())
+        }
+        Intent::AnnounceRewardWithdrawal { towers, authorizer, token, amount } => {
+            let money = (*authorizer, *token, amount.get());
+            (towers, Towers::announceWithdrawalCall::new(money).abi_encode())
+        }
+        Intent::WithdrawReward { towers, authorizer, token } => {
+            (towers, Towers::withdrawCall::new((*authorizer, *token, wallet)).abi_encode())
+        }
+        _ => return Vec::new(),
+    };
+    vec![Call { target: Some(*towers), data: data.into(), value: U256::ZERO }]
 }
 
 /// The call that lets `spender` draw up to `value` of the sender's `token`.
@@ -242,6 +321,28 @@ pub(super) fn config_of(config: &ChannelConfig) -> Channels::ChannelConfig {
         token: config.token,
         withdrawDelay: alloy_primitives::aliases::U40::from(config.withdraw_delay_secs),
         salt: B256::from(U256::from(config.salt)),
+    }
+}
+
+/// The same in the words of the contract that holds rewards.
+pub(super) fn towers_config_of(config: &ChannelConfig) -> Towers::ChannelConfig {
+    let Channels::ChannelConfig {
+        payer,
+        payerAuthorizer,
+        payee,
+        payeeAuthorizer,
+        token,
+        withdrawDelay,
+        salt,
+    } = config_of(config);
+    Towers::ChannelConfig {
+        payer,
+        payerAuthorizer,
+        payee,
+        payeeAuthorizer,
+        token,
+        withdrawDelay,
+        salt,
     }
 }
 

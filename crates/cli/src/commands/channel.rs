@@ -191,7 +191,7 @@ async fn wallet_chain(home: &Home, password_file: Option<PathBuf>) -> Result<Arc
 }
 
 /// A carrier that can only look: its key is drawn for it and holds nothing.
-async fn reading_chain(home: &Home) -> Result<EvmChain> {
+pub(super) async fn reading_chain(home: &Home) -> Result<EvmChain> {
     let (domain, _) = home.network()?;
     let policy = Policy {
         retry_for: std::time::Duration::from_secs(3),

@@ -14,7 +14,7 @@ use sparewire_node::{
 use sparewire_protocol::{Statement, settlement::TokenInfo};
 
 use crate::{
-    assemble,
+    assemble, backup,
     console::{Console, Shown},
     descriptors,
     home::Home,
@@ -78,6 +78,7 @@ pub(crate) async fn run(args: ConnectArgs, mut home: Home, json: bool) -> Result
         ),
     )?;
     tokio::spawn(tell(consumer.link(), token.clone()));
+    backup::remind(&home);
     let run = |shutdown| async move {
         let result = consumer.run(shutdown).await;
         serving.abort();
@@ -198,5 +199,9 @@ impl Shown for Buyer {
 
     async fn settle(&self) -> Result<serde_json::Value> {
         bail!("a consumer has nothing to claim; it pays as it goes")
+    }
+
+    async fn plan(&self) -> Result<serde_json::Value> {
+        self.settle().await
     }
 }

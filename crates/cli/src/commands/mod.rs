@@ -1,12 +1,15 @@
 //! One file for each noun of the command line.
 
+pub(crate) mod backup;
 pub(crate) mod chain;
 pub(crate) mod channel;
 pub(crate) mod config;
 pub(crate) mod connect;
 pub(crate) mod demo;
+pub(crate) mod earnings;
 pub(crate) mod provide;
 pub(crate) mod session;
 pub(crate) mod settle;
 pub(crate) mod status;
 pub(crate) mod wallet;
+pub(crate) mod watch;

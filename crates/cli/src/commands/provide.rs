@@ -6,12 +6,13 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 use sparewire_core::{Amount, ByteCount};
-use sparewire_node::{provider::Provider, store::Store};
+use sparewire_node::{provider::Provider, store::Store, tower::Entrusting};
 use sparewire_protocol::{Role, settlement::TokenInfo};
+use tokio_util::sync::CancellationToken;
 
 use super::settle::Settled;
 use crate::{
-    assemble,
+    assemble, backup,
     console::{Console, Shown},
     descriptors,
     home::Home,
@@ -53,11 +54,14 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
     descriptors::raise(sessions.saturating_mul(tunnels), &who);
 
     let (side, carrier) = Side::open(&home, args.password_file.as_deref()).await?;
-    let (provider, endpoint) = assemble::provider(&home.config.provider, &side).await?;
+    let (provider, endpoint) =
+        assemble::provider(&home.config.provider, &home.config.settle, &side).await?;
+    let entrusting = assemble::entrusting(&home, &side, &endpoint)?;
     let (address, wallet) =
         (endpoint.address().to_string(), side.node.wallet.address().to_string());
     let seller = Seller {
         provider: Arc::clone(&provider),
+        entrusting: entrusting.clone(),
         store: side.store,
         address: address.clone(),
         wallet: wallet.clone(),
@@ -73,8 +77,20 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
             "selling at {price} per GiB, paid to {wallet}; a consumer runs: sparewire connect {address}"
         ),
     )?;
+    backup::remind(&home);
     let run = |shutdown| async move {
-        provider.run(shutdown).await;
+        let sleep = CancellationToken::new();
+        let entrust = async {
+            if let Some(entrusting) = &entrusting {
+                entrusting.run(sleep.clone()).await;
+            }
+        };
+        // The last vouchers come while consumers settle; then towers get them, and we may sleep.
+        let serve = async {
+            provider.run(shutdown).await;
+            sleep.cancel();
+        };
+        tokio::join!(serve, entrust);
         endpoint.close().await;
     };
     let cut = "nothing that was signed is lost; the next `sparewire provide` goes on with open sessions, and `sparewire settle` claims what was earned";
@@ -87,6 +103,7 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
 #[derive(Clone)]
 struct Seller {
     provider: Arc<Provider>,
+    entrusting: Option<Arc<Entrusting>>,
     store: Arc<dyn Store>,
     address: String,
     wallet: String,
@@ -111,13 +128,16 @@ impl Shown for Seller {
                 })
             })
             .collect();
+        let towers = self.entrusting.as_ref().map(|entrusting| entrusting.status());
         Ok(json!({
             "role": "provider",
+            "towers": towers.transpose()?.unwrap_or_default(),
             "address": self.address,
             "wallet": self.wallet,
             "token": self.token,
             "promised": promised(&*self.store, Role::Payee)?,
             "sessions": sessions,
+            "leaving": self.provider.settler().leaving(),
         }))
     }
 
@@ -127,6 +147,8 @@ impl Shown for Seller {
             live.iter().map(|live| of(&live.statement)).sum::<u64>() as f64
         };
         let promised = promised(&*self.store, Role::Payee).unwrap_or_default();
+        let towers = self.entrusting.as_ref().and_then(|entrusting| entrusting.status().ok());
+        let watched = towers.iter().flatten().map(|tower| tower.watched_units.get()).max();
         vec![
             Figure { name: "sessions", help: "Sessions running", value: live.len() as f64 },
             Figure {
@@ -154,11 +176,20 @@ impl Shown for Seller {
                 help: "Promised by vouchers over all channels, in the token's smallest unit",
                 value: promised.get() as f64,
             },
+            Figure {
+                name: "watched_units",
+                help: "Held by the watchtower that holds most, in the token's smallest unit",
+                value: watched.unwrap_or_default() as f64,
+            },
         ]
     }
 
     async fn settle(&self) -> Result<serde_json::Value> {
-        Ok(serde_json::to_value(Settled::from(self.provider.settle().await))?)
+        Ok(serde_json::to_value(Settled::from(self.provider.settler().settle().await))?)
+    }
+
+    async fn plan(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::to_value(self.provider.settler().plan().await?)?)
     }
 }
 

@@ -3,14 +3,15 @@
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use serde_json::{Value, json};
-use sparewire_core::Amount;
-use sparewire_node::store::{KnownSession, Store};
-use sparewire_protocol::Role;
+use sparewire_node::store::{KnownSession, SqliteStore, Store};
+use sparewire_protocol::{Role, settlement::Chain};
 
 use crate::{
+    account::paid,
     hint::Hint,
     home::{Home, token_info},
     output,
+    story::{Evidence, Story},
 };
 
 /// What was carried and paid.
@@ -20,6 +21,12 @@ pub(crate) enum SessionCommand {
     List,
     /// One session and its receipts.
     Show {
+        /// The session's id, or enough of its beginning.
+        id: String,
+    },
+    /// The whole story of a session's money, from stored evidence: what was agreed, signed, stopped,
+    /// claimed and spent, and what is missing.
+    Explain {
         /// The session's id, or enough of its beginning.
         id: String,
     },
@@ -62,20 +69,15 @@ pub(crate) async fn run(command: SessionCommand, home: &Home, json: bool) -> Res
             }
             Ok(())
         }
+        SessionCommand::Explain { id } => {
+            let session = only(&sessions, &id)?;
+            match &store {
+                Some(store) => explain(session, store, home, json).await,
+                None => Ok(()), // it would have been looked for in vain
+            }
+        }
         SessionCommand::Show { id } => {
-            let matches: Vec<_> = sessions
-                .iter()
-                .filter(|session| {
-                    let text = session.agreement.session.to_string();
-                    text.starts_with(&id) || text.trim_start_matches("0x").starts_with(&id)
-                })
-                .collect();
-            let [session] = matches[..] else {
-                bail!(
-                    Hint::new(format!("{} sessions begin with \"{id}\"", matches.len()))
-                        .hint("`sparewire session list` shows their ids")
-                );
-            };
+            let session = only(&sessions, &id)?;
             let receipts = match &store {
                 Some(store) => store.receipts(session.agreement.session)?,
                 None => Vec::new(),
@@ -83,6 +85,66 @@ pub(crate) async fn run(command: SessionCommand, home: &Home, json: bool) -> Res
             show(session, receipts.len(), home, json, &receipts).await
         }
     }
+}
+
+/// The one session whose id begins so.
+fn only<'a>(sessions: &'a [KnownSession], id: &str) -> Result<&'a KnownSession> {
+    let matches: Vec<_> = sessions
+        .iter()
+        .filter(|session| {
+            let text = session.agreement.session.to_string();
+            text.starts_with(id) || text.trim_start_matches("0x").starts_with(id)
+        })
+        .collect();
+    let [session] = matches[..] else {
+        bail!(
+            Hint::new(format!("{} sessions begin with \"{id}\"", matches.len()))
+                .hint("`sparewire session list` shows their ids")
+        );
+    };
+    Ok(session)
+}
+
+async fn explain(
+    session: &KnownSession,
+    store: &SqliteStore,
+    home: &Home,
+    json: bool,
+) -> Result<()> {
+    let agreement = &session.agreement;
+    let id = agreement.session;
+    let (receipts, stops) = (store.kept_receipts(id)?, store.stops(id)?);
+    let (domain, _) = home.network()?;
+    let (mut spendings, mut facts) = (Vec::new(), None);
+    if *agreement.domain() == domain {
+        spendings = home.spendings().await?;
+        // The story is told without the chain too: what it says is one line of it.
+        if let Ok(chain) = super::channel::reading_chain(home).await {
+            facts = chain.channel(agreement.channel()).await.ok().flatten();
+        }
+    } else {
+        let chain_id = agreement.domain().chain_id;
+        eprintln!(
+            "this session is of chain {chain_id}; give its --chain-id and --contract to see its claims"
+        );
+    }
+    let evidence = Evidence {
+        session,
+        receipts: &receipts,
+        carried: store.carried(id)?,
+        stops: &stops,
+        spendings: &spendings,
+        facts,
+    };
+    let story = Story::of(evidence);
+    if json {
+        return output::json(&story.json());
+    }
+    let token = token_info(home, agreement.config.token).await;
+    for line in story.lines(&token) {
+        output::out!("{line}");
+    }
+    Ok(())
 }
 
 async fn show(
@@ -152,11 +214,6 @@ fn summary(session: &KnownSession) -> Value {
         "paid": paid(session), "receipts": session.receipts, "lost_bytes": session.lost,
         "state": state(session), "statement": session.statement,
     })
-}
-
-fn paid(session: &KnownSession) -> Amount {
-    let promised = session.payment.map_or(session.agreement.base, |p| p.voucher.body.amount);
-    promised.saturating_sub(session.agreement.base)
 }
 
 fn side(role: Role) -> &'static str {

@@ -9,7 +9,9 @@ use sparewire_wallet::NodeKeys;
 
 use super::provide::promised;
 use crate::{
+    backup::Stamp,
     control::{self, Request},
+    dates,
     home::{Home, clock},
     output,
 };
@@ -34,8 +36,9 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
         Some(running) => ChainWork::deserialize(&running["chain_work"]).unwrap_or_default(),
         None => home.chain_work()?,
     };
+    let backup = Stamp::read(home);
     let value = json!({
-        "data_dir": home.dir, "chain_work": work, "keys": keys, "chain": chain,
+        "data_dir": home.dir, "chain_work": work, "keys": keys, "chain": chain, "last_backup": backup,
         "sessions": sessions, "earned_units": earned, "spent_units": spent, "running": running,
     });
     if json {
@@ -64,6 +67,13 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
         crate::output::out!("          (followed when a node runs here again, or by `settle`)");
     }
     crate::output::out!("sessions  {sessions}; earned {earned}, spent {spent} (smallest units)");
+    match backup {
+        Some(stamp) => {
+            let age = dates::duration(stamp.age_ms());
+            crate::output::out!("backup    {age} old: {}", stamp.file.display());
+        }
+        None => crate::output::out!("backup    none; make one with `sparewire backup create FILE`"),
+    }
     match running {
         Some(running) => {
             crate::output::out!("running   {}", serde_json::to_string_pretty(&running)?)

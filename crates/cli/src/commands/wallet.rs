@@ -114,6 +114,9 @@ async fn new(
         tokio::task::spawn_blocking(move || secrets.store(&dir, &password, Cost::STANDARD));
     let keys = stored.await?.map_err(key_error)?;
     let public = keys.public();
+    eprintln!(
+        "What this node will be owed is not in its words: `sparewire backup create FILE` keeps it."
+    );
     if as_json {
         let words = made.then(|| mnemonic.phrase().to_string());
         return output::json(&json!({ "keys": public, "mnemonic": words }));

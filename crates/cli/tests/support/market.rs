@@ -46,6 +46,14 @@ impl Node {
         Self { password: dir.join("password"), dir, rpc: rpc.to_owned() }
     }
 
+    /// A machine with keys of its own.
+    pub fn fresh(root: &Path, name: &str, rpc: SocketAddr) -> Self {
+        let dir = root.join(name);
+        fs::create_dir_all(&dir).unwrap();
+        wallet_new(&dir).ok();
+        Self { password: dir.join("password"), dir, rpc: format!("http://{rpc}") }
+    }
+
     /// A `sparewire` command on this machine.
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = sparewire(&self.dir, ["--rpc", &self.rpc]);
@@ -158,6 +166,8 @@ pub struct Market {
     pub origin: Origin,
     pub chain: Option<Running>,
     pub rpc: SocketAddr,
+    /// The test token's address.
+    pub token: String,
     pub provider: Node,
     pub consumer: Node,
     pub providing: Option<Running>,
@@ -177,7 +187,9 @@ impl Market {
     pub fn funded() -> Self {
         let root = tempfile::tempdir().unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (chain, rpc) = serve_chain(root.path(), any);
+        let (mut chain, rpc) = serve_chain(root.path(), any);
+        let token =
+            chain.said(|line| line.strip_prefix("token")?.split_whitespace().next()?.parse().ok());
         let url = format!("http://{rpc}");
         let provider = Node::new(root.path(), "provider", 0, &url);
         let consumer = Node::new(root.path(), "consumer", 1, &url);
@@ -190,6 +202,7 @@ impl Market {
             origin: Origin::start(),
             chain: Some(chain),
             rpc,
+            token,
             provider,
             consumer,
             providing: None,
@@ -254,6 +267,24 @@ impl Market {
     #[track_caller]
     pub fn connected(&self) {
         until("a session", || (self.consumer.status()["link"] == "connected").then_some(()));
+    }
+
+    /// Asks the chain node.
+    #[track_caller]
+    pub fn rpc(&self, method: &str, params: Value) -> Value {
+        let body =
+            serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        let (body, url) = (body.to_string(), format!("http://{}/", self.rpc));
+        let json = "content-type: application/json";
+        let answer = run(curl(["--fail", "--header", json, "--data", &body, &url])).json();
+        assert!(answer["error"].is_null(), "{method}: {answer}");
+        answer["result"].clone()
+    }
+
+    /// Lets so many seconds of block time go by.
+    pub fn pass(&self, secs: u64) {
+        self.rpc("evm_increaseTime", serde_json::json!([secs]));
+        self.rpc("evm_mine", serde_json::json!([]));
     }
 
     /// Restarts the chain where it was.
@@ -393,7 +424,8 @@ pub fn assert_receipts(session: &Value) {
 
 fn serve_chain(root: &Path, listen: SocketAddr) -> (Running, SocketAddr) {
     let listen = listen.to_string();
-    let command = sparewire(&root.join("chain"), ["chain", "serve", "--listen", &listen]);
+    let command =
+        sparewire(&root.join("chain"), ["chain", "serve", "--dev-methods", "--listen", &listen]);
     let mut running = Running::start(command);
     let rpc = running.said(|line| line.starts_with("rpc").then(|| addr_in(line)).flatten());
     (running, rpc)

@@ -97,7 +97,11 @@ impl Consumer {
         if known.is_some() {
             memory.session = known;
         }
-        let has_paid = memory.payment.is_some();
+        if let Some(least) = &mut memory.resync {
+            *least = (*least).max(funded.claimed);
+        }
+        // What a restored store does not remember may have been paid all the same.
+        let has_paid = memory.payment.is_some() || memory.resync.is_some();
         let violation = |error: ProtocolError| {
             if gives_up_session(&error) {
                 self.forget(session);
@@ -140,7 +144,12 @@ impl Consumer {
                 return Err(ProtocolError::Refused { code, reason }.into());
             }
             Some(answer) => {
-                payer.handle_message(answer, (self.clock)()).map_err(violation)?;
+                payer.handle_message(answer, (self.clock)()).map_err(|error| {
+                    if matches!(error, ProtocolError::ChannelUnusable(_)) {
+                        self.past().avoid.insert(channel);
+                    }
+                    violation(error)
+                })?;
             }
             None => return Err(ProtocolError::Unexpected("end of the control stream").into()),
         }

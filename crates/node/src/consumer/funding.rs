@@ -24,6 +24,8 @@ const TOP_UP_RETRY: Duration = Duration::from_secs(15);
 pub(super) struct Funded {
     pub(super) config: ChannelConfig,
     pub(super) reserved: Amount,
+    /// What the provider had claimed of it.
+    pub(super) claimed: Amount,
 }
 
 impl Consumer {
@@ -68,7 +70,7 @@ impl Consumer {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Funded { config: channel.config, reserved })
+        Ok(Funded { config: channel.config, reserved, claimed: facts.claimed })
     }
 
     /// How much is to be left in a channel when it is topped up: a quarter of what it gets, since a
@@ -145,7 +147,7 @@ impl Consumer {
             "it was opened, but the chain does not show it",
         ))?;
         tracing::info!(channel = %config.id(&domain), %reserved, "channel opened");
-        Ok(Funded { config, reserved })
+        Ok(Funded { config, reserved, claimed: Amount::ZERO })
     }
 
     async fn top_up(&self, config: &ChannelConfig) -> Result<Amount, SessionError> {

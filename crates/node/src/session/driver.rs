@@ -4,16 +4,20 @@ use std::{sync::Arc, time::Duration};
 
 use sparewire_core::{Amount, ByteCount, DecodeError, Timestamp};
 use sparewire_protocol::{
-    ChannelFacts, Event, Message, Output, Payee, Payer, ProtocolError, Reading, Record, Statement,
+    ChannelFacts, Event, Message, Output, Payee, Payer, ProtocolError, Reading, Record, Role,
+    Statement, StopReason,
 };
 use tokio::{
     sync::{mpsc, watch},
     time::sleep,
 };
 
-use super::{ControlWriter, SessionMeter};
+use super::{
+    ControlWriter, SessionMeter,
+    stops::{Look, StopWatch},
+};
 use crate::{
-    store::{Store, StoreError},
+    store::{Stop, Store, StoreError, ask},
     transport::TransportError,
 };
 
@@ -93,6 +97,7 @@ pub(crate) trait Machine: Send {
     fn poll_mark(&self) -> ByteCount;
     fn poll_output(&mut self) -> Option<Output>;
     fn statement(&self, now: Timestamp) -> Statement;
+    fn stopped(&self) -> Option<StopReason>;
 }
 
 impl Machine for Payer {
@@ -126,6 +131,9 @@ impl Machine for Payer {
     }
     fn statement(&self, now: Timestamp) -> Statement {
         self.statement(now)
+    }
+    fn stopped(&self) -> Option<StopReason> {
+        self.stopped()
     }
 }
 
@@ -162,6 +170,9 @@ impl Machine for Payee {
     }
     fn statement(&self, now: Timestamp) -> Statement {
         self.statement(now)
+    }
+    fn stopped(&self) -> Option<StopReason> {
+        self.stopped()
     }
 }
 
@@ -201,15 +212,35 @@ impl Driver {
     pub(crate) async fn run(
         &mut self,
         machine: &mut dyn Machine,
+        on_event: impl FnMut(Event) + Send,
+    ) -> Result<Statement, SessionError> {
+        let mut stops = StopWatch::default();
+        let result = self.turns(machine, on_event, &mut stops).await;
+        let now = (self.clock)();
+        if let Some(stop) = stops.end(now) {
+            self.keep_stop(machine.statement(now), stop).await;
+        }
+        result
+    }
+
+    async fn turns(
+        &mut self,
+        machine: &mut dyn Machine,
         mut on_event: impl FnMut(Event) + Send,
+        stops: &mut StopWatch,
     ) -> Result<Statement, SessionError> {
         let mut commands_open = true;
+        let mut heard = (self.clock)();
         loop {
             if let Some(statement) = self.drain(machine, &mut on_event).await? {
                 return Ok(statement);
             }
             let now = (self.clock)();
-            self.figures.send_replace(Some(machine.statement(now)));
+            let statement = machine.statement(now);
+            if let Some(stop) = stops.look(&self.seen(machine, &statement, heard), now) {
+                self.keep_stop(statement.clone(), stop).await;
+            }
+            self.figures.send_replace(Some(statement));
             self.meter.set_mark(machine.poll_mark());
             let wake = machine.poll_timeout().map(|at| Duration::from_millis(at.ms_since(now)));
             #[allow(clippy::large_enum_variant)] // lives for one turn on the stack
@@ -238,7 +269,10 @@ impl Driver {
             // The newest reading first: a payment must not look as if it ran ahead of it.
             machine.handle_reading(self.meter.reading(), now)?;
             match input {
-                Input::Message(message) => machine.handle_message(message, now)?,
+                Input::Message(message) => {
+                    heard = now;
+                    machine.handle_message(message, now)?;
+                }
                 Input::Command(Command::Broken(stream)) => {
                     self.control.send(&Message::Broken { stream }).await?;
                 }
@@ -246,6 +280,28 @@ impl Driver {
                 Input::Timeout => machine.handle_timeout(now)?,
                 Input::Reading => {}
             }
+        }
+    }
+
+    /// What is seen of the session now.
+    fn seen(&self, machine: &dyn Machine, statement: &Statement, heard: Timestamp) -> Look {
+        // A consumer's meter lets everything pass: it counts what has arrived.
+        let wanted = statement.role == Role::Payer || self.meter.has_turned_away();
+        let paid = statement.price.affordable(statement.paid);
+        let counted = statement.counted.checked_total().unwrap_or_default();
+        Look {
+            stopped: machine.stopped().filter(|_| wanted),
+            waiting: self.meter.waiting(),
+            unpaid: counted.saturating_sub(paid),
+            heard,
+        }
+    }
+
+    /// Evidence only: where it cannot be kept, the next thing that must be will say so.
+    async fn keep_stop(&self, statement: Statement, stop: Stop) {
+        let session = statement.session;
+        if let Err(error) = ask(&self.store, move |store| store.stopped(session, &stop)).await {
+            tracing::warn!(%session, %error, "a stop is not remembered");
         }
     }
 

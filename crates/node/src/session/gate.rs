@@ -1,6 +1,6 @@
 //! The session's counting point, shared by its data streams and its accounting.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use sparewire_core::ByteCount;
 use sparewire_protocol::{Direction, Meter, Reading};
@@ -18,6 +18,10 @@ pub struct SessionMeter {
     accounting: Notify,
     opened: Notify,
     stopped: AtomicBool,
+    /// Something was not let through since the limit was last set.
+    turned_away: AtomicBool,
+    /// Streams that wait for the valve.
+    waiting: AtomicU32,
 }
 
 impl SessionMeter {
@@ -29,6 +33,8 @@ impl SessionMeter {
             accounting: Notify::new(),
             opened: Notify::new(),
             stopped: AtomicBool::new(false),
+            turned_away: AtomicBool::new(false),
+            waiting: AtomicU32::new(0),
         }
     }
 
@@ -39,8 +45,19 @@ impl SessionMeter {
 
     /// Opens or closes the valve at `limit` bytes in total.
     pub(crate) fn set_limit(&self, limit: ByteCount) {
+        self.turned_away.store(false, Ordering::Relaxed);
         self.meter.set_limit(limit);
         self.opened.notify_waiters();
+    }
+
+    /// Whether something was not let through since the limit was last set.
+    pub(crate) fn has_turned_away(&self) -> bool {
+        self.turned_away.load(Ordering::Relaxed)
+    }
+
+    /// How many streams wait for the valve.
+    pub(crate) fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Calls accounting once `mark` bytes in total have passed.
@@ -77,6 +94,9 @@ impl SessionMeter {
 impl Gate for SessionMeter {
     fn try_admit(&self, direction: Direction, want: usize) -> usize {
         let granted = self.meter.admit(direction, want);
+        if granted == 0 {
+            self.turned_away.store(true, Ordering::Relaxed);
+        }
         if granted == 0 || self.meter.admitted() >= self.mark.load(Ordering::Relaxed) {
             self.accounting.notify_one();
         }
@@ -84,6 +104,7 @@ impl Gate for SessionMeter {
     }
 
     async fn wait(&self) -> bool {
+        let _waiting = Waiting::begin(&self.waiting);
         loop {
             let opened = self.opened.notified();
             if self.stopped.load(Ordering::Acquire) {
@@ -94,6 +115,22 @@ impl Gate for SessionMeter {
             }
             opened.await;
         }
+    }
+}
+
+/// A stream that waits, for as long as it does: its task may be dropped.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -3,6 +3,7 @@
 mod control;
 mod driver;
 mod gate;
+mod stops;
 mod stream;
 mod streams;
 

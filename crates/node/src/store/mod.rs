@@ -2,15 +2,19 @@
 //!
 //! Facts are stored, progress is computed from them. What a verb says is durable when it returns.
 
+mod evidence;
 mod sqlite;
 
 use serde::Serialize;
 use sparewire_core::{Amount, ByteCount, ChannelId, Domain, NodeId, SessionId, Timestamp};
 use sparewire_protocol::{
     Agreement, ChannelConfig, Claim, Countersigned, Memory, Payment, Record, Role, Statement,
+    StopReason,
 };
 
+pub use evidence::{KeptReceipt, Stops};
 pub use sqlite::SqliteStore;
+pub(crate) use sqlite::failure;
 
 /// A channel that we pay or are paid by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +70,22 @@ pub struct KnownSession {
     pub statement: Option<Statement>,
 }
 
+/// A time in which a session stood still. Evidence: nothing is decided by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Stop {
+    /// When it began, by our clock.
+    pub began: Timestamp,
+    /// How long it lasted, in milliseconds; `None` while it lasts, or where nobody was left to see
+    /// its end.
+    pub lasted_ms: Option<u64>,
+    /// Why.
+    pub reason: StopReason,
+    /// The most streams that waited at a time (payee only).
+    pub waiting: u32,
+    /// What was counted and not paid for then, in bytes.
+    pub unpaid: ByteCount,
+}
+
 /// Everything that a node remembers. Calls block; async code runs them on a blocking thread.
 pub trait Store: Send + Sync {
     /// Makes records durable, all of them or none.
@@ -114,6 +134,13 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError`].
     fn receipts(&self, session: SessionId) -> Result<Vec<Countersigned>, StoreError>;
+
+    /// Keeps a stop of a session; told again with the same beginning, it is the same one. Of each
+    /// session the first and the last few are kept, and how many and how long the others were.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing is written then.
+    fn stopped(&self, session: SessionId, stop: &Stop) -> Result<(), StoreError>;
 }
 
 /// Why something was not remembered, or not found again.

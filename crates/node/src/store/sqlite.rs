@@ -3,22 +3,29 @@
 use std::{
     fs::{File, TryLockError},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use borsh::{BorshDeserialize, BorshSerialize};
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Row, config::DbConfig, params,
 };
-use sparewire_core::{B256, ByteCount, ChannelId, Domain, SessionId, Timestamp, decode, encode};
+use sparewire_core::{
+    Amount, B256, ByteCount, ChannelId, Domain, SessionId, Timestamp, decode, encode,
+};
 use sparewire_protocol::{
     Agreement, ChannelConfig, Countersigned, Memory, Payment, Reading, Record, Role, SessionMemory,
     short_reason,
 };
 
-use super::{KnownChannel, KnownSession, Store, StoreError};
+use super::{KnownChannel, KnownSession, Stop, Store, StoreError};
 
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
+/// The oldest version that is brought up to ours as it is opened.
+const VERSION_MIN: i64 = 2;
 /// Longest value that we ever wrote: what a damaged file can make us read.
 const VALUE_LEN_MAX: usize = 1 << 16;
 
@@ -28,7 +35,8 @@ create table channels (
     role    integer not null,            -- 1 payer, 2 payee
     domain  blob not null,
     config  blob not null,
-    lost    integer not null default 0   -- bytes of sessions that are forgotten
+    lost    integer not null default 0,  -- bytes of sessions that are forgotten
+    restored integer not null default 0  -- 1 where it comes from a backup: the peer is asked first
 ) without rowid;
 create table sessions (
     number    integer primary key,       -- the order in which they began
@@ -63,10 +71,33 @@ create table receipts (
 create index receipts_by_session on receipts (session);
 ";
 
+/// What version 3 has more than version 2.
+const SINCE_2: &str = "alter table channels add column restored integer not null default 0;";
+
+/// Evidence of why sessions stood still.
+const STOPS: &str = "
+create table stops (
+    session blob not null,
+    began   integer not null,            -- ms since the epoch
+    lasted  integer,                     -- ms; null while it lasts
+    reason  integer not null,
+    waiting integer not null,            -- streams
+    unpaid  integer not null,            -- bytes
+    primary key (session, began)
+) without rowid;
+create table stops_forgotten (           -- neither among the first of a session nor among the last
+    session blob primary key,
+    number  integer not null,
+    lasted  integer not null             -- ms, of all of them
+) without rowid;
+";
+
 /// The store in one SQLite file.
 pub struct SqliteStore {
     connection: Mutex<Connection>,
     path: PathBuf,
+    /// Whether the log may hold what could not be recorded.
+    unsure: AtomicBool,
     /// Held while this process may write; the lock is the operating system's and dies with it.
     _lock: Option<File>,
 }
@@ -118,8 +149,11 @@ impl SqliteStore {
         let transaction = connection
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
             .map_err(failed)?;
-        if version(&transaction, path)? == 0 {
-            transaction.execute_batch(SCHEMA).map_err(failed)?;
+        let found = version(&transaction, path)?;
+        if found < VERSION {
+            let tables = if found == 0 { SCHEMA } else { SINCE_2 };
+            transaction.execute_batch(tables).map_err(failed)?;
+            transaction.execute_batch(STOPS).map_err(failed)?;
             transaction.pragma_update(None, "user_version", VERSION).map_err(failed)?;
         }
         transaction.commit().map_err(failed)?;
@@ -130,11 +164,12 @@ impl SqliteStore {
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {}
             synced => synced.map_err(failed)?,
         }
-        Ok(Self { connection: Mutex::new(connection), path: path.to_owned(), _lock: lock })
+        let (connection, path) = (Mutex::new(connection), path.to_owned());
+        Ok(Self { connection, path, unsure: false.into(), _lock: lock })
     }
 
     /// Opens the file to look at it, while another process may be writing; `None` where there is
-    /// no such file.
+    /// no such file. A file of the version before is brought up to ours first.
     ///
     /// # Errors
     /// [`StoreError`] where it is damaged or of another version.
@@ -145,10 +180,13 @@ impl SqliteStore {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection =
             Connection::open_with_flags(path, flags).map_err(|error| failure(path, error))?;
-        if version(&connection, path)? == 0 {
-            return Ok(None); // its writer has not got that far
+        match version(&connection, path)? {
+            0 => return Ok(None), // its writer has not got that far
+            VERSION => {}
+            _ => drop(Self::open(path)?),
         }
-        Ok(Some(Self { connection: Mutex::new(connection), path: path.to_owned(), _lock: None }))
+        let (connection, path) = (Mutex::new(connection), path.to_owned());
+        Ok(Some(Self { connection, path, unsure: false.into(), _lock: None }))
     }
 
     /// Caps the file's size, as a full disk would; for tests.
@@ -161,19 +199,32 @@ impl SqliteStore {
             .map_err(|error| failure(&self.path, error))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Connection> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Connection> {
         // A panic while the lock was held left SQLite's own transaction to roll back.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with<T>(
+    /// Takes what was written and could not be synced out of the log. SQLite has rolled it back and
+    /// writes over it next, but a copy of the files that is made before then (of a whole machine, say)
+    /// would have it: a node set back to that would show a receipt that it never sent, and another one
+    /// of its number is with its peer. Found by simulation.
+    fn forget_what_failed(&self, connection: &Connection) -> Result<(), StoreError> {
+        let busy: bool = connection
+            .query_row("pragma wal_checkpoint(truncate)", [], |row| row.get(0))
+            .map_err(|error| failure(&self.path, error))?;
+        // Somebody reads the log; the next write goes over it.
+        self.unsure.store(busy, Relaxed);
+        Ok(())
+    }
+
+    pub(super) fn with<T>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Trouble>,
     ) -> Result<T, StoreError> {
         work(&self.lock()).map_err(|trouble| self.name(trouble))
     }
 
-    fn name(&self, trouble: Trouble) -> StoreError {
+    pub(super) fn name(&self, trouble: Trouble) -> StoreError {
         match trouble {
             Trouble::Sqlite(error) => failure(&self.path, error),
             // What a damaged file says is shown on terminals.
@@ -188,6 +239,9 @@ impl SqliteStore {
 impl Store for SqliteStore {
     fn record(&self, records: &[Record]) -> Result<(), StoreError> {
         let mut connection = self.lock();
+        if self.unsure.load(Relaxed) {
+            self.forget_what_failed(&connection)?;
+        }
         let mut write = || -> Result<(), Trouble> {
             let transaction = connection.transaction()?;
             for record in records {
@@ -195,7 +249,11 @@ impl Store for SqliteStore {
             }
             Ok(transaction.commit()?)
         };
-        write().map_err(|trouble| self.name(trouble))
+        let Err(trouble) = write() else { return Ok(()) };
+        self.unsure.store(true, Relaxed);
+        // Tried again before the next write.
+        let _ = self.forget_what_failed(&connection);
+        Err(self.name(trouble))
     }
 
     fn keep_channel(
@@ -250,6 +308,10 @@ impl Store for SqliteStore {
                 Some(id) => session_memory(connection, id)?,
                 None => None,
             };
+            let restored: Option<bool> = connection
+                .prepare_cached("select restored from channels where id = ?")?
+                .query_row([blob(&channel.0)], |row| row.get(0))
+                .optional()?;
             Ok(Memory {
                 payment,
                 receipt,
@@ -257,6 +319,7 @@ impl Store for SqliteStore {
                 history: bytes(history),
                 lost: bytes(lost),
                 session,
+                resync: restored.unwrap_or_default().then_some(Amount::ZERO),
             })
         })
     }
@@ -309,6 +372,10 @@ impl Store for SqliteStore {
             let rows = statement.query_map([blob(&session.0)], read_countersigned)?;
             rows.map(|row| row?).collect()
         })
+    }
+
+    fn stopped(&self, session: SessionId, stop: &Stop) -> Result<(), StoreError> {
+        self.keep_stop(session, stop)
     }
 }
 
@@ -412,16 +479,21 @@ fn forget_unpaid(connection: &Connection, channel: ChannelId) -> Result<(), Trou
              where id = ?1"
         ))?
         .execute([blob(&channel.0)])?;
+    for table in ["stops", "stops_forgotten"] {
+        connection
+            .prepare_cached(&format!("delete from {table} where session in (select id {UNPAID})"))?
+            .execute([blob(&channel.0)])?;
+    }
     connection.prepare_cached(&format!("delete {UNPAID}"))?.execute([blob(&channel.0)])?;
     Ok(())
 }
 
-fn bytes(integer: i64) -> ByteCount {
+pub(super) fn bytes(integer: i64) -> ByteCount {
     ByteCount::new(integer.unsigned_abs())
 }
 
 /// Bytes as SQLite counts them. What no line can carry is cut off, so that sums stay in range.
-fn integer(bytes: u64) -> i64 {
+pub(super) fn integer(bytes: u64) -> i64 {
     bytes.min(1 << 56) as i64
 }
 
@@ -508,17 +580,19 @@ fn read_session(row: &Row<'_>) -> Result<KnownSession, Trouble> {
     })
 }
 
-fn read_countersigned(row: &Row<'_>) -> rusqlite::Result<Result<Countersigned, Trouble>> {
+pub(super) fn read_countersigned(
+    row: &Row<'_>,
+) -> rusqlite::Result<Result<Countersigned, Trouble>> {
     let (receipt, signature): (Vec<u8>, Vec<u8>) = (row.get(0)?, row.get(1)?);
     Ok(read(&receipt)
         .and_then(|receipt| Ok(Countersigned { receipt, payee_signature: read(&signature)? })))
 }
 
-fn blob(id: &B256) -> &[u8] {
+pub(super) fn blob(id: &B256) -> &[u8] {
     id.as_slice()
 }
 
-fn read<T: BorshDeserialize + BorshSerialize>(bytes: &[u8]) -> Result<T, Trouble> {
+pub(super) fn read<T: BorshDeserialize + BorshSerialize>(bytes: &[u8]) -> Result<T, Trouble> {
     decode(bytes, VALUE_LEN_MAX).map_err(|error| Trouble::Content(error.to_string()))
 }
 
@@ -526,7 +600,7 @@ fn read_id(bytes: &[u8]) -> Result<B256, Trouble> {
     B256::try_from(bytes).map_err(|_| Trouble::Content("an id that is not 32 bytes".into()))
 }
 
-enum Trouble {
+pub(super) enum Trouble {
     Sqlite(rusqlite::Error),
     Content(String),
 }
@@ -542,13 +616,13 @@ fn version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
     let found: i64 = connection
         .pragma_query_value(None, "user_version", |row| row.get(0))
         .map_err(|error| failure(path, error))?;
-    if found == 0 || found == VERSION {
+    if found == 0 || (VERSION_MIN..=VERSION).contains(&found) {
         return Ok(found);
     }
     Err(StoreError::Version { path: path.display().to_string(), found, known: VERSION })
 }
 
-fn failure(path: &Path, error: rusqlite::Error) -> StoreError {
+pub(crate) fn failure(path: &Path, error: rusqlite::Error) -> StoreError {
     let path = path.display().to_string();
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full { path },
@@ -560,8 +634,8 @@ fn failure(path: &Path, error: rusqlite::Error) -> StoreError {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use sparewire_core::{Address, Amount, NodeId, Price, Signature, Signed};
+pub(in crate::store) mod tests {
+    use sparewire_core::{Address, NodeId, Price, Signature, Signed};
     use sparewire_protocol::{
         CountingRule, CreditRule, Receipt, Service, Statement, Terms, Voucher,
     };
@@ -604,7 +678,7 @@ mod tests {
         }
     }
 
-    fn began(session: u8, base: u128) -> Record {
+    pub(in crate::store) fn began(session: u8, base: u128) -> Record {
         Record::Session {
             role: Role::Payee,
             peer: NodeId(B256::repeat_byte(8)),
@@ -620,7 +694,7 @@ mod tests {
         Signature::from_bytes(bytes).unwrap()
     }
 
-    fn channel() -> ChannelId {
+    pub(in crate::store) fn channel() -> ChannelId {
         agreement(1, 0).channel()
     }
 
@@ -633,7 +707,7 @@ mod tests {
         }
     }
 
-    fn paid(session: u8, bytes: u64, amount: u128) -> Record {
+    pub(in crate::store) fn paid(session: u8, bytes: u64, amount: u128) -> Record {
         Record::Payment { channel: channel(), payment: payment(session, bytes, amount) }
     }
 
@@ -650,18 +724,18 @@ mod tests {
         Signed { body, signature: signature() }
     }
 
-    fn receipted(session: u8, sequence: u64, by_both: bool) -> Record {
+    pub(in crate::store) fn receipted(session: u8, sequence: u64, by_both: bool) -> Record {
         let payee_signature = by_both.then(signature);
         Record::Receipt { receipt: receipt(session, sequence), payee_signature }
     }
 
-    fn store() -> (tempfile::TempDir, SqliteStore) {
+    pub(in crate::store) fn store() -> (tempfile::TempDir, SqliteStore) {
         let directory = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&directory.path().join("store.sqlite")).unwrap();
         (directory, store)
     }
 
-    fn id(session: u8) -> Option<SessionId> {
+    pub(in crate::store) fn id(session: u8) -> Option<SessionId> {
         Some(SessionId(B256::repeat_byte(session)))
     }
 

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -12,9 +12,12 @@ use std::{
 use async_trait::async_trait;
 use sparewire_core::{Address, Amount, B256, ChannelId, Domain, Signed};
 use sparewire_protocol::{
-    ChannelConfig, ChannelFacts, ChannelStatus, Voucher,
-    settlement::{Chain, ChainError, Funds, Head, Intent, Outcome, Quote, TokenInfo, TransactionSummary},
+    ChannelConfig, ChannelFacts, ChannelStatus, Claim, Voucher,
+    settlement::{
+        Chain, ChainError, Funds, Head, Intent, Outcome, Quote, TokenInfo, TransactionSummary,
+    },
 };
+use tokio::sync::watch;
 
 pub const TOKEN: Address = Address::repeat_byte(0x70);
 
@@ -86,6 +89,12 @@ pub struct Seat {
     pub slow: Mutex<Duration>,
     /// Channels about which it answers nonsense.
     pub muddled: Mutex<HashSet<ChannelId>>,
+    /// What a transaction costs, and what each claim in it adds, in wei.
+    pub fee_wei: Mutex<(u128, u128)>,
+    /// The time of the newest block, in seconds.
+    pub block_secs: AtomicU64,
+    /// Transactions take effect, and are not final until this is turned off.
+    pub never_final: watch::Sender<bool>,
     /// How often it was asked about each channel.
     pub asked: Mutex<HashMap<ChannelId, usize>>,
     /// How many such questions are under way, and were at most.
@@ -101,6 +110,9 @@ impl Seat {
             unreachable: false.into(),
             slow: Mutex::default(),
             muddled: Mutex::default(),
+            fee_wei: Mutex::new((1, 0)),
+            block_secs: 1.into(),
+            never_final: watch::Sender::new(false),
             asked: Mutex::default(),
             asking: 0.into(),
             asking_peak: 0.into(),
@@ -136,7 +148,8 @@ impl Chain for Seat {
 
     async fn head(&self) -> Result<Head, ChainError> {
         self.reach().await?;
-        Ok(Head { number: 1, time_secs: 1, final_number: 1 })
+        let time_secs = self.block_secs.load(SeqCst);
+        Ok(Head { number: 1, time_secs, final_number: 1 })
     }
 
     async fn channel(&self, id: ChannelId) -> Result<Option<ChannelFacts>, ChainError> {
@@ -167,13 +180,37 @@ impl Chain for Seat {
         Ok(TokenInfo { address, symbol: "T".to_owned(), decimals: 0 })
     }
 
-    async fn quote(&self, _intent: &Intent) -> Result<Quote, ChainError> {
+    async fn quote(&self, intent: &Intent) -> Result<Quote, ChainError> {
         self.reach().await?;
-        Ok(Quote { transactions: 1, gas: 1, fee_wei: 1, fee_wei_max: 2, data_fee_wei: 0 })
+        let (transaction, claim) = *self.fee_wei.lock().unwrap();
+        let claims: &[_] = if let Intent::Claim { claims } = intent { claims } else { &[] };
+        claims.iter().try_for_each(check_signature)?;
+        let fee_wei = transaction + claim * claims.len() as u128;
+        Ok(Quote { transactions: 1, gas: 1, fee_wei, fee_wei_max: fee_wei * 2, data_fee_wei: 0 })
     }
 
     async fn perform(&self, intent: &Intent) -> Result<Outcome, ChainError> {
         self.reach().await?;
+        let outcome = self.apply(intent)?;
+        self.never_final.subscribe().wait_for(|never| !never).await.unwrap();
+        Ok(outcome)
+    }
+
+    async fn resume(&self) -> Result<usize, ChainError> {
+        Ok(0)
+    }
+}
+
+fn check_signature(claim: &Claim) -> Result<(), ChainError> {
+    let body = Voucher { channel: claim.config.id(&domain()), amount: claim.amount };
+    Signed { body, signature: claim.signature }
+        .verify(&domain(), claim.config.payer_authorizer)
+        .map(drop)
+        .map_err(|_| ChainError::Reverted { what: "claim", reason: "signature".to_owned() })
+}
+
+impl Seat {
+    fn apply(&self, intent: &Intent) -> Result<Outcome, ChainError> {
         let what = intent.kind();
         let reverted = |reason: &str| ChainError::Reverted { what, reason: reason.to_owned() };
         let mut state = self.chain.state.lock().unwrap();
@@ -204,12 +241,8 @@ impl Chain for Seat {
             }
             Intent::Claim { claims } => {
                 for claim in claims {
-                    let channel = claim.config.id(&domain());
-                    let body = Voucher { channel, amount: claim.amount };
-                    Signed { body, signature: claim.signature }
-                        .verify(&domain(), claim.config.payer_authorizer)
-                        .map_err(|_| reverted("signature"))?;
-                    let facts = state.channels.get_mut(&channel);
+                    check_signature(claim)?;
+                    let facts = state.channels.get_mut(&claim.config.id(&domain()));
                     let facts = facts.ok_or_else(|| reverted("unknown channel"))?;
                     if claim.amount > facts.reserved || facts.status == ChannelStatus::Closed {
                         return Err(reverted("not covered"));
@@ -224,9 +257,5 @@ impl Chain for Seat {
         let transaction =
             TransactionSummary { hash: B256::ZERO, block: 1, gas_used: 1, fee_wei: 1 };
         Ok(Outcome { transactions: vec![transaction] })
-    }
-
-    async fn resume(&self) -> Result<usize, ChainError> {
-        Ok(0)
     }
 }

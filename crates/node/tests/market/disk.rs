@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use sparewire_core::{ChannelId, Domain, SessionId};
-use sparewire_node::store::{KnownChannel, KnownSession, SqliteStore, Store, StoreError};
+use sparewire_node::store::{KnownChannel, KnownSession, SqliteStore, Stop, Store, StoreError};
 use sparewire_protocol::{ChannelConfig, Countersigned, Memory, Record, Role};
 
 pub struct Disk {
@@ -57,5 +57,10 @@ impl Store for Disk {
 
     fn receipts(&self, session: SessionId) -> Result<Vec<Countersigned>, StoreError> {
         self.sqlite.receipts(session)
+    }
+
+    fn stopped(&self, session: SessionId, stop: &Stop) -> Result<(), StoreError> {
+        self.room()?;
+        self.sqlite.stopped(session, stop)
     }
 }

@@ -29,7 +29,7 @@ use sparewire_node::{
     target::{Host, Target},
     transport::{Endpoint, EndpointConfig, PeerAddress, TransportError},
 };
-use sparewire_protocol::{ChannelConfig, CreditRule, Payment, Statement};
+use sparewire_protocol::{ChannelConfig, CreditRule, Payment, Statement, settlement::SettlePolicy};
 use sparewire_wallet::{DeviceKey, LocalKey};
 use tempfile::TempDir;
 use tokio::{
@@ -154,6 +154,7 @@ pub fn provider_config() -> ProviderConfig {
         streams_per_sec_max: 200,
         facts_every: Duration::from_millis(100),
         closes_every: Duration::from_secs(60),
+        settle: SettlePolicy::default(),
     }
 }
 

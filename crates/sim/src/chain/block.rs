@@ -94,6 +94,9 @@ impl SimChain {
             assert!(number > self.final_number, "what is final stays");
             let Some(block) = self.blocks.pop() else { break };
             self.world.apply(&block.undo);
+            if !block.transactions.is_empty() {
+                self.keep_books(block.undo.slots.keys().copied());
+            }
             for transaction in block.transactions.iter().rev() {
                 self.mined.remove(&transaction.id());
                 returned.push(transaction.clone());
@@ -166,7 +169,11 @@ impl SimChain {
         }
         block.gas_used = block.gas_used.max(self.demand(calm_fee)).min(BLOCK_GAS);
         block.hash = hash_of(&parent, &block);
-        self.blocks.push(Arc::new(block));
+        let block = Arc::new(block);
+        self.blocks.push(block.clone());
+        if !block.transactions.is_empty() {
+            self.keep_books(block.undo.slots.keys().copied());
+        }
         self.finalize();
     }
 

@@ -1,6 +1,8 @@
 //! The real contracts on revm: the state they start from, transactions, and reads at any block.
 
 use std::{
+    cell::RefCell,
+    collections::BTreeSet,
     convert::Infallible,
     sync::{Arc, OnceLock},
 };
@@ -82,15 +84,25 @@ pub(super) struct StateAt<'a> {
     world: &'a World,
     /// The blocks since then, oldest first: their undo records say what they changed.
     since: &'a [Arc<Block>],
+    /// Which slots were read, for whoever wants to know.
+    seen: Option<&'a RefCell<BTreeSet<Slot>>>,
 }
+
+/// A slot of a contract.
+pub(super) type Slot = (Address, U256);
 
 impl<'a> StateAt<'a> {
     pub(super) fn newest(world: &'a World) -> Self {
-        Self { world, since: &[] }
+        Self { world, since: &[], seen: None }
     }
 
     pub(super) fn before(world: &'a World, since: &'a [Arc<Block>]) -> Self {
-        Self { world, since }
+        Self { world, since, seen: None }
+    }
+
+    /// The same, noting in `seen` what its answers depend on.
+    pub(super) fn noting(self, seen: &'a RefCell<BTreeSet<Slot>>) -> Self {
+        Self { seen: Some(seen), ..self }
     }
 
     pub(super) fn account(&self, address: Address) -> AccountState {
@@ -121,6 +133,9 @@ impl DatabaseRef for StateAt<'_> {
     }
 
     fn storage_ref(&self, address: Address, index: U256) -> Result<U256, Infallible> {
+        if let Some(seen) = self.seen {
+            seen.borrow_mut().insert((address, index));
+        }
         let old = self.since.iter().find_map(|block| block.undo.slots.get(&(address, index)));
         Ok(old.copied().unwrap_or_else(|| self.world.slot(address, index)))
     }

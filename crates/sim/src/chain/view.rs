@@ -29,6 +29,12 @@ pub enum RpcError {
     /// It wants fewer requests.
     #[error("too many requests")]
     RateLimited,
+    /// It has no such block yet.
+    #[error("unknown block")]
+    UnknownBlock,
+    /// Those that were asked contradict each other.
+    #[error("the endpoints contradict each other")]
+    Contradicted,
     /// The answer was lost on its way: what was submitted may have been passed on.
     #[error("the answer was lost")]
     AnswerLost,
@@ -45,8 +51,20 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     /// What the chain says of a channel; `None` where it does not know it.
     pub fn channel(&self, id: ChannelId, tag: Tag) -> Result<Option<ChannelFacts>, RpcError> {
-        let facts = self.state(tag)?.channel(id);
-        Ok(facts.map(|facts| self.lies().fold(facts, |facts, lie| twist(facts, *lie))))
+        Ok(self.twisted(self.state(tag)?.channel(id)))
+    }
+
+    /// The same at a block of this number.
+    pub fn channel_at(&self, id: ChannelId, block: u64) -> Result<Option<ChannelFacts>, RpcError> {
+        if block > self.asked()?.number {
+            return Err(RpcError::UnknownBlock);
+        }
+        Ok(self.twisted(self.chain.state_at(block).channel(id)))
+    }
+
+    fn twisted(&self, facts: Option<ChannelFacts>) -> Option<ChannelFacts> {
+        let facts = facts.filter(|_| !self.lies().any(|lie| *lie == Lie::NoChannels));
+        facts.map(|facts| self.lies().fold(facts, |facts, lie| twist(facts, *lie)))
     }
 
     /// What is in a payer's deposit, in the token's smallest unit.
@@ -74,7 +92,8 @@ impl<'a> View<'a> {
 
     /// The nonce of an account's next transaction; what waits in the pool does not count.
     pub fn nonce(&self, address: Address, tag: Tag) -> Result<u64, RpcError> {
-        Ok(self.state(tag)?.account(address).nonce)
+        let nonce = self.state(tag)?.account(address).nonce;
+        Ok(if self.lies().any(|lie| *lie == Lie::NoNonces) { 0 } else { nonce })
     }
 
     /// Base fee of the newest block, in wei per gas.
@@ -84,7 +103,14 @@ impl<'a> View<'a> {
 
     /// The newest block and the newest final one.
     pub fn head(&self) -> Result<Head, RpcError> {
-        self.asked()
+        let mut head = self.asked()?;
+        for lie in self.lies() {
+            if let Lie::Ahead(blocks) = lie {
+                head.number += blocks;
+                head.final_number += blocks;
+            }
+        }
+        Ok(head)
     }
 
     /// Time of the newest block, in seconds since the epoch.
@@ -94,7 +120,7 @@ impl<'a> View<'a> {
 
     /// Number of the newest final block.
     pub fn final_block(&self) -> Result<u64, RpcError> {
-        Ok(self.asked()?.final_number)
+        Ok(self.head()?.final_number)
     }
 
     /// The receipt of a transaction that is in a block.

@@ -1,12 +1,14 @@
 //! What happens to a chain without anybody's wanting it, and how true its RPC endpoints are.
 
+use serde::{Deserialize, Serialize};
 use sparewire_core::{Amount, Timestamp};
 
 /// How often something happens: so many times in a thousand.
 pub type PerMille = u16;
 
 /// How rough the chain is. May be changed while it runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Weather {
     /// When block 0 was made.
     pub genesis: Timestamp,
@@ -46,6 +48,12 @@ pub struct Weather {
     pub lost_in_reorg: PerMille,
     /// The RPC endpoints.
     pub endpoints: Vec<Endpoint>,
+}
+
+impl Default for Weather {
+    fn default() -> Self {
+        Self::calm()
+    }
 }
 
 impl Weather {
@@ -114,7 +122,8 @@ impl Weather {
 }
 
 /// How an RPC endpoint behaves. The default one is honest and always there.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Endpoint {
     /// How many blocks it is behind.
     pub lag: u64,
@@ -145,7 +154,8 @@ impl Endpoint {
 }
 
 /// Something that an endpoint says and that is not so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Lie {
     /// There is so much more in every channel.
     MoreReserved(Amount),
@@ -161,4 +171,10 @@ pub enum Lie {
     NoFailures,
     /// The newest block is final.
     HeadIsFinal,
+    /// There are so many more blocks, and so many more of them final.
+    Ahead(u64),
+    /// There are no channels.
+    NoChannels,
+    /// Nobody has ever sent a transaction.
+    NoNonces,
 }

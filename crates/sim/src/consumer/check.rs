@@ -6,7 +6,7 @@ use sparewire_protocol::{Payment, Record};
 use super::{Consumer, Phase};
 use crate::{
     cast::{identity, network},
-    ledger::Invariant,
+    ledger::{Invariant, credit_and_step},
     node::Surroundings,
 };
 
@@ -23,6 +23,10 @@ impl Consumer {
 
     pub(super) fn recorded(&mut self, world: &mut Surroundings, records: &[Record]) {
         for record in records {
+            if let Record::Payment { channel, payment } = record {
+                let recorded = &mut world.ledger.channel(*channel).recorded;
+                *recorded = payment.voucher.body.amount.max(*recorded);
+            }
             if let Record::Receipt { receipt, payee_signature } = record
                 && self.is_honest()
             {
@@ -78,6 +82,30 @@ impl Consumer {
         self.check_promise(world, payment, false);
     }
 
+    /// I8, while a session is under way: nothing arrives that its provider did not count, and the two
+    /// meters differ by what is on its way, which the credit bounds.
+    pub(super) fn check_meters(&self, world: &mut Surroundings) {
+        let Phase::Up(up) = &self.phase else { return };
+        let Some(meter) = up.meter.as_ref().filter(|_| self.provider_is_honest) else { return };
+        let agreement = up.machine.agreement();
+        let account = world.ledger.session(agreement.session);
+        let (arrived, carried) = (account.arrived_down, account.carried[1]);
+        let theirs = account.metered.filter(|(connection, _)| *connection == up.connection);
+        world.ensure(Invariant::I8StatementsAgree, arrived <= carried, || {
+            format!("{arrived} bytes down arrived at {}, {carried} were carried", self.node.name)
+        });
+        let Some((_, theirs)) = theirs.filter(|_| self.is_honest()) else { return };
+        let paid = world.ledger.channel(agreement.channel()).paid_bytes.values().sum();
+        let bound = credit_and_step(agreement.terms.credit, paid);
+        let ours = meter.reading();
+        let fine = ours.down <= theirs.down
+            && theirs.up <= ours.up
+            && theirs.down.get() - ours.down.get() <= bound;
+        world.ensure(Invariant::I8StatementsAgree, fine, || {
+            format!("{ours:?} by {}, {theirs:?} by its provider, bound {bound}", self.node.name)
+        });
+    }
+
     /// `again` where it may have been told before.
     pub(super) fn check_promise(
         &mut self,
@@ -88,6 +116,7 @@ impl Consumer {
         let amount = payment.voucher.body.amount;
         let channel = world.ledger.channel(payment.voucher.body.channel);
         let (before, kept, reserved) = (channel.promised, channel.kept, channel.reserved);
+        let recorded = channel.recorded;
         channel.promised = channel.promised.max(amount);
         // Whose store was set back does not know what it said since; what an honest provider has of
         // it, that one tells it.
@@ -99,6 +128,11 @@ impl Consumer {
         world.ensure(Invariant::I6PromisesOnlyGrow, amount >= floor, || {
             format!("{amount} promised after {before}, {kept} of it kept")
         });
+        world.ensure(
+            Invariant::I7NothingLeavesBeforeItIsDurable,
+            amount <= recorded || self.set_back,
+            || format!("{amount} promised, {recorded} recorded"),
+        );
         let lied_to = self.lied_to;
         world.ensure(Invariant::I6PromisesOnlyGrow, amount.get() <= reserved || lied_to, || {
             format!("{amount} promised out of {reserved}")

@@ -179,6 +179,7 @@ fn expected(batches: &[Vec<Record>]) -> View {
             (1..=SESSIONS).filter(|other| *other != session).map(|other| bytes(id(other))).sum(),
         ),
         lost: ByteCount::ZERO,
+        resync: None,
         session: began.iter().find(|agreement| agreement.session == id(session)).map(|agreement| {
             let paid = last_payment(Some(id(session))).map_or(Reading::ZERO, |paid| paid.reading);
             SessionMemory {
@@ -439,6 +440,29 @@ fn a_batch_whose_sync_failed_is_there_wholly_or_not_at_all() {
         }
     }
     assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
+}
+
+/// Set back to such a copy, a node would show a receipt that it never sent, and another one with its
+/// number is known to its peer (seed 473496 of 13c2f6a).
+#[test]
+fn what_could_not_be_recorded_is_in_no_later_copy_of_the_disk() {
+    let (batches, mut failed) = (batches(2), 0);
+    for fault in [Fault::Write, Fault::Sync, Fault::SyncForgets] {
+        for nth in 0..40 {
+            let disk = Disk::formatted();
+            let store = disk.open_store().unwrap();
+            disk.fail(fault, nth);
+            for (count, batch) in batches.iter().enumerate() {
+                if store.record(batch).is_err() {
+                    failed += 1;
+                    let copy = disk.fork().open_store().unwrap();
+                    assert_eq!(view(&copy), expected(&batches[..count]), "{fault:?} {nth}");
+                    store.record(batch).unwrap();
+                }
+            }
+        }
+    }
+    assert!(failed > 0);
 }
 
 #[test]

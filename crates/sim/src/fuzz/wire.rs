@@ -15,7 +15,7 @@ use sparewire_node::{
 use sparewire_protocol::{
     Acceptance, Accepted, Agreement, ChannelConfig, Countersigned, CountingRule, CreditRule,
     Delegation, FRAME_LEN_MAX, Message, Offer, Payment, REASON_LEN_MAX, Reading, Receipt,
-    RefusalCode, Refused, Service, Terms, Voucher,
+    RefusalCode, Refused, Service, Terms, Voucher, WATCH_FRAME_LEN_MAX, WatchMessage,
     channel::{Claim, CooperativeClose, pack_claims},
 };
 
@@ -26,8 +26,9 @@ const ALLOCATION_MAX: usize = 8 << 10;
 /// Longest error.
 const WORDS_MAX: usize = 512;
 
-/// Kind and body of a control frame.
+/// Kind and body of a control frame, or of one between a payee and a watchtower.
 pub fn frame(data: &[u8]) {
+    watch_frame(data);
     match within(ALLOCATION_MAX, || Message::from_frame(data)) {
         Ok(Some(message)) => {
             let frame = message.to_frame();
@@ -43,6 +44,16 @@ pub fn frame(data: &[u8]) {
             }
             assert_tame(&error, WORDS_MAX);
         }
+    }
+}
+
+fn watch_frame(data: &[u8]) {
+    match within(ALLOCATION_MAX, || WatchMessage::from_frame(data)) {
+        Ok(Some(message)) => {
+            assert_eq!(&message.to_frame()[4..], data, "one value has one encoding");
+        }
+        Ok(None) => assert!(!(1..=3).contains(&data[0]) && data.len() <= WATCH_FRAME_LEN_MAX),
+        Err(error) => assert_tame(&error, WORDS_MAX),
     }
 }
 

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use self::{market::Party, origin::Origin, statement::Report};
 use crate::{
     assemble,
-    config::{ConsumerConfig, ProviderConfig},
+    config::{ConsumerConfig, ProviderConfig, SettleConfig},
     descriptors,
     home::{Node, make_private_dir},
     interrupt::Interrupts,
@@ -139,7 +139,9 @@ impl Demo {
             allow: vec![origin.addr.to_string()],
             ..ProviderConfig::default()
         };
-        let (provider, provider_endpoint) = assemble::provider(&config, &selling.side).await?;
+        let settle = SettleConfig::default();
+        let (provider, provider_endpoint) =
+            assemble::provider(&config, &settle, &selling.side).await?;
         let closing = CancellationToken::new();
         let provider_task = tokio::spawn({
             let (provider, closing) = (Arc::clone(&provider), closing.clone());
@@ -240,7 +242,7 @@ impl Market {
         metered: f64,
         unmetered: f64,
     ) -> Result<Report> {
-        self.provider.settle().await?;
+        self.provider.settler().settle().await?;
         let session = paid.session;
         let earned = self
             .selling
@@ -291,7 +293,7 @@ impl Market {
     /// Ends the consumer's session and claims what it paid.
     async fn settle(&self, buyer: Buyer, json: bool) -> Result<()> {
         let paid = buyer.finish().await?;
-        self.provider.settle().await?;
+        self.provider.settler().settle().await?;
         if !json {
             eprintln!("{}", super::connect::sentence(&paid, self.token()));
         }

@@ -1,0 +1,290 @@
+//! What is kept to explain and to carry away, and decides nothing: stops, uncountersigned receipts,
+//! snapshots.
+
+use std::path::Path;
+
+use rusqlite::{OptionalExtension, params};
+use sparewire_core::{SessionId, Signature, Signed, Timestamp};
+use sparewire_protocol::{Receipt, StopReason};
+
+use super::{
+    SqliteStore, Stop, StoreError,
+    sqlite::{Trouble, blob, bytes, integer, read},
+};
+
+/// How many stops of a session are kept from its beginning, and as many from its end.
+const KEPT: i64 = 8;
+
+/// When a session stood still.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stops {
+    /// How many times.
+    pub number: u64,
+    /// How long in all, in milliseconds, those not counted that nobody saw the end of.
+    pub lasted_ms: u64,
+    /// The first and the last of them, oldest first.
+    pub kept: Vec<Stop>,
+}
+
+/// A receipt as it is kept: the payer signed it, the payee perhaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptReceipt {
+    /// With the payer's signature.
+    pub receipt: Signed<Receipt>,
+    /// The payee's.
+    pub payee_signature: Option<Signature>,
+}
+
+impl SqliteStore {
+    pub(super) fn keep_stop(&self, session: SessionId, stop: &Stop) -> Result<(), StoreError> {
+        let mut connection = self.lock();
+        let mut write = || -> Result<(), Trouble> {
+            let transaction = connection.transaction()?;
+            let id = blob(&session.0);
+            transaction
+                .prepare_cached(
+                    "insert into stops (session, began, lasted, reason, waiting, unpaid)
+                     select ?1, ?2, ?3, ?4, ?5, ?6 where exists (select 1 from sessions where id = ?1)
+                     on conflict (session, began) do update
+                     set lasted = ?3, reason = ?4, waiting = ?5, unpaid = ?6",
+                )?
+                .execute(params![
+                    id,
+                    integer(stop.began.as_ms()),
+                    stop.lasted_ms.map(integer),
+                    stop.reason as i64,
+                    stop.waiting,
+                    integer(stop.unpaid.get())
+                ])?;
+            let number: i64 = transaction
+                .prepare_cached("select count(*) from stops where session = ?")?
+                .query_row([id], |row| row.get(0))?;
+            if number > 2 * KEPT {
+                let (began, lasted): (i64, i64) = transaction
+                    .prepare_cached(
+                        "select began, coalesce(lasted, 0) from stops
+                         where session = ?1 order by began limit 1 offset ?2",
+                    )?
+                    .query_row(params![id, KEPT], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                transaction
+                    .prepare_cached("delete from stops where session = ? and began = ?")?
+                    .execute(params![id, began])?;
+                transaction
+                    .prepare_cached(
+                        "insert into stops_forgotten values (?1, 1, ?2)
+                         on conflict (session) do update
+                         set number = number + 1, lasted = lasted + ?2",
+                    )?
+                    .execute(params![id, lasted])?;
+            }
+            Ok(transaction.commit()?)
+        };
+        write().map_err(|trouble| self.name(trouble))
+    }
+
+    /// When a session stood still.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn stops(&self, session: SessionId) -> Result<Stops, StoreError> {
+        self.with(|connection| {
+            let forgotten: Option<(i64, i64)> = connection
+                .prepare_cached("select number, lasted from stops_forgotten where session = ?")?
+                .query_row([blob(&session.0)], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            let (number, lasted) = forgotten.unwrap_or_default();
+            let mut stops = Stops {
+                number: number.unsigned_abs(),
+                lasted_ms: lasted.unsigned_abs(),
+                kept: Vec::new(),
+            };
+            let mut statement = connection.prepare_cached(
+                "select began, lasted, reason, waiting, unpaid from stops
+                 where session = ? order by began",
+            )?;
+            let mut rows = statement.query([blob(&session.0)])?;
+            while let Some(row) = rows.next()? {
+                let reason = match row.get::<_, i64>(2)? {
+                    1 => StopReason::Unpaid,
+                    2 => StopReason::Silent,
+                    3 => StopReason::ChannelSpent,
+                    4 => StopReason::ChannelLeaving,
+                    5 => StopReason::Unreported,
+                    other => return Err(Trouble::Content(format!("reason {other} of a stop"))),
+                };
+                let stop = Stop {
+                    began: Timestamp::from_ms(row.get::<_, i64>(0)?.unsigned_abs()),
+                    lasted_ms: row.get::<_, Option<i64>>(1)?.map(i64::unsigned_abs),
+                    reason,
+                    waiting: row.get(3)?,
+                    unpaid: bytes(row.get(4)?),
+                };
+                stops.number = stops.number.saturating_add(1);
+                stops.lasted_ms = stops.lasted_ms.saturating_add(stop.lasted_ms.unwrap_or(0));
+                stops.kept.push(stop);
+            }
+            Ok(stops)
+        })
+    }
+
+    /// The receipts of a session, oldest first, also those that the payee has not countersigned.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn kept_receipts(&self, session: SessionId) -> Result<Vec<KeptReceipt>, StoreError> {
+        self.with(|connection| {
+            let mut statement = connection.prepare_cached(
+                "select receipt, payee_signature from receipts where session = ? order by sequence",
+            )?;
+            let mut rows = statement.query([blob(&session.0)])?;
+            let mut receipts = Vec::new();
+            while let Some(row) = rows.next()? {
+                let signature: Option<Vec<u8>> = row.get(1)?;
+                receipts.push(KeptReceipt {
+                    receipt: read(&row.get::<_, Vec<u8>>(0)?)?,
+                    payee_signature: signature.map(|bytes| read(&bytes)).transpose()?,
+                });
+            }
+            Ok(receipts)
+        })
+    }
+
+    /// What the payee had carried of a session as its connection last broke; nothing where it
+    /// never did.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn carried(&self, session: SessionId) -> Result<sparewire_protocol::Reading, StoreError> {
+        self.with(|connection| {
+            let counted = connection
+                .prepare_cached("select up, down from sessions where id = ?")?
+                .query_row([blob(&session.0)], |row| {
+                    Ok(sparewire_protocol::Reading {
+                        up: bytes(row.get(0)?),
+                        down: bytes(row.get(1)?),
+                    })
+                })
+                .optional()?;
+            Ok(counted.unwrap_or_default())
+        })
+    }
+
+    /// Writes all that is durable now into a new file, in one piece, whoever writes meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError`]; also where there is such a file.
+    pub fn snapshot(&self, to: &Path) -> Result<(), StoreError> {
+        self.with(|connection| {
+            connection.execute("vacuum into ?", [to.to_string_lossy()])?;
+            Ok(())
+        })
+    }
+
+    /// Says of every channel that it comes from a backup: its peer may know more of it than we do,
+    /// and is asked first ([`Memory::resync`](sparewire_protocol::Memory::resync)), for as long as
+    /// the channel lives.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing is written then.
+    pub fn mark_restored(&self) -> Result<(), StoreError> {
+        self.with(|connection| {
+            connection.execute("update channels set restored = 1", [])?;
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rusqlite::Connection;
+    use sparewire_core::{Amount, ByteCount};
+    use sparewire_protocol::Role;
+
+    use super::*;
+    use crate::store::{
+        Store,
+        sqlite::tests::{began, channel, id, paid, receipted, store},
+    };
+
+    fn stop(began: u64, lasted_ms: Option<u64>) -> Stop {
+        let reason = StopReason::Unpaid;
+        let began = Timestamp::from_ms(began);
+        Stop { began, lasted_ms, reason, waiting: 2, unpaid: ByteCount::KIB }
+    }
+
+    #[test]
+    fn the_first_and_last_stops_of_a_session_are_kept_and_the_others_added_up() {
+        let (_directory, store) = store();
+        let session = id(1).unwrap();
+        store.stopped(session, &stop(1, None)).unwrap();
+        assert_eq!(store.stops(session).unwrap(), Stops::default(), "of no session of ours");
+        store.record(&[began(1, 0)]).unwrap();
+        for time in 1..=30 {
+            store.stopped(session, &stop(time, None)).unwrap();
+            store.stopped(session, &stop(time, Some(10))).unwrap();
+        }
+        let stops = store.stops(session).unwrap();
+        assert_eq!((stops.number, stops.lasted_ms), (30, 300));
+        let times: Vec<u64> = stops.kept.iter().map(|stop| stop.began.as_ms()).collect();
+        assert_eq!(times, (1..=8).chain(23..=30).collect::<Vec<_>>());
+        // A session that never paid goes with the next one, and its stops with it.
+        store.record(&[began(2, 0)]).unwrap();
+        assert_eq!(store.stops(session).unwrap(), Stops::default());
+    }
+
+    #[test]
+    fn receipts_are_told_with_and_without_the_payees_signature() {
+        let (_directory, store) = store();
+        store.record(&[began(1, 0), receipted(1, 1, true), receipted(1, 2, false)]).unwrap();
+        let receipts = store.kept_receipts(id(1).unwrap()).unwrap();
+        let signed: Vec<bool> = receipts.iter().map(|r| r.payee_signature.is_some()).collect();
+        assert_eq!(signed, [true, false]);
+    }
+
+    #[test]
+    fn a_snapshot_is_whole_while_the_store_is_written_and_knows_that_it_is_one_once_marked() {
+        let (directory, store) = store();
+        store.record(&[began(1, 0), paid(1, 100, 100)]).unwrap();
+        let copy = directory.path().join("copy.sqlite");
+        store.snapshot(&copy).unwrap();
+        assert!(store.snapshot(&copy).is_err(), "nothing is overwritten");
+        store.record(&[paid(1, 200, 200)]).unwrap();
+        let restored = SqliteStore::open(&copy).unwrap();
+        assert_eq!(restored.channels(Role::Payee).unwrap()[0].promised().get(), 100);
+        assert_eq!(restored.memory(channel(), None).unwrap().resync, None);
+        restored.mark_restored().unwrap();
+        drop(restored);
+        let restored = SqliteStore::open(&copy).unwrap();
+        assert_eq!(restored.memory(channel(), None).unwrap().resync, Some(Amount::ZERO));
+        assert_eq!(store.memory(channel(), None).unwrap().resync, None);
+    }
+
+    #[test]
+    fn a_file_of_the_version_before_is_opened_with_all_that_is_in_it() {
+        let (directory, store) = store();
+        let path = directory.path().join("store.sqlite");
+        store.record(&[began(1, 0), paid(1, 100, 100), receipted(1, 1, true)]).unwrap();
+        drop(store);
+        // As version 2 left it.
+        let back = || {
+            let file = Connection::open(&path).unwrap();
+            file.execute_batch(
+                "drop table stops; drop table stops_forgotten;
+                 alter table channels drop column restored; pragma user_version = 2;",
+            )
+            .unwrap();
+        };
+        back();
+        let reader = SqliteStore::open_to_read(&path).unwrap().unwrap();
+        assert_eq!(reader.stops(id(1).unwrap()).unwrap(), Stops::default());
+        drop(reader);
+        back();
+        let store = SqliteStore::open(&path).unwrap();
+        assert_eq!(store.channels(Role::Payee).unwrap()[0].promised().get(), 100);
+        assert_eq!(store.memory(channel(), id(1)).unwrap().resync, None);
+        assert_eq!(store.kept_receipts(id(1).unwrap()).unwrap().len(), 1);
+        store.stopped(id(1).unwrap(), &stop(1, Some(5))).unwrap();
+        assert_eq!(store.stops(id(1).unwrap()).unwrap().number, 1);
+    }
+}

@@ -1,0 +1,36 @@
+//! Watchtowers: the service that keeps other payees' newest vouchers and has them claimed when
+//! their payers leave ([`TowerService`]), and a payee's side of it ([`Entrusting`]).
+//!
+//! Both drive [`sparewire_protocol::watch`]; what is said between them is in `docs/protocol.md`.
+
+mod client;
+mod service;
+mod store;
+mod wire;
+
+pub use client::{EntrustConfig, Entrusting, TowerStatus};
+pub use service::TowerService;
+pub use store::TowerStore;
+
+use std::sync::Arc;
+
+use sparewire_core::{Address, ChannelId};
+use sparewire_protocol::{
+    Entrust,
+    settlement::{Chain, ChainError, RewardFacts},
+    watch::WatchFacts,
+};
+
+/// What final state says of a channel that is watched.
+async fn look(chain: &Arc<dyn Chain>, entrust: &Entrust) -> Result<WatchFacts, ChainError> {
+    let channel: ChannelId = entrust.channel();
+    let head_secs = chain.head().await?.time_secs;
+    let facts = chain.channel(channel).await?;
+    let reward = if entrust.towers == Address::ZERO {
+        RewardFacts::default()
+    } else {
+        let token = entrust.appointment.body.token;
+        chain.reward(entrust.towers, &entrust.config, token).await?
+    };
+    Ok(WatchFacts { channel: facts, reward, head_secs })
+}

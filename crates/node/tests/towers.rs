@@ -1,0 +1,217 @@
+//! A payee and a watchtower on loopback, with a chain in memory: what is handed over, what is
+//! acknowledged, and what becomes of it.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod market;
+
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, atomic::Ordering::SeqCst},
+};
+
+use market::{FakeChain, Keys, Seat, TOKEN, amount, clock, domain, open_store, until};
+use sparewire_core::{
+    Address, Amount, ByteCount, ChannelId, DeviceSigner, SessionId, Signer, Verified,
+};
+use sparewire_node::{
+    store::{SqliteStore, Store},
+    tower::{EntrustConfig, Entrusting, TowerService, TowerStatus, TowerStore},
+    transport::{Endpoint, EndpointConfig, PeerAddress, WATCH_ALPN},
+};
+use sparewire_protocol::{
+    ChannelConfig, ChannelStatus, Payment, Reading, Record, Role, Voucher, watch::TowerPolicy,
+};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// A tower that watches for one friend.
+struct Tower {
+    service: Arc<TowerService>,
+    seat: Arc<Seat>,
+    wallet: Address,
+    store: Arc<TowerStore>,
+    address: PeerAddress,
+    stop: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+impl Tower {
+    async fn start(chain: &Arc<FakeChain>, friend: &Keys, dir: &TempDir) -> Self {
+        let keys = Keys::random();
+        let mut config = EndpointConfig::new(*keys.device.secret());
+        config.bind_addr = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        config.alpn = WATCH_ALPN;
+        let endpoint = Endpoint::bind(config).await.unwrap();
+        let policy = TowerPolicy {
+            domain: domain(),
+            towers: Address::ZERO,
+            token: TOKEN,
+            reward_min: amount(1_000),
+            friends: BTreeSet::from([friend.device.node_id()]),
+            withdraw_delay_secs_min: 0,
+            appointments_max: 1_000,
+            appointments_per_client_max: 1_000,
+            look_ms: 50,
+        };
+        let store = Arc::new(TowerStore::open(&dir.path().join("tower.sqlite")).unwrap());
+        let wallet = keys.wallet.address();
+        let seat = Seat::new(chain, wallet);
+        let (device, address) = (keys.device.clone(), endpoint.address());
+        let service = TowerService::new(
+            policy,
+            device,
+            endpoint.clone(),
+            store.clone(),
+            seat.clone(),
+            clock(),
+        )
+        .unwrap();
+        let stop = CancellationToken::new();
+        let (run, shutdown) = (service.clone(), stop.clone());
+        let running = tokio::spawn(async move {
+            run.run(shutdown).await;
+            endpoint.close().await;
+        });
+        Self { service, seat, wallet, store, address, stop, running }
+    }
+
+    /// What it holds a voucher for, over all channels.
+    fn holds(&self) -> u128 {
+        self.service.watched().iter().map(|(charge, _)| charge.entrust.amount().get()).sum()
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.running.await.unwrap();
+    }
+}
+
+/// A payee that entrusts to one tower whatever it is promised.
+struct Payee {
+    keys: Arc<Keys>,
+    payer: Arc<Keys>,
+    store: Arc<SqliteStore>,
+    dir: TempDir,
+}
+
+impl Payee {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open_store(dir.path()).await;
+        Self { keys: Keys::random(), payer: Keys::random(), store, dir }
+    }
+
+    fn channel(&self, salt: u64) -> ChannelConfig {
+        self.payer.channel_to(&self.keys, salt)
+    }
+
+    fn is_promised(&self, salt: u64, units: u128) -> ChannelId {
+        let config = self.channel(salt);
+        let channel = config.id(&domain());
+        let voucher = Voucher { channel, amount: amount(units) };
+        let voucher =
+            *Verified::sign(voucher, &domain(), &*self.payer.authorizer).unwrap().signed();
+        let reading = Reading { up: ByteCount::ZERO, down: ByteCount::new(units as u64) };
+        let payment = Payment { session: SessionId([7; 32].into()), reading, voucher };
+        self.store.keep_channel(Role::Payee, &domain(), &config).unwrap();
+        self.store.record(&[Record::Payment { channel, payment }]).unwrap();
+        channel
+    }
+
+    async fn entrusting(&self, tower: &PeerAddress) -> Arc<Entrusting> {
+        let config = EntrustConfig {
+            towers: vec![tower.clone()],
+            contract: Address::ZERO,
+            token: TOKEN,
+            reward: Amount::ZERO,
+            step: Amount::ZERO,
+            wait_ms: 0,
+        };
+        let kept = Arc::new(TowerStore::open(&self.dir.path().join("watch.sqlite")).unwrap());
+        let endpoint = self.keys.endpoint(None).await;
+        let identity = self.keys.identity();
+        let store: Arc<dyn Store> = self.store.clone();
+        Entrusting::new(config, identity, endpoint, store, domain(), kept, clock()).unwrap()
+    }
+}
+
+fn status(entrusting: &Entrusting) -> TowerStatus {
+    entrusting.status().unwrap().remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn vouchers_are_entrusted_as_they_grow_and_claimed_when_the_payer_leaves() {
+    let (chain, payee) = (Arc::new(FakeChain::default()), Payee::new().await);
+    let dir = tempfile::tempdir().unwrap();
+    let tower = Tower::start(&chain, &payee.keys, &dir).await;
+    chain.open(&payee.channel(1), 1_000);
+    payee.is_promised(1, 100);
+    let entrusting = payee.entrusting(&tower.address).await;
+    let awake = CancellationToken::new();
+    let (run, sleep) = (entrusting.clone(), awake.clone());
+    let running = tokio::spawn(async move { run.run(sleep).await });
+    until("the tower holds the first", || tower.holds() == 100).await;
+    payee.is_promised(1, 150);
+    until("the tower holds the newest", || tower.holds() == 150).await;
+    until("it is acknowledged", || status(&entrusting).watched_units == amount(150)).await;
+    let told = status(&entrusting);
+    assert_eq!((told.channels, told.reachable, told.trouble), (1, Some(true), None));
+    assert_eq!(told.unwatched_units, Amount::ZERO);
+
+    // The last voucher comes while the payee falls asleep.
+    let channel = payee.is_promised(1, 170);
+    awake.cancel();
+    running.await.unwrap();
+    assert_eq!(tower.holds(), 170);
+    let remembered = status(&*payee.entrusting(&tower.address).await);
+    assert_eq!((remembered.watched_units, remembered.reachable), (amount(170), None));
+
+    // The payer leaves while the tower's node is gone.
+    tower.seat.unreachable.store(true, SeqCst);
+    let finish_at_secs = clock()().as_secs() + 5;
+    chain.set_status(channel, ChannelStatus::Closing { finish_at_secs });
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(chain.facts(channel).claimed, Amount::ZERO);
+    tower.seat.unreachable.store(false, SeqCst);
+    until("it is claimed", || chain.facts(channel).claimed == amount(170)).await;
+    until("nothing is left to do", || tower.service.watched().is_empty()).await;
+    assert_eq!(chain.performed(tower.wallet).len(), 1);
+    assert!(tower.store.charges().unwrap().is_empty());
+    tower.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tower_with_a_full_disk_acknowledges_nothing_until_there_is_room() {
+    let (chain, payee) = (Arc::new(FakeChain::default()), Payee::new().await);
+    let dir = tempfile::tempdir().unwrap();
+    let tower = Tower::start(&chain, &payee.keys, &dir).await;
+    // The pages that are there have room for a few.
+    for salt in 1..=40 {
+        chain.open(&payee.channel(salt), 1_000);
+        payee.is_promised(salt, 100);
+    }
+    tower.store.limit_pages(1).unwrap();
+    let entrusting = payee.entrusting(&tower.address).await;
+    let awake = CancellationToken::new();
+    let (run, sleep) = (entrusting.clone(), awake.clone());
+    let running = tokio::spawn(async move { run.run(sleep).await });
+    until("the tower says why", || {
+        status(&entrusting).trouble.is_some_and(|trouble| trouble.contains("recorded"))
+    })
+    .await;
+    let (acknowledged, durable) = (status(&entrusting).channels, tower.store.charges().unwrap());
+    assert!(acknowledged < 40 && acknowledged <= durable.len(), "{acknowledged}, {durable:?}");
+    tower.store.limit_pages(10_000).unwrap();
+    until("all are acknowledged", || status(&entrusting).watched_units == amount(4_000)).await;
+    assert_eq!(tower.store.charges().unwrap().len(), 40);
+
+    // A tower that is gone is told as such.
+    tower.stop().await;
+    payee.is_promised(1, 200);
+    until("it is missed", || status(&entrusting).reachable == Some(false)).await;
+    assert_eq!(status(&entrusting).unwatched_units, amount(100));
+    awake.cancel();
+    running.await.unwrap();
+}
