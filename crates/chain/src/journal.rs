@@ -489,18 +489,6 @@ impl Journal {
         })
     }
 
-    /// Whether a step of ours other than this one holds or held the nonce.
-    pub(crate) fn is_ours(&self, nonce: u64, other_than: i64) -> Result<bool, JournalError> {
-        self.with(|db| {
-            Ok(db.query_row(
-                "SELECT EXISTS (SELECT 1 FROM steps WHERE nonce = ?1 AND id <> ?2
-                 AND state IN ('signed', 'mined', 'final', 'failed'))",
-                params![nonce as i64, other_than],
-                |row| row.get(0),
-            )?)
-        })
-    }
-
     /// Writes down that somebody else used a nonce of the wallet.
     pub(crate) fn note_foreign(&self, found: ForeignUse) -> Result<(), JournalError> {
         self.with(|db| {

@@ -140,7 +140,9 @@ impl Home {
 
     /// What is under way on chain, where no node runs that could tell it.
     pub(crate) fn chain_work(&self) -> Result<ChainWork> {
-        match Journal::peek(self.dir.join(self.journal_name()?)) {
+        // Its name is known before the contract is configured.
+        let file = format!("transactions-{}.sqlite", self.config.chain.chain_id);
+        match Journal::peek(self.dir.join(file)) {
             Ok(work) => Ok(work.unwrap_or_default()),
             // A command that does not answer, such as `settle`, is at work on it.
             Err(JournalError::InUse) => Ok(ChainWork::default()),

@@ -261,10 +261,6 @@ impl Follower {
         loop {
             if planned {
                 match self.sign_and_send(kind, intent, &step, urgent).await? {
-                    Sent::NonceTaken => {
-                        self.pause(started).await?;
-                        continue;
-                    }
                     Sent::Following => {}
                     Sent::Poor => {
                         let reason = "not enough native currency for gas";
@@ -358,7 +354,8 @@ impl Follower {
             }
             if open == 0 {
                 if failed {
-                    let reason = self.journal.reason(intent)?.unwrap_or_default();
+                    let reason = self.journal.reason(intent)?;
+                    let reason = reason.unwrap_or_else(|| "it reverted in its block".to_owned());
                     self.journal.fail(intent, None, &reason)?;
                     return Err(ChainError::Reverted { what: kind, reason });
                 }
@@ -480,7 +477,14 @@ impl Follower {
 fn is_repeatable(kind: &str) -> bool {
     matches!(
         kind,
-        "claim" | "sweep" | "open" | "close_cooperatively" | "start_close" | "finish_close"
+        "claim"
+            | "defend"
+            | "collect_reward"
+            | "sweep"
+            | "open"
+            | "close_cooperatively"
+            | "start_close"
+            | "finish_close"
     )
 }
 

@@ -86,7 +86,12 @@ impl EvmChain {
         for (index, call) in calls.iter().enumerate() {
             let cost = match intent {
                 Intent::Deposit { token, amount } if index > 0 && index + 1 == calls.len() => {
-                    self.cost_of_deposit(*token, *amount, call).await?
+                    self.cost_of_deposit(kind, *token, self.domain.contract, *amount, call).await?
+                }
+                Intent::DepositReward { towers, token, amount, .. }
+                    if index > 0 && index + 1 == calls.len() =>
+                {
+                    self.cost_of_deposit(kind, *token, *towers, *amount, call).await?
                 }
                 _ => follower.cost(kind, call, urgent).await?,
             };
@@ -103,16 +108,17 @@ impl EvmChain {
     /// A deposit whose allowance is not there yet cannot be simulated; a transfer can.
     async fn cost_of_deposit(
         &self,
+        kind: &'static str,
         token: Address,
+        to: Address,
         amount: Amount,
         deposit: &Call,
     ) -> Result<Cost, ChainError> {
-        let to = self.domain.contract;
         let data = TestToken::transferCall { to, value: U256::from(amount.get()) }.abi_encode();
         let transfer = Call { target: Some(token), data: data.into(), value: U256::ZERO };
-        let gas = self.follower.estimate("deposit", &transfer).await?;
+        let gas = self.follower.estimate(kind, &transfer).await?;
         let gas = gas.saturating_add(DEPOSIT_MORE_GAS);
-        self.follower.cost_with("deposit", deposit, gas, false).await
+        self.follower.cost_with(kind, deposit, gas, false).await
     }
 }
 

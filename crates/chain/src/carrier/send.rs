@@ -29,7 +29,6 @@ pub(super) fn raised(old: u128) -> u128 {
 pub(super) enum Sent {
     /// It has it, now or from before, or did not say: follow.
     Following,
-    NonceTaken,
     Poor,
     Refused(String),
 }
@@ -63,16 +62,7 @@ impl Follower {
         let attempt = self.sign(&step.call, nonce, cost.gas_limit, cost.fees).await?;
         self.journal.sign(step.id, &attempt)?;
         let sent = self.send(&attempt).await;
-        match &sent {
-            // Nobody but this node has seen it, and it did not take it.
-            Sent::NonceTaken => {
-                if !self.journal.is_ours(nonce, step.id)? {
-                    self.tell_foreign(nonce)?;
-                }
-                self.journal.displace(step.id)?;
-            }
-            _ => tracing::info!(kind, hash = %attempt.hash, nonce, "transaction sent"),
-        }
+        tracing::info!(kind, hash = %attempt.hash, nonce, "transaction sent");
         Ok(sent)
     }
 
@@ -186,9 +176,6 @@ impl Follower {
             self.node.send_raw(&attempt.raw).await.into_iter().map(Self::sent).collect();
         let same = said.windows(2).all(|pair| discriminant(&pair[0]) == discriminant(&pair[1]));
         match said.pop() {
-            // One may have taken it and not say so: then it is this one that the others found in a
-            // block. Whose the nonce is shows when it is final.
-            Some(Sent::NonceTaken) if self.node.several() => Sent::Following,
             Some(sent) if same => sent,
             _ => Sent::Following,
         }
@@ -209,7 +196,9 @@ impl Follower {
         if says(&["already known", "known transaction", "already imported", "already exists"]) {
             Sent::Following
         } else if says(&["nonce too low", "nonce has already been used", "oldnonce"]) {
-            Sent::NonceTaken
+            // It may be this very transaction that has used it: a request may be delivered twice,
+            // or another node may have taken it. Whose the nonce is shows on the chain.
+            Sent::Following
         } else if says(&["insufficient funds", "insufficient balance"]) {
             Sent::Poor
         } else if says(&[

@@ -37,6 +37,7 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
         Some(running) => ChainWork::deserialize(&running["chain_work"]).unwrap_or_default(),
         None => home.chain_work()?,
     };
+    let backup = Stamp::read(home);
     let value = json!({
         "data_dir": home.dir, "chain_work": work, "keys": keys, "chain": chain, "last_backup": backup,
         "sessions": sessions, "earned_units": earned, "spent_units": spent, "running": running,

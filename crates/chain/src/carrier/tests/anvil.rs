@@ -140,21 +140,28 @@ async fn settlement(net: &Net, endpoints: [Endpoint; 2]) {
         let [payer, payee] = endpoints;
         let payer = connect(payer, &deployed, PAYER, policy()).await;
         let payee = connect(payee, &deployed, PAYEE, policy()).await;
+        // A node that tells an older head than before tells older facts: up to three blocks here.
+        let perform = async |chain: &EvmChain, intent: &Intent| {
+            let done = chain.perform(intent).await;
+            net.mine(4).await;
+            done
+        };
         payer.mint(token, payer.wallet(), amount(10_000)).await.unwrap();
+        net.mine(4).await;
         let deposit = Intent::Deposit { token, amount: amount(5_000) };
-        assert_eq!(payer.perform(&deposit).await.unwrap().transactions.len(), 2);
+        assert_eq!(perform(&payer, &deposit).await.unwrap().transactions.len(), 2);
 
         let configs: Vec<_> = (0..40).map(|salt| config(token, salt)).collect();
         let channels: Vec<_> = configs.iter().map(|config| (*config, amount(100))).collect();
-        payer.perform(&Intent::Open { channels: channels.clone() }).await.unwrap();
-        assert_eq!(payer.perform(&Intent::Open { channels }).await.unwrap(), Outcome::default());
-        payer.perform(&Intent::TopUp { config: configs[0], amount: amount(50) }).await.unwrap();
+        perform(&payer, &Intent::Open { channels: channels.clone() }).await.unwrap();
+        assert_eq!(perform(&payer, &Intent::Open { channels }).await.unwrap(), Outcome::default());
+        perform(&payer, &Intent::TopUp { config: configs[0], amount: amount(50) }).await.unwrap();
 
         // Many in one transaction; a second time is nothing.
         let claims: Vec<_> = configs.iter().map(|it| claim(*it, &domain, 30)).collect();
-        let claimed = payee.perform(&Intent::Claim { claims: claims.clone() }).await.unwrap();
+        let claimed = perform(&payee, &Intent::Claim { claims: claims.clone() }).await.unwrap();
         assert_eq!(claimed.transactions.len(), 1);
-        assert_eq!(payee.perform(&Intent::Claim { claims }).await.unwrap(), Outcome::default());
+        assert_eq!(perform(&payee, &Intent::Claim { claims }).await.unwrap(), Outcome::default());
         assert_eq!(payee.funds(payee.wallet(), token).await.unwrap().wallet, 1_200);
 
         // Claimed without being paid out, as anybody may, and paid out.
@@ -164,10 +171,11 @@ async fn settlement(net: &Net, endpoints: [Endpoint; 2]) {
             crate::Call { target: Some(domain.contract), data: data.into(), value: U256::ZERO };
         let plan = follow::Plan::new(vec![call]);
         payer.follower.perform("claim", alloy_primitives::B256::ZERO, plan).await.unwrap();
+        net.mine(4).await;
         let funds = payee.funds(payee.wallet(), token).await.unwrap();
         assert_eq!((funds.wallet, funds.claimable), (1_200, amount(15)));
         let sweep = Intent::Sweep { payee: payee.wallet(), token };
-        assert_eq!(payee.perform(&sweep).await.unwrap().transactions.len(), 1);
+        assert_eq!(perform(&payee, &sweep).await.unwrap().transactions.len(), 1);
         assert_eq!(payee.funds(payee.wallet(), token).await.unwrap().wallet, 1_215);
 
         // Both agree to end the first; what is refused is refused in words.
@@ -175,26 +183,26 @@ async fn settlement(net: &Net, endpoints: [Endpoint; 2]) {
         let payee_signature = TestSigner::new(12).sign_digest(agreed.digest(&domain)).unwrap();
         let last = claim(configs[0], &domain, 60);
         let close = Intent::CloseCooperatively { claim: last, payee_signature };
-        payer.perform(&close).await.unwrap();
+        perform(&payer, &close).await.unwrap();
         let start = Intent::StartClose { config: configs[0] };
-        assert_eq!(payer.perform(&start).await.unwrap(), Outcome::default(), "it is closed");
+        assert_eq!(perform(&payer, &start).await.unwrap(), Outcome::default(), "it is closed");
         let top_up = Intent::TopUp { config: configs[0], amount: amount(1) };
-        let refused = payer.perform(&top_up).await.unwrap_err();
+        let refused = perform(&payer, &top_up).await.unwrap_err();
         assert!(refused.to_string().contains("is not open"), "{refused}");
         let start = Intent::StartClose { config: configs[1] };
-        let refused = payee.perform(&start).await.unwrap_err();
+        let refused = perform(&payee, &start).await.unwrap_err();
         assert!(refused.to_string().contains("only the payer"), "{refused}");
 
         // The payer leaves the second alone; the payee still claims meanwhile.
-        payer.perform(&start).await.unwrap();
+        perform(&payer, &start).await.unwrap();
         let finish = Intent::FinishClose { config: configs[1] };
-        let early = payer.perform(&finish).await.unwrap_err();
+        let early = perform(&payer, &finish).await.unwrap_err();
         assert!(early.to_string().contains("cannot be closed before"), "{early}");
         let claims = vec![claim(configs[1], &domain, 80)];
-        payee.perform(&Intent::Claim { claims }).await.unwrap();
+        perform(&payee, &Intent::Claim { claims }).await.unwrap();
         net.ask("evm_increaseTime", json!([DELAY])).await;
         net.mine(3).await;
-        payer.perform(&finish).await.unwrap();
+        perform(&payer, &finish).await.unwrap();
         let facts = payer.channel(configs[1].id(&domain)).await.unwrap().unwrap();
         assert_eq!((facts.status, facts.claimed), (ChannelStatus::Closed, amount(80)));
 
@@ -202,7 +210,7 @@ async fn settlement(net: &Net, endpoints: [Endpoint; 2]) {
         let left = 5_000 - 3_800 - 60 - 80;
         let deposit = payer.funds(payer.wallet(), token).await.unwrap().deposit;
         assert_eq!(deposit, amount(left));
-        payer.perform(&Intent::Withdraw { token, amount: deposit }).await.unwrap();
+        perform(&payer, &Intent::Withdraw { token, amount: deposit }).await.unwrap();
         let (paid, back) =
             tokio::join!(payee.funds(payee.wallet(), token), payer.funds(payer.wallet(), token));
         assert_eq!(paid.unwrap().wallet, 38 * 30 + 60 + 80);

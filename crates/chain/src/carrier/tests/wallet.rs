@@ -227,6 +227,26 @@ async fn another_program_on_the_wallet_is_noticed_and_told() {
 }
 
 #[tokio::test]
+async fn a_transaction_that_is_delivered_twice_is_not_paid_twice() {
+    // The first delivery is mined; the answer that comes back is the second one's.
+    let slot = Arc::new(std::sync::OnceLock::<EmbeddedChain>::new());
+    let (chain, mut first) = (slot.clone(), true);
+    let judge = move |method: &str, params: &Value| {
+        if method != "eth_sendRawTransaction" || !std::mem::take(&mut first) {
+            return Verdict::Pass;
+        }
+        let raw: Bytes = serde_json::from_value(params[0].clone()).unwrap();
+        chain.get().unwrap().submit(&raw).unwrap();
+        Verdict::Error(-32000, "nonce too low: next nonce 3, tx nonce 2")
+    };
+    let (chain, _, carrier) = misbehaving(quick(), Journal::in_memory().unwrap(), judge).await;
+    slot.set(chain.clone()).unwrap();
+    assert_eq!(carrier.transfer(TO, 1_000).await.unwrap().transactions.len(), 1);
+    assert_eq!(balance(&chain, TO), 1_000);
+    assert_eq!(carrier.work().unwrap().foreign_use, None);
+}
+
+#[tokio::test]
 async fn what_may_be_done_twice_does_not_wait_until_a_foreign_transaction_is_final() {
     let chain = embedded();
     let deployed = deploy(Endpoint::Embedded(chain.clone()), signer(PAYER), quick()).await.unwrap();
