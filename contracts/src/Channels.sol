@@ -180,11 +180,7 @@ contract Channels is IChannels, EIP712, ReentrancyGuardTransient, Multicall {
     // Several at once
 
     /// @inheritdoc IChannels
-    function multicall(bytes[] calldata calls)
-        public
-        override(IChannels, Multicall)
-        returns (bytes[] memory)
-    {
+    function multicall(bytes[] calldata calls) public override(IChannels, Multicall) returns (bytes[] memory) {
         return super.multicall(calls);
     }
 

@@ -52,13 +52,9 @@ contract Keys is IKeys, EIP712, Nonces {
     }
 
     /// @inheritdoc IKeys
-    function revokeFor(
-        address wallet,
-        bytes32 device,
-        address authorizer,
-        uint256 deadline,
-        bytes calldata signature
-    ) external {
+    function revokeFor(address wallet, bytes32 device, address authorizer, uint256 deadline, bytes calldata signature)
+        external
+    {
         _revokeFor(wallet, device, authorizer, deadline, signature);
     }
 
@@ -177,13 +173,9 @@ contract Keys is IKeys, EIP712, Nonces {
         emit Registered(wallet, device, authorizer, delegation.expiry);
     }
 
-    function _revokeFor(
-        address wallet,
-        bytes32 device,
-        address authorizer,
-        uint256 deadline,
-        bytes calldata signature
-    ) private {
+    function _revokeFor(address wallet, bytes32 device, address authorizer, uint256 deadline, bytes calldata signature)
+        private
+    {
         _requireInTime(deadline);
         _requireSigned(wallet, revocationDigest(wallet, device, authorizer, deadline), signature);
         _revoke(wallet, device, authorizer);

@@ -15,8 +15,7 @@ import {Block, SignedBlock, SignedDelegation, SignedReceipt} from "./types/Evide
 
 /// @title Sparewire's stake, version 1. What each function means is said in `IStake`.
 contract Stake is IStake, Bonds, EIP712 {
-    bytes32 private constant BLOCK_TYPEHASH =
-        keccak256("Block(bytes32 root,uint64 length,uint64 index,bytes32 leaf)");
+    bytes32 private constant BLOCK_TYPEHASH = keccak256("Block(bytes32 root,uint64 length,uint64 index,bytes32 leaf)");
 
     /// @inheritdoc IStake
     uint40 public constant GRACE = 7 days;
@@ -58,8 +57,7 @@ contract Stake is IStake, Bonds, EIP712 {
     ) external nonReentrant {
         address provider = delegation.delegation.wallet;
         bytes32 id = first.receipt.channelId;
-        bytes32 evidence =
-            receiptsEvidence(provider, id, first.receipt.sessionId, first.receipt.sequence);
+        bytes32 evidence = receiptsEvidence(provider, id, first.receipt.sessionId, first.receipt.sequence);
         _use(evidence, salt);
 
         address authorizer = _answering(delegation);

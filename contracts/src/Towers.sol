@@ -156,12 +156,9 @@ contract Towers is ITowers, EIP712, ReentrancyGuardTransient {
     // How money moves
 
     /// Takes the reward out of the payee's account, after what an earlier defence of the channel had taken went back.
-    function _setAside(
-        bytes32 id,
-        ChannelConfig calldata config,
-        Appointment calldata appointment,
-        address beneficiary
-    ) private {
+    function _setAside(bytes32 id, ChannelConfig calldata config, Appointment calldata appointment, address beneficiary)
+        private
+    {
         mapping(address token => RewardAccount) storage accounts = _accounts[config.payee][config.payeeAuthorizer];
         Defence storage best = _defences[id];
         if (best.beneficiary != address(0)) accounts[best.token].balance += best.reward;

@@ -342,9 +342,8 @@ contract ArbitrationTest is ChannelsTest {
         }
         _pass(48 hours);
         for (uint256 i = 0; i < calls.length; ++i) {
-            (bool done,) = address(council).call(
-                abi.encodeCall(TimelockController.execute, (address(channels), 0, calls[i], 0, REPORT))
-            );
+            (bool done,) = address(council)
+                .call(abi.encodeCall(TimelockController.execute, (address(channels), 0, calls[i], 0, REPORT)));
             vm.assertEq(_live(id), before);
             // A claim that brings nothing new is nobody's business; all else is refused.
             vm.assertTrue(done == (i == 4));

@@ -51,8 +51,7 @@ contract GasOfModulesTest is ChannelsTest {
         _record("keys: registerFor", 90_000);
         keys.standing(payee.account, DEVICE, payeeAuthorizer.account);
         _record("keys: standing, the call alone", 10_000);
-        Digests.Delegation memory next =
-            Digests.Delegation(payee.account, DEVICE, stranger.account, EXPIRY);
+        Digests.Delegation memory next = Digests.Delegation(payee.account, DEVICE, stranger.account, EXPIRY);
         vm.prank(payee.account);
         keys.rotate(0, payeeAuthorizer.account, next);
         _record("keys: rotate an authorizer", 110_000);
@@ -112,8 +111,7 @@ contract GasOfModulesTest is ChannelsTest {
             root = sha256(abi.encode(proof[i], root));
         }
         Block memory statement = Block(root, 1 << 34, (1 << 20) - 1, keccak256("rubbish"));
-        SignedBlock memory served =
-            SignedBlock(statement, signature(payeeAuthorizer.key, stake.blockDigest(statement)));
+        SignedBlock memory served = SignedBlock(statement, signature(payeeAuthorizer.key, stake.blockDigest(statement)));
         SignedDelegation memory delegation = _delegation();
         _commit(stake.blockEvidence(payee.account, statement));
         vm.warp(vm.getBlockTimestamp() + 5 minutes);

@@ -35,9 +35,8 @@ contract MulticallTest is ChannelsTest {
         (bytes[] memory calls, bytes32[] memory old,) = _move();
         // The last channel asks for more than came back.
         uint256 available = deposits(payer.account) + UNIT;
-        calls[calls.length - 1] = abi.encodeCall(
-            IChannels.open, (_config(MOVED - 1, stranger.account), uint128(available + 1))
-        );
+        calls[calls.length - 1] =
+            abi.encodeCall(IChannels.open, (_config(MOVED - 1, stranger.account), uint128(available + 1)));
         vm.prank(payer.account);
         vm.expectRevert(
             abi.encodeWithSelector(
@@ -54,9 +53,7 @@ contract MulticallTest is ChannelsTest {
         (bytes[] memory calls,,) = _move();
         // A stranger may bring the closes, but opens nothing for the payer.
         vm.prank(stranger.account);
-        vm.expectRevert(
-            abi.encodeWithSelector(IChannels.SenderNotPayer.selector, stranger.account, payer.account)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IChannels.SenderNotPayer.selector, stranger.account, payer.account));
         channels.multicall(calls);
         bytes[] memory theft = new bytes[](1);
         theft[0] = abi.encodeCall(IChannels.withdraw, (address(token), UNIT, stranger.account));

@@ -143,7 +143,9 @@ contract StakeTest is ChannelsTest {
         first.signature = signature(stranger.key, _digest(first.receipt));
         second.signature = signature(stranger.key, _digest(second.receipt));
         _commit(stake.receiptsEvidence(payee.account, forgedId, first.receipt.sessionId, 7), reporter);
-        _refused(abi.encodeWithSelector(IStake.ChannelOfAnother.selector, forgedId), _delegation(), forged, first, second);
+        _refused(
+            abi.encodeWithSelector(IStake.ChannelOfAnother.selector, forgedId), _delegation(), forged, first, second
+        );
         SignedDelegation memory claimed = _delegation();
         claimed.delegation.authorizer = stranger.account;
         _refused(
@@ -154,7 +156,9 @@ contract StakeTest is ChannelsTest {
             second
         );
         // And one's own channel with another's name convicts nobody but oneself.
-        _refused(abi.encodeWithSelector(IStake.ChannelOfAnother.selector, forgedId), _delegation(), config, first, second);
+        _refused(
+            abi.encodeWithSelector(IStake.ChannelOfAnother.selector, forgedId), _delegation(), config, first, second
+        );
     }
 
     function test_aWalletAnswersForItsAuthorizerUntilGraceAfterExpiry() public {
@@ -212,16 +216,25 @@ contract StakeTest is ChannelsTest {
 
     function test_delegationsOfNobodyToNobodyAreNone() public {
         (SignedReceipt memory first, SignedReceipt memory second) = _receipts();
-        SignedDelegation memory none = SignedDelegation(Digests.Delegation(address(0), 0, address(0), EXPIRY), new bytes(65));
+        SignedDelegation memory none =
+            SignedDelegation(Digests.Delegation(address(0), 0, address(0), EXPIRY), new bytes(65));
         first.signature = second.signature = new bytes(65);
         _commit(stake.receiptsEvidence(address(0), id, first.receipt.sessionId, 7), reporter);
         _refused(
-            abi.encodeWithSelector(IStake.DelegationInvalid.selector, address(0), address(0)), none, config, first, second
+            abi.encodeWithSelector(IStake.DelegationInvalid.selector, address(0), address(0)),
+            none,
+            config,
+            first,
+            second
         );
         none.delegation.wallet = payee.account;
         _commit(_receiptsEvidence(), reporter);
         _refused(
-            abi.encodeWithSelector(IStake.DelegationInvalid.selector, payee.account, address(0)), none, config, first, second
+            abi.encodeWithSelector(IStake.DelegationInvalid.selector, payee.account, address(0)),
+            none,
+            config,
+            first,
+            second
         );
     }
 
@@ -232,7 +245,11 @@ contract StakeTest is ChannelsTest {
         (SignedReceipt memory first, SignedReceipt memory second) = _receipts();
         bytes32 commitment = keccak256(abi.encode(evidence, reporter, SALT));
         _refused(
-            abi.encodeWithSelector(IStake.CommitmentNotReady.selector, commitment, 0), _delegation(), config, first, second
+            abi.encodeWithSelector(IStake.CommitmentNotReady.selector, commitment, 0),
+            _delegation(),
+            config,
+            first,
+            second
         );
         stake.commit(commitment);
         uint256 ready = vm.getBlockTimestamp() + 5 minutes;

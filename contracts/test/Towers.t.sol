@@ -183,10 +183,16 @@ contract TowersTest is ChannelsTest {
         );
         appointment.payee = stranger.account;
         _refused(
-            abi.encodeWithSelector(ITowers.AppointmentOfAnother.selector, id), 5 * UNIT, appointment, payeeAuthorizer.key
+            abi.encodeWithSelector(ITowers.AppointmentOfAnother.selector, id),
+            5 * UNIT,
+            appointment,
+            payeeAuthorizer.key
         );
         _refused(
-            abi.encodeWithSelector(ITowers.AmountZero.selector), 5 * UNIT, _appointment(5 * UNIT, 0), payeeAuthorizer.key
+            abi.encodeWithSelector(ITowers.AmountZero.selector),
+            5 * UNIT,
+            _appointment(5 * UNIT, 0),
+            payeeAuthorizer.key
         );
         _refused(
             abi.encodeWithSelector(ITowers.RewardTooLarge.selector, uint256(1 << 96)),
@@ -237,9 +243,7 @@ contract TowersTest is ChannelsTest {
         expectRefusal(IChannels.VoucherSignatureInvalid.selector, id);
         towers.defend(forged, appointment, signed, tower.account);
         Claim memory beyond = voucher(config, 11 * UNIT);
-        vm.expectRevert(
-            abi.encodeWithSelector(IChannels.AmountAboveReserved.selector, id, 11 * UNIT, 10 * UNIT)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IChannels.AmountAboveReserved.selector, id, 11 * UNIT, 10 * UNIT));
         towers.defend(beyond, appointment, signed, tower.account);
         vm.assertEq(_balance(), 10 * REWARD);
         vm.assertEq(towers.defence(id).beneficiary, address(0));
@@ -277,7 +281,9 @@ contract TowersTest is ChannelsTest {
     }
 
     /// C7: what the channel pays is the same with this contract, with another sender, and without.
-    function testFuzz_defend_leavesTheChannelAsAPlainClaimDoes(uint128 amount, uint128 appointed, address sender) public {
+    function testFuzz_defend_leavesTheChannelAsAPlainClaimDoes(uint128 amount, uint128 appointed, address sender)
+        public
+    {
         amount = amount % (10 * UNIT) + 1;
         appointed = appointed % amount + 1;
         vm.assume(sender != address(vm));
@@ -421,9 +427,7 @@ contract TowersTest is ChannelsTest {
     }
 
     function _defend(uint128 amount, Appointment memory appointment, address beneficiary) private {
-        towers.defend(
-            voucher(config, amount), appointment, _signed(appointment, payeeAuthorizer.key), beneficiary
-        );
+        towers.defend(voucher(config, amount), appointment, _signed(appointment, payeeAuthorizer.key), beneficiary);
     }
 
     function _refused(bytes memory reason, uint128 amount, Appointment memory appointment, uint256 key) private {

@@ -67,13 +67,8 @@ interface IKeys {
     function revoke(bytes32 device, address authorizer) external;
 
     /// @notice As `revoke`, with the wallet's signature of the `Revocation`. Anybody may send it until `deadline`.
-    function revokeFor(
-        address wallet,
-        bytes32 device,
-        address authorizer,
-        uint256 deadline,
-        bytes calldata signature
-    ) external;
+    function revokeFor(address wallet, bytes32 device, address authorizer, uint256 deadline, bytes calldata signature)
+        external;
 
     /// @notice Revokes old keys of the sender's and registers new ones, both or neither. Zero leaves an old key as it is.
     function rotate(bytes32 oldDevice, address oldAuthorizer, Digests.Delegation calldata next) external;

@@ -125,10 +125,7 @@ interface ITowers {
     function CHANNELS() external view returns (address);
 
     /// @notice Where a reward account stands.
-    function account(address payee, address payeeAuthorizer, address token)
-        external
-        view
-        returns (RewardAccount memory);
+    function account(address payee, address payeeAuthorizer, address token) external view returns (RewardAccount memory);
 
     /// @notice What of an account is not announced for withdrawal: what a tower can rely on for `NOTICE` seconds, save for
     /// rewards of other channels.

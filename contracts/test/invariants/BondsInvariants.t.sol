@@ -216,12 +216,12 @@ contract BondsWorld is Tally {
     }
 
     function _delegation(uint256 provider) private view returns (SignedDelegation memory) {
-        Digests.Delegation memory delegation = Digests.Delegation(
-            holders[provider], keccak256("device"), vm.addr(AUTHORIZER), type(uint64).max
-        );
-        return SignedDelegation(
-            delegation, _sign(_key(provider), Digests.delegation(channels.domainSeparator(), delegation))
-        );
+        Digests.Delegation memory delegation =
+            Digests.Delegation(holders[provider], keccak256("device"), vm.addr(AUTHORIZER), type(uint64).max);
+        return
+            SignedDelegation(
+                delegation, _sign(_key(provider), Digests.delegation(channels.domainSeparator(), delegation))
+            );
     }
 
     function _complain(uint256 accused, uint256 claimant) private returns (uint256 id) {

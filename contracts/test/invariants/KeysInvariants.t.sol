@@ -41,11 +41,12 @@ contract KeysWorld is Tally {
         (Digests.Delegation memory delegation, bytes memory signature) = _delegation(which, life);
         bool refused = _isRevoked(delegation);
         vm.prank(relayed ? address(this) : delegation.wallet);
-        (bool done,) = address(keys).call(
-            relayed
-                ? abi.encodeCall(IKeys.registerFor, (delegation, signature))
-                : abi.encodeCall(IKeys.register, (delegation))
-        );
+        (bool done,) = address(keys)
+            .call(
+                relayed
+                    ? abi.encodeCall(IKeys.registerFor, (delegation, signature))
+                    : abi.encodeCall(IKeys.register, (delegation))
+            );
         vm.assertTrue(done == !refused, "registered though revoked, or the other way round");
         if (done) _registered(delegation);
     }
@@ -55,8 +56,7 @@ contract KeysWorld is Tally {
         if (_said.length == 0) _delegation(which, 1);
         Said memory said = _said[which % _said.length];
         bool refused = _isRevoked(said.delegation) || _now > said.delegation.expiry;
-        (bool done,) =
-            address(keys).call(abi.encodeCall(IKeys.registerFor, (said.delegation, said.signature)));
+        (bool done,) = address(keys).call(abi.encodeCall(IKeys.registerFor, (said.delegation, said.signature)));
         vm.assertTrue(done == !refused, "replayed");
         if (done) _registered(said.delegation);
     }
@@ -84,8 +84,7 @@ contract KeysWorld is Tally {
         bool refused = _isRevoked(delegation) || delegation.device == device;
         bytes memory call = abi.encodeCall(IKeys.rotate, (device, address(0), delegation));
         if (relayed) {
-            bytes memory revocation =
-                _sign(KEY, keys.revocationDigest(delegation.wallet, device, address(0), _now));
+            bytes memory revocation = _sign(KEY, keys.revocationDigest(delegation.wallet, device, address(0), _now));
             call = abi.encodeCall(IKeys.rotateFor, (device, address(0), _now, revocation, delegation, signature));
         }
         vm.prank(relayed ? address(this) : delegation.wallet);
@@ -99,12 +98,11 @@ contract KeysWorld is Tally {
     function setCap(uint256 which, uint104 cap, bool relayed) external counted("keysSetCap") {
         (address wallet,, address authorizer) = _some(which);
         if (relayed) {
-            bytes32 digest =
-                keys.capChangeDigest(wallet, authorizer, TOKEN, cap, keys.nonces(wallet), _now);
+            bytes32 digest = keys.capChangeDigest(wallet, authorizer, TOKEN, cap, keys.nonces(wallet), _now);
             bytes memory signature = _sign(KEY, digest);
             keys.setCapFor(wallet, authorizer, TOKEN, cap, _now, signature);
-            (bool done,) = address(keys)
-                .call(abi.encodeCall(IKeys.setCapFor, (wallet, authorizer, TOKEN, cap, _now, signature)));
+            (bool done,) =
+                address(keys).call(abi.encodeCall(IKeys.setCapFor, (wallet, authorizer, TOKEN, cap, _now, signature)));
             vm.assertFalse(done, "a cap was changed twice by one signature");
         } else {
             vm.prank(wallet);
@@ -191,7 +189,9 @@ contract KeysInvariants is Campaign {
             vm.assertEq(uint256(keys.standing(wallet, device, authorizer)), uint256(expected), "standing");
             vm.assertEq(keys.deviceRevokedAt(wallet, device), world.deviceRevokedAt(wallet, device), "device");
             vm.assertEq(
-                keys.authorizerRevokedAt(wallet, authorizer), world.authorizerRevokedAt(wallet, authorizer), "authorizer"
+                keys.authorizerRevokedAt(wallet, authorizer),
+                world.authorizerRevokedAt(wallet, authorizer),
+                "authorizer"
             );
             vm.assertEq(keys.capOf(wallet, authorizer, address(0x70)).amount, world.capOf(wallet, authorizer), "cap");
         }

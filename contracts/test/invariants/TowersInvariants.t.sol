@@ -104,7 +104,9 @@ contract TowersWorld is Tally {
         counted("towersReplace")
     {
         uint256 i = _closing(which);
-        if (_entries[i].defences == 0) _defend(i, uint128(bound(amount, 1, HELD / 2)), 1 - token % 2, reward, tower ^ 1);
+        if (_entries[i].defences == 0) {
+            _defend(i, uint128(bound(amount, 1, HELD / 2)), 1 - token % 2, reward, tower ^ 1);
+        }
         if (_entries[i].credited == HELD) i = _opened();
         _defend(i, amount, token % 2, reward, tower);
     }
