@@ -30,7 +30,6 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
     };
     // Keys are kept in such URLs: only scheme and host are shown.
     let chain = home.config.chain.endpoint()?.name();
-    let backup = Stamp::read(home);
     // A running node holds its journal; otherwise nobody follows what is in it.
     let work = match &running {
         // An older node does not tell.
