@@ -161,6 +161,18 @@ contract StakeTest is ChannelsTest {
         );
     }
 
+    /// One authorizer may act for two wallets: each answers for what it did in its own channels.
+    function test_reportReceipts_ofAnotherPayeesChannelConvictsNobody() public {
+        ChannelConfig memory other = config;
+        other.payee = stranger.account;
+        bytes32 otherId = channels.channelId(other);
+        (SignedReceipt memory first, SignedReceipt memory second) = _receipts();
+        first.receipt.channelId = second.receipt.channelId = otherId;
+        (first, second) = (_sign(first.receipt), _sign(second.receipt));
+        _commit(stake.receiptsEvidence(payee.account, otherId, first.receipt.sessionId, 7), reporter);
+        _refused(abi.encodeWithSelector(IStake.ChannelOfAnother.selector, otherId), _delegation(), other, first, second);
+    }
+
     function test_aWalletAnswersForItsAuthorizerUntilGraceAfterExpiry() public {
         _commit(_receiptsEvidence(), reporter);
         vm.warp(EXPIRY + 7 days);
