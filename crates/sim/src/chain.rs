@@ -405,8 +405,8 @@ impl SimChain {
         while self.step(now) {}
     }
 
-    /// Lets time pass until the next block before `now` was made, or blocks were taken back; `false`
-    /// where that is not before `now`.
+    /// Lets time pass until a block is made, or some are taken back; `false` where that is not due
+    /// by `now`.
     pub fn step(&mut self, now: Timestamp) -> bool {
         self.now = self.now.max(now);
         let slot = self.next_slot();

@@ -17,8 +17,8 @@ const USAGE: &str = "\
 sparewire-sim run [--seed N | --fresh] [--count N] [--secs N | --hours N] [--threads N] [--pairs]
     histories from a seed on (0), or from one never tried, until a limit is reached
 sparewire-sim replay SEED | FILE
-    one history, of a seed or of a plan that was kept, made short where it breaks something: its plan,
-    and what happens in it";
+    one history, of a seed or of a plan that was kept, made short where it breaks something: its
+    plan, and what happens in it";
 
 /// A soak says how it stands so often.
 const PROGRESS: Duration = Duration::from_secs(60);
