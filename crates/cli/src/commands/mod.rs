@@ -7,6 +7,7 @@ pub(crate) mod config;
 pub(crate) mod connect;
 pub(crate) mod demo;
 pub(crate) mod earnings;
+pub(crate) mod events;
 pub(crate) mod provide;
 pub(crate) mod session;
 pub(crate) mod settle;
