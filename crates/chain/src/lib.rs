@@ -43,6 +43,7 @@ pub mod evm;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod history;
+pub mod index;
 pub mod journal;
 pub mod rpc;
 #[cfg(test)]
@@ -55,5 +56,6 @@ pub use carrier::{
 pub use chain_work::{ChainWork, ForeignUse, Stands, UnderWay};
 pub use evm::{Clock, EmbeddedChain, EvmError, Genesis, Options, Place, StoreError};
 pub use history::{Part, Spending};
+pub use index::{Index, IndexError};
 pub use journal::{Call, Journal, JournalError};
 pub use rpc::{InProcess, ServeError, Server, serve};

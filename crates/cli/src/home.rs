@@ -7,7 +7,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use sparewire_chain::{ChainWork, EvmChain, Finality, Journal, JournalError, Policy, Spending};
+use sparewire_chain::{
+    ChainWork, EvmChain, Finality, Index, Journal, JournalError, Policy, Spending,
+};
 use sparewire_core::{Address, DeviceSigner, Domain, Signer, Timestamp};
 use sparewire_node::{
     identity::Identity,
@@ -15,7 +17,7 @@ use sparewire_node::{
     store::{SqliteStore, Store},
 };
 use sparewire_protocol::settlement::{Chain, ChainError, TokenInfo};
-use sparewire_wallet::{NodeKeys, NodeSecrets};
+use sparewire_wallet::{LocalKey, NodeKeys, NodeSecrets};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -166,14 +168,21 @@ impl Home {
         }
     }
 
-    /// The configured chain, to be asked only: no key is opened and no journal taken.
-    pub(crate) async fn reader(&self) -> Result<EvmChain> {
+    /// Opens the index of the contract's events. It holds nothing that the chain does not.
+    pub(crate) fn index(&self) -> Result<Index> {
+        let (domain, _) = self.network()?;
+        let file = format!("events-{}-{}.sqlite", domain.chain_id, domain.contract);
+        Ok(Index::open(self.dir.join(file), domain)?)
+    }
+
+    /// Connects to the configured chain to look at it, with a key that nothing belongs to.
+    pub(crate) async fn look(&self) -> Result<EvmChain> {
         let (domain, _) = self.network()?;
         let endpoint = self.config.chain.endpoint()?;
-        let reader = Arc::new(sparewire_wallet::LocalKey::random()?);
-        let journal = Journal::in_memory()?;
-        let policy = Policy { retry_for: std::time::Duration::from_secs(2), ..Policy::default() };
-        Ok(EvmChain::connect(endpoint, domain, reader, journal, policy).await?)
+        let node = format!("the chain node at {}", endpoint.name());
+        let (reader, journal) = (Arc::new(LocalKey::random()?), Journal::in_memory()?);
+        let connecting = EvmChain::connect(endpoint, domain, reader, journal, self.policy());
+        Ok(output::patiently(&node, connecting).await?)
     }
 
     /// Connects the wallet to the configured chain and finishes what was left unfinished.
@@ -271,7 +280,15 @@ pub(crate) async fn token_info(home: &Home, token: Address) -> TokenInfo {
             decimals: network::TOKEN_DECIMALS,
         };
     }
-    let asked = async { anyhow::Ok(home.reader().await?.token(token).await?) };
+    let asked = async {
+        let (domain, _) = home.network()?;
+        let endpoint = home.config.chain.endpoint()?;
+        let reader = Arc::new(LocalKey::random()?);
+        let journal = Journal::in_memory()?;
+        let policy = Policy { retry_for: std::time::Duration::from_secs(2), ..Policy::default() };
+        let chain = EvmChain::connect(endpoint, domain, reader, journal, policy).await?;
+        anyhow::Ok(chain.token(token).await?)
+    };
     asked.await.unwrap_or_else(|_: anyhow::Error| smallest_units(token))
 }
 

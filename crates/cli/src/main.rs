@@ -100,7 +100,7 @@ enum Command {
     /// The keys of this node.
     #[command(subcommand)]
     Wallet(commands::wallet::WalletCommand),
-    /// Run the embedded chain, or take test money from it.
+    /// Run the embedded chain, take test money from it, or look at what happened on any chain.
     #[command(subcommand)]
     Chain(commands::chain::ChainCommand),
     /// Show what can be configured.

@@ -86,6 +86,21 @@ fn bytes_arrive_unchanged_both_ways_and_both_machines_tell_the_same_story() {
     let earned = market.provider.json(&["wallet", "show"]);
     assert_eq!(number(&earned["funds"]["wallet"]), 100_000_000 + paid(&session), "{earned:#}");
 
+    // The chain's events tell the same to anybody, and fit its state.
+    let index = market.consumer.json(&["chain", "index", "--check"]);
+    assert_eq!(index["verified_block"], index["last_block"], "{index:#}");
+    assert_eq!(index["last_block"], index["final_block"], "{index:#}");
+    let channel = session["channel"].as_str().unwrap();
+    let told = market.provider.json(&["chain", "events", "--channel", channel]);
+    let claims = told.as_array().unwrap().iter().filter(|event| event["event"] == "claimed");
+    let claims: Vec<_> = claims.map(|event| number(&event["claimed"])).collect();
+    assert_eq!(claims, [claimed_early, paid(&session)], "{told:#}");
+    let opened = &told[0];
+    assert_eq!((&opened["event"], &opened["channel"]), (&"opened".into(), &session["channel"]));
+    let late = number(&told[told.as_array().unwrap().len() - 1]["block"]).to_string();
+    let late = market.provider.json(&["chain", "events", "--since", &late]);
+    assert!(late.as_array().unwrap().len() < told.as_array().unwrap().len(), "{late:#}");
+
     // Everything goes off and comes up again.
     let chain = market.chain.take().unwrap().stopped();
     assert!(chain.status.success(), "{chain:?}");

@@ -6,6 +6,7 @@ mod connection;
 mod settling;
 mod shares;
 mod strangers;
+mod watching;
 
 pub use admission::{Applicant, admit, terms_of};
 pub use settling::{Plan, Row, SettleError, Settler};

@@ -27,7 +27,7 @@ use sparewire_node::{
 };
 use sparewire_protocol::{
     ChannelConfig, ChannelStatus, Message, Payment, Reading, Record, Role, Voucher,
-    settlement::{ChainError, Intent},
+    settlement::{ChainError, Intent, StartedClose},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -111,6 +111,48 @@ async fn a_payer_who_leaves_is_noticed_and_settled_channels_are_not_asked_about_
     until("the other goes on being asked about", || asked(open) >= others + 3).await;
     assert!(asked(claimed) <= before + 1, "settled again");
     assert_eq!(asked(closed), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_logs_are_followed_who_leaves_is_claimed_from_first_and_the_others_in_turns() {
+    let mut settings = provider_config();
+    settings.closes_every = Duration::from_millis(50);
+    let market = Market::with(settings, Exit::new(exit_policy())).await;
+    let seat = &market.seller.seat;
+    *seat.closes.lock().unwrap() = Some(Ok(Vec::new()));
+    let keys = Keys::random();
+    let mut ids = Vec::new();
+    for salt in 0..500 {
+        let config = keys.channel_to(&market.seller.keys, salt);
+        market.chain.open(&config, 1_000);
+        ids.push(promise(&market, &keys, &config, 100));
+    }
+    // Each in its turn: whoever was asked about longest ago is next.
+    seat.asked.lock().unwrap().clear();
+    let times = || {
+        let asked = seat.asked.lock().unwrap();
+        ids.iter().map(|id| asked.get(id).copied().unwrap_or(0)).collect::<Vec<_>>()
+    };
+    until("all were asked about twice", || times().iter().min() >= Some(&2)).await;
+    let asked = times();
+    let (least, most) = (asked.iter().min(), asked.iter().max());
+    assert!(most <= least.map(|it| it + 3).as_ref(), "{least:?} to {most:?}");
+    assert_eq!(market.chain.performed(market.seller.keys.wallet.address()), []);
+
+    // A start that is not final yet, as state still says open: it is acted on all the same, for the
+    // delay has begun. One that is told of a channel which we do not have is nothing to us.
+    let told = [ids[7], ChannelId::default()];
+    let told = told.map(|channel| StartedClose { channel, finish_at_secs: u64::MAX });
+    *seat.closes.lock().unwrap() = Some(Ok(told.to_vec()));
+    until("it is claimed", || market.chain.facts(ids[7]).claimed == amount(100)).await;
+    let claims = market.chain.performed(market.seller.keys.wallet.address()).len();
+    assert_eq!(claims, 1, "and no other channel is");
+
+    // Without a word of logs, state is asked all the same.
+    let error = ChainError::Nonsense { endpoint: "node".to_owned(), reason: "doubt".to_owned() };
+    *seat.closes.lock().unwrap() = Some(Err(error));
+    market.chain.set_status(ids[9], ChannelStatus::Closing { finish_at_secs: u64::MAX });
+    until("it is claimed too", || market.chain.facts(ids[9]).claimed == amount(100)).await;
 }
 
 /// Names that begin with `dead` are looked up for ever; all others are this computer.

@@ -43,6 +43,7 @@
 
 mod appointment;
 pub mod channel;
+mod claiming;
 mod credit;
 mod error;
 mod message;

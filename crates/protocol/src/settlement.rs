@@ -1,16 +1,15 @@
 //! Settlement: from what a channel is worth to what is asked of the chain. Fifth station of the
 //! river. The chain itself stands behind the [`Chain`] trait; its facts come back as inputs.
 
-mod when;
-
 use std::fmt;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sparewire_core::{Address, Amount, B256, ChannelId, Domain, NodeId, Signature, Signed};
 
-pub use when::{NativePrice, Occasion, SettlePolicy, Verdict, Waiting, Weighed, margin_secs};
-
+pub use crate::claiming::{
+    NativePrice, Occasion, SettlePolicy, Verdict, Waiting, Weighed, margin_secs,
+};
 use crate::{
     appointment::Appointment,
     channel::{ChannelConfig, ChannelFacts, Claim, Delegation},
@@ -286,6 +285,15 @@ pub struct TokenInfo {
     pub decimals: u8,
 }
 
+/// A close that its payer has started and nobody has finished, as logs tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartedClose {
+    /// The channel.
+    pub channel: ChannelId,
+    /// Block time in seconds from which anybody can finish it.
+    pub finish_at_secs: u64,
+}
+
 /// An EVM chain with the channel contract on it, seen by one wallet.
 ///
 /// Facts are of final state: what a reorganisation can still undo is not told. Calls may take as
@@ -303,6 +311,26 @@ pub trait Chain: Send + Sync {
 
     /// What final state says of a channel; `None` where it does not know it.
     async fn channel(&self, id: ChannelId) -> Result<Option<ChannelFacts>, ChainError>;
+
+    /// The same of several channels, in their order, in as few requests as the chain allows.
+    async fn channels(&self, ids: &[ChannelId]) -> Result<Vec<Option<ChannelFacts>>, ChainError> {
+        let mut facts = Vec::with_capacity(ids.len());
+        for id in ids {
+            facts.push(self.channel(*id).await?);
+        }
+        Ok(facts)
+    }
+
+    /// Closes of channels to `payee` that were started and are not finished, told by logs and
+    /// sooner than they are final: where to look first. `None` where no logs are followed. Logs can
+    /// be left out and a start that is not final can be undone, so that this is no fact: whoever
+    /// must not miss one also asks [`Chain::channels`] in time.
+    async fn closes_started(
+        &self,
+        _payee: Address,
+    ) -> Result<Option<Vec<StartedClose>>, ChainError> {
+        Ok(None)
+    }
 
     /// What `owner` has of `token`.
     async fn funds(&self, owner: Address, token: Address) -> Result<Funds, ChainError>;

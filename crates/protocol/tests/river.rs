@@ -14,7 +14,7 @@ use std::{
 ///   that tells it to the peer, terms say what breaks them, and messages carry terms;
 ///   appointments are framed as messages are.
 /// * `payer`, `payee` are the two banks of one session and check a channel in the same way.
-const STATIONS: [(&str, u8); 13] = [
+const STATIONS: [(&str, u8); 14] = [
     ("meter", 1),
     ("credit", 1),
     ("receipt", 2),
@@ -26,6 +26,7 @@ const STATIONS: [(&str, u8); 13] = [
     ("session", 5),
     ("payer", 6),
     ("payee", 6),
+    ("claiming", 7),
     ("settlement", 7),
     ("watch", 8),
 ];

@@ -1,8 +1,11 @@
 //! The carrier: [`Chain`] over any EVM node, or several, with transactions that are followed until
 //! final.
 
+mod batch;
 mod deploy;
 mod follow;
+pub(crate) mod logs;
+pub(crate) mod many;
 mod node;
 mod nodes;
 mod plan;
@@ -10,7 +13,11 @@ mod quorum;
 mod quote;
 mod send;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use alloy_primitives::{Address, Bytes};
 use alloy_sol_types::SolCall;
@@ -19,7 +26,8 @@ use sparewire_core::{Amount, ChannelId, Domain, Signer};
 use sparewire_protocol::{
     channel::{ChannelConfig, ChannelFacts, ChannelStatus, Delegation},
     settlement::{
-        Chain, ChainError, Funds, Head, Intent, Outcome, Quote, RewardFacts, Standing, TokenInfo,
+        Chain, ChainError, Funds, Head, Intent, Outcome, Quote, RewardFacts, Standing,
+        StartedClose, TokenInfo,
     },
 };
 
@@ -35,8 +43,13 @@ pub use quorum::Quorum;
 use crate::{
     chain_work::ChainWork,
     contracts::{Channels, Keys, TestToken, Towers},
+    index::{Index, IndexError},
     journal::Journal,
 };
+
+/// Ranges of logs that are read before each answer about closes: what is left is read before the
+/// next ones, so that an index that begins does not hold up what a provider does meanwhile.
+const RANGES_PER_LOOK: usize = 32;
 
 /// When a block counts as final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +119,8 @@ impl Default for Policy {
 /// [`Chain`] over an EVM node, or several.
 pub struct EvmChain {
     domain: Domain,
-    follower: Follower,
+    pub(crate) follower: Follower,
+    index: OnceLock<Index>,
 }
 
 impl fmt::Debug for EvmChain {
@@ -142,7 +156,7 @@ impl EvmChain {
             return Err(missing);
         }
         let follower = Follower::new(node, signer, journal, policy, domain.chain_id)?;
-        let chain = Self { domain, follower };
+        let chain = Self { domain, follower, index: OnceLock::new() };
         // Any contract has code; ours has this separator.
         let separator = async {
             let newest = chain.follower.node.newest().await?;
@@ -159,6 +173,15 @@ impl EvmChain {
             Err(ChainError::Nonsense { .. }) if !chain.follower.node.several() => Err(missing),
             Err(error) => Err(error),
         }
+    }
+
+    /// Answers [`Chain::closes_started`] from this index from now on; the first one stays.
+    ///
+    /// # Panics
+    /// Where it is another contract's.
+    pub fn use_index(&self, index: Index) {
+        self.assert_of(&index);
+        let _ = self.index.set(index);
     }
 
     /// The name of the node, or nodes, that errors show.
@@ -185,7 +208,7 @@ impl EvmChain {
         Ok(ChainWork { base_fee_wei, ..self.follower.journal.work()? })
     }
 
-    fn policy(&self) -> &Policy {
+    pub(crate) fn policy(&self) -> &Policy {
         &self.follower.policy
     }
 
@@ -275,6 +298,25 @@ impl Chain for EvmChain {
                 Err(error) => return Err(error),
             };
         facts_of(&state).map_err(|reason| self.follower.node.blame(NodeError::Nonsense(reason)))
+    }
+
+    async fn channels(&self, ids: &[ChannelId]) -> Result<Vec<Option<ChannelFacts>>, ChainError> {
+        self.channels_now(ids).await
+    }
+
+    async fn closes_started(
+        &self,
+        payee: Address,
+    ) -> Result<Option<Vec<StartedClose>>, ChainError> {
+        let Some(index) = self.index.get() else { return Ok(None) };
+        match self.closes_by_index(index, payee, RANGES_PER_LOOK).await {
+            Ok(closes) => Ok(Some(closes)),
+            Err(IndexError::Chain(error)) => Err(error),
+            Err(error) => {
+                let endpoint = self.endpoint().to_owned();
+                Err(ChainError::Nonsense { endpoint, reason: error.to_string() })
+            }
+        }
     }
 
     async fn funds(&self, owner: Address, token: Address) -> Result<Funds, ChainError> {

@@ -122,9 +122,44 @@ impl NodeError {
             && (says(message, &TOO_NEW) || says(message, &["missing trie node", "pruned"]))
     }
 
+    /// Whether it would answer if it were asked for fewer blocks at a time.
+    pub(crate) fn is_too_much(&self) -> bool {
+        let Self::Refused { message, .. } = self else { return false };
+        !self.is_revert()
+            && !says(message, &["too many requests", "rate limit"])
+            && says(
+                message,
+                &[
+                    "query returned more than",
+                    "more than 10000 results",
+                    "too many results",
+                    "too many logs",
+                    "block range",
+                    "blocks range",
+                    "range is too",
+                    "range too",
+                    "response size",
+                    "response is too big",
+                    "query timeout",
+                    "context deadline exceeded",
+                ],
+            )
+    }
+
+    /// Whether it has dropped what is so old (EIP-4444 and pruned nodes).
+    pub(crate) fn is_history_gone(&self) -> bool {
+        let Self::Refused { code, message, .. } = self else { return false };
+        let words =
+            ["pruned", "history unavailable", "historical", "missing trie node", "not kept"];
+        !self.is_revert() && (*code == 4444 || says(message, &words))
+    }
+
     /// Whether it serves nothing now, or not us, whatever is asked.
     pub(crate) fn is_silence(&self) -> bool {
         let Self::Refused { code, message, .. } = self else { return true };
+        if self.is_too_much() || self.is_history_gone() {
+            return false;
+        }
         let words = ["rate limit", "too many requests", "request limit", "quota", "unauthorized"];
         !self.is_revert()
             && !self.is_lack()
@@ -133,7 +168,7 @@ impl NodeError {
 
     /// Whether that is its answer, to be weighed as any other.
     pub(crate) fn is_verdict(&self) -> bool {
-        !self.is_silence() && !self.is_lack()
+        !self.is_silence() && !self.is_lack() && !self.is_too_much() && !self.is_history_gone()
     }
 
     /// Whether the contract refuses, and not the node.
@@ -180,6 +215,7 @@ pub(crate) struct BlockFacts {
     pub(crate) timestamp: U64,
     /// Absent on chains without EIP-1559.
     pub(crate) base_fee_per_gas: Option<U128>,
+    pub(crate) gas_limit: Option<U64>,
 }
 
 /// What we need of a receipt.

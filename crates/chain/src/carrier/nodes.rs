@@ -153,17 +153,17 @@ type Answer<R> = (usize, Result<R, NodeError>);
 
 /// How answers are weighed.
 #[derive(Clone, Copy)]
-struct Rule {
+pub(super) struct Rule {
     /// Ask all in good standing, not only as many as must agree.
-    all: bool,
+    pub(super) all: bool,
     /// Hold it against a node if it is outvoted: honest ones cannot differ.
-    strict: bool,
-    middle: Middle,
+    pub(super) strict: bool,
+    pub(super) middle: Middle,
 }
 
 /// Which of several figures is taken where two are in the middle.
 #[derive(Clone, Copy)]
-enum Middle {
+pub(super) enum Middle {
     Lower,
     Upper,
 }
@@ -248,7 +248,7 @@ impl Nodes {
     // --- asking ---
 
     /// Asks again, with growing pauses, while there is no answer to be had.
-    async fn patiently<T, F: Future<Output = Result<T, NodeError>> + Send>(
+    pub(super) async fn patiently<T, F: Future<Output = Result<T, NodeError>> + Send>(
         &self,
         method: &'static str,
         ask: impl Fn() -> F + Send + Sync,
@@ -354,6 +354,22 @@ impl Nodes {
         same: impl Fn(&R, &R) -> bool + Send + Sync,
         by: impl Fn(&R) -> U256 + Send + Sync,
     ) -> Result<R, NodeError> {
+        let ask = |node: Node| {
+            let params = params.clone();
+            async move { node.ask::<P, R>(method, params).await }
+        };
+        self.vote_on(method, ask, rule, same, by).await
+    }
+
+    /// The same for whatever it takes to have a node's answer.
+    pub(super) async fn vote_on<R: Send, F: Future<Output = Result<R, NodeError>> + Send>(
+        &self,
+        method: &'static str,
+        ask: impl Fn(Node) -> F + Send + Sync,
+        rule: Rule,
+        same: impl Fn(&R, &R) -> bool + Send + Sync,
+        by: impl Fn(&R) -> U256 + Send + Sync,
+    ) -> Result<R, NodeError> {
         let alike = |a: &Result<R, NodeError>, b: &Result<R, NodeError>| match (a, b) {
             (Ok(a), Ok(b)) => same(a, b),
             (Err(a), Err(b)) => a.is_verdict() && b.is_verdict() && a.says_as(b),
@@ -361,10 +377,6 @@ impl Nodes {
         };
         let winners = |answers: &[Answer<R>]| {
             self.quorum.agreed(answers.len(), |a, b| alike(&answers[a].1, &answers[b].1))
-        };
-        let ask = |node: Node| {
-            let params = params.clone();
-            async move { node.ask::<P, R>(method, params).await }
         };
         let mut answers = self.poll(rule.all, ask, |answers| winners(answers).is_some()).await;
         let Some(mut winners) = winners(&answers) else {
@@ -446,7 +458,7 @@ impl Nodes {
         params: P,
         block: u64,
     ) -> Result<R, NodeError> {
-        self.agreed(method, params, block <= self.settled.load(Ordering::Relaxed)).await
+        self.agreed(method, params, self.is_settled(block)).await
     }
 
     /// A figure on which honest nodes may differ: the one in the middle of all that are told.
@@ -503,6 +515,13 @@ impl Nodes {
         Ok(self.reached(&self.blocks().await?, |block| block.number.to()))
     }
 
+    /// Gas limit of the newest block: what a quorum says it is at least, if they tell.
+    pub(crate) async fn gas_limit(&self) -> Result<Option<u64>, ChainError> {
+        let blocks = self.blocks().await?;
+        let limits = blocks.iter().filter_map(|(_, it)| Some(it.gas_limit?.to()));
+        Ok(self.quorum.reached(limits))
+    }
+
     /// How far a quorum has come: with the newest block, its time, and the final one.
     pub(crate) async fn head(&self) -> Result<Head, ChainError> {
         let ask = |node: Node| async move { node.head().await };
@@ -520,6 +539,17 @@ impl Nodes {
         }
         self.settled.fetch_max(final_number, Ordering::Relaxed);
         Ok(Head { number: number.max(final_number), time_secs, final_number })
+    }
+
+    /// Whether `block` is final, as far as a quorum has told: nobody may differ on it.
+    pub(super) fn is_settled(&self, block: u64) -> bool {
+        block <= self.settled.load(Ordering::Relaxed)
+    }
+
+    /// What code that is made for the occasion returns at a block.
+    pub(crate) async fn run(&self, code: Bytes, block: u64) -> Result<Bytes, NodeError> {
+        let request = json!({ "data": code });
+        self.fact("eth_call", (request, U64::from(block)), block).await
     }
 
     /// Calls a contract at a block.

@@ -2,29 +2,24 @@
 
 use alloy_primitives::{Address, B256, U256, keccak256};
 use alloy_sol_types::SolCall;
-use futures_util::{StreamExt, TryStreamExt, stream};
 use sparewire_core::Amount;
 use sparewire_protocol::{
-    channel::{
-        ChannelConfig, ChannelFacts, ChannelStatus, Claim, PACKED_ENTRY_LEN, PACKED_HEAD_LEN,
-        pack_claims,
-    },
+    channel::{ChannelConfig, ChannelFacts, ChannelStatus, Claim},
     settlement::{Chain, ChainError, Intent},
 };
 
-use super::{Allowance, EvmChain, follow::Plan};
+use super::{
+    Allowance, EvmChain,
+    batch::{CLAIMS_MAX, claim_calls},
+    follow::Plan,
+};
 use crate::{
     contracts::{Channels, Keys, KeysDelegation, TestToken, Towers},
     journal::Call,
 };
 
-/// Most claims of one transaction: fresh payees' and channels' slots at their dearest take about
-/// 7 million gas, of the 16.7 million that a transaction may use.
-const CLAIMS_MAX: usize = 200;
 /// Most channels that one transaction opens: about 60,000 gas each.
 const OPENS_MAX: usize = 100;
-/// Facts that are asked for at a time.
-const QUESTIONS_MAX: usize = 16;
 
 impl EvmChain {
     /// What identifies an intent: asked for again while it is unfinished, it is the same one.
@@ -54,7 +49,7 @@ impl EvmChain {
             }
             Intent::Claim { claims } => {
                 let (left, urgent) = self.unclaimed(claims).await?;
-                let calls = self.all_calls(&Intent::Claim { claims: left });
+                let calls = self.fewest_claim_calls(&left).await?;
                 return Ok(Plan { calls, urgent });
             }
             Intent::CloseCooperatively { claim, .. } => over(&claim.config, closed).await?,
@@ -162,14 +157,13 @@ impl EvmChain {
         channels: &[(ChannelConfig, Amount)],
     ) -> Result<Vec<(ChannelConfig, Amount)>, ChainError> {
         let domain = self.domain();
-        let looked = stream::iter(channels.to_vec()).map(|(config, amount)| async move {
-            let facts = self.channel(config.id(&domain)).await?;
-            Ok::<_, ChainError>((config, amount, facts))
-        });
-        let looked: Vec<_> = looked.buffered(QUESTIONS_MAX).try_collect().await?;
+        let ids: Vec<_> = channels.iter().map(|(config, _)| config.id(&domain)).collect();
+        let facts = self.channels(&ids).await?;
+        let looked =
+            channels.iter().zip(facts).map(|((config, amount), facts)| (*config, *amount, facts));
         // One that is open with as much in it is what was asked for; any other makes the call
         // revert, in words.
-        let left = looked.into_iter().filter(|(_, amount, facts)| {
+        let left = looked.filter(|(_, amount, facts)| {
             !facts.is_some_and(|facts| {
                 facts.status == ChannelStatus::Open && facts.reserved >= *amount
             })
@@ -180,12 +174,9 @@ impl EvmChain {
     /// The claims that would still credit something, and whether a payer of them is leaving.
     async fn unclaimed(&self, claims: &[Claim]) -> Result<(Vec<Claim>, bool), ChainError> {
         let domain = self.domain();
-        let looked = stream::iter(claims.to_vec()).map(|claim| async move {
-            let facts = self.channel(claim.config.id(&domain)).await?;
-            Ok::<_, ChainError>((claim, facts))
-        });
-        let looked: Vec<_> = looked.buffered(QUESTIONS_MAX).try_collect().await?;
-        let left = looked.into_iter().filter(|(claim, facts)| {
+        let ids: Vec<_> = claims.iter().map(|claim| claim.config.id(&domain)).collect();
+        let looked = claims.iter().copied().zip(self.channels(&ids).await?);
+        let left = looked.filter(|(claim, facts)| {
             !facts.is_some_and(|facts| {
                 facts.status == ChannelStatus::Closed || facts.claimed >= claim.amount
             })
@@ -232,11 +223,7 @@ pub fn calls_of(contract: Address, wallet: Address, intent: &Intent) -> Vec<Call
             let amount = amount.get();
             one(Channels::topUpCall::new((config_of(config), amount)).abi_encode())
         }
-        Intent::Claim { claims } => pack_claims(claims)
-            .iter()
-            .flat_map(|group| split_group(group))
-            .map(|data| call(Channels::claimPackedAndSweepCall::new((data.into(),)).abi_encode()))
-            .collect(),
+        Intent::Claim { claims } => claim_calls(contract, claims, CLAIMS_MAX),
         Intent::CloseCooperatively { claim, payee_signature } => {
             let last = Channels::Claim {
                 config: config_of(&claim.config),
@@ -327,12 +314,6 @@ pub fn approval(token: Address, spender: Address, value: U256) -> Call {
     Call { target: Some(token), data: data.into(), value: U256::ZERO }
 }
 
-/// Splits one packed group into groups that fit a transaction, each with the head.
-fn split_group(group: &[u8]) -> Vec<Vec<u8>> {
-    let Some((head, entries)) = group.split_at_checked(PACKED_HEAD_LEN) else { return Vec::new() };
-    entries.chunks(CLAIMS_MAX * PACKED_ENTRY_LEN).map(|chunk| [head, chunk].concat()).collect()
-}
-
 /// The configuration as the contract's ABI has it.
 pub(super) fn config_of(config: &ChannelConfig) -> Channels::ChannelConfig {
     Channels::ChannelConfig {
@@ -365,23 +346,5 @@ pub(super) fn towers_config_of(config: &ChannelConfig) -> Towers::ChannelConfig 
         token,
         withdrawDelay,
         salt,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_large_group_is_split_between_entries_and_keeps_its_head() {
-        let entries = CLAIMS_MAX + 1;
-        let group: Vec<u8> =
-            (0..PACKED_HEAD_LEN + entries * PACKED_ENTRY_LEN).map(|at| (at % 251) as u8).collect();
-        let parts = split_group(&group);
-        assert_eq!(parts.len(), 2);
-        assert_eq!(parts[1].len(), PACKED_HEAD_LEN + PACKED_ENTRY_LEN);
-        assert!(parts.iter().all(|part| part[..PACKED_HEAD_LEN] == group[..PACKED_HEAD_LEN]));
-        assert_eq!(parts[1][PACKED_HEAD_LEN..], group[group.len() - PACKED_ENTRY_LEN..]);
-        assert!(split_group(&[]).is_empty());
     }
 }

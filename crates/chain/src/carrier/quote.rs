@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Most gas that one transaction may use (EIP-7825); chains without that rule are fine with it.
-const GAS_MAX: u64 = 1 << 24;
+pub(super) const GAS_MAX: u64 = 1 << 24;
 
 /// What a deposit takes beside moving the tokens: the contract's own accounts, two of them new.
 /// A deposit takes 49,383 gas in all where a transfer of the same token takes about 30,000

@@ -22,6 +22,7 @@ use crate::{
 };
 
 mod anvil;
+mod batch;
 mod ends;
 mod proxy;
 mod quorum;
@@ -570,7 +571,7 @@ async fn a_revert_in_a_block_is_told_with_its_reason() {
 }
 
 #[tokio::test]
-async fn more_claims_than_fit_are_split_and_many_callers_share_one_wallet() {
+async fn many_claims_share_a_transaction_and_many_callers_share_one_wallet() {
     const CHANNELS: u64 = 201;
     let chain = embedded();
     let endpoint = Endpoint::Embedded(chain.clone());
@@ -592,7 +593,7 @@ async fn more_claims_than_fit_are_split_and_many_callers_share_one_wallet() {
     assert_eq!(opened.transactions.len(), 3);
     let claims = configs.iter().map(|config| claim(*config, &domain, 60)).collect();
     let claimed = payee.perform(&Intent::Claim { claims }).await.unwrap();
-    assert_eq!(claimed.transactions.len(), 2);
+    assert_eq!(claimed.transactions.len(), 1);
     let funds = payee.funds(payee.wallet(), token).await.unwrap();
     assert_eq!(funds.wallet, 60 * u128::from(CHANNELS));
     println!("gas: {} an opening", opened.gas_used() / CHANNELS);

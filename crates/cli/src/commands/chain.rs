@@ -9,7 +9,7 @@ use sparewire_core::Address;
 
 use crate::{hint::Hint, home::Home, interrupt::Interrupts, network, output, wallet_lock};
 
-/// Run the embedded chain, or take test money from it.
+/// Run the embedded chain, take test money from it, or look at what happened on any chain.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ChainCommand {
     /// Serve the embedded chain as standard Ethereum JSON-RPC on loopback; it is kept in the data
@@ -29,6 +29,10 @@ pub(crate) enum ChainCommand {
         #[arg(long)]
         password_file: Option<PathBuf>,
     },
+    /// What happened at the channel contract, oldest first; amounts in the token's smallest unit.
+    Events(super::events::EventsArgs),
+    /// Bring the index of the contract's events up to date, as `events` and a provider do too.
+    Index(super::events::IndexArgs),
     /// Give an address 1 ether for gas and 100 test tokens of the embedded chain.
     Faucet {
         /// Who gets them.
@@ -83,6 +87,8 @@ pub(crate) async fn run(command: ChainCommand, home: &Home, json: bool) -> Resul
             output::out!("token     {} (a test token that anybody can mint)", deployed.token);
             Ok(())
         }
+        ChainCommand::Events(args) => super::events::list(args, home, json).await,
+        ChainCommand::Index(args) => super::events::index(args, home, json).await,
         ChainCommand::Faucet { address } => {
             network::faucet(home.config.chain.endpoint()?, address).await?;
             if json {

@@ -105,7 +105,7 @@ pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Resu
             )
         }
         DeviceCommand::List { named } => {
-            let chain = home.reader().await?;
+            let chain = home.look().await?;
             let device = named.device.unwrap_or(own.node_id);
             let authorizer = named.authorizer.unwrap_or(own.authorizer);
             let wallet = own.wallet;

@@ -8,6 +8,7 @@ pub(crate) mod connect;
 pub(crate) mod demo;
 pub(crate) mod device;
 pub(crate) mod earnings;
+pub(crate) mod events;
 pub(crate) mod provide;
 pub(crate) mod session;
 pub(crate) mod settle;

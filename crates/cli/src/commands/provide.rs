@@ -54,6 +54,11 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
     descriptors::raise(sessions.saturating_mul(tunnels), &who);
 
     let (side, carrier) = Side::open(&home, args.password_file.as_deref()).await?;
+    match home.index() {
+        Ok(index) => carrier.use_index(index),
+        // Payers that leave are found without it, later.
+        Err(error) => eprintln!("warning: no index of the contract's events: {error:#}"),
+    }
     let (provider, endpoint) =
         assemble::provider(&home.config.provider, &home.config.settle, &side).await?;
     let entrusting = assemble::entrusting(&home, &side, &endpoint)?;

@@ -2,12 +2,12 @@
 //! leaves; what costs more than it brings is left where it is.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use futures_util::stream::{self, FuturesUnordered, StreamExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde::{Deserialize, Serialize};
 use sparewire_core::{Address, Amount, ChannelId, Timestamp};
 use sparewire_protocol::{
@@ -20,13 +20,14 @@ use sparewire_protocol::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::watching::{Unsettled, Watch};
 use crate::{
     session::{Clock, SessionError},
     store::{Store, ask},
 };
 
 /// How many channels the chain is asked about at a time: each is a round trip.
-const ASKED_AT_ONCE: usize = 16;
+pub(super) const ASKED_AT_ONCE: usize = 16;
 
 /// Something could not be settled. What could be was, and the rest stays claimable.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -105,6 +106,7 @@ struct Turn {
     /// When something was last claimed, or this began.
     since: Timestamp,
     settled: Settled,
+    watch: Watch,
 }
 
 /// Up to which amount there is nothing left to claim in a channel: what was claimed, or anything
@@ -114,7 +116,7 @@ type Settled = HashMap<ChannelId, Amount>;
 
 /// Vouchers on their way to the chain, and what failed on the way for some: one must not hold up
 /// the others.
-type Gathered<T> = (T, Result<(), SessionError>);
+pub(super) type Gathered<T> = (T, Result<(), SessionError>);
 
 impl Settler {
     /// A settler of what is promised over channels that this store knows. Whoever is named in them
@@ -125,7 +127,8 @@ impl Settler {
         policy: SettlePolicy,
         clock: Clock,
     ) -> Self {
-        let turn = tokio::sync::Mutex::new(Turn { since: clock(), settled: Settled::new() });
+        let (settled, watch) = (Settled::new(), Watch::default());
+        let turn = tokio::sync::Mutex::new(Turn { since: clock(), settled, watch });
         let under_way = watch::Sender::new(Settled::new());
         Self { store, chain, policy, clock, turn, under_way, leaving: Mutex::default() }
     }
@@ -136,7 +139,8 @@ impl Settler {
     /// [`SessionError`] where the store or the chain failed.
     pub async fn plan(&self) -> Result<Plan, SessionError> {
         // Whoever asks wants to know: every channel is looked at, whatever was seen of it before.
-        let (waiting, gathered) = self.waiting(&mut Settled::new()).await;
+        let (waiting, gathered) =
+            self.waiting(&mut Settled::new(), &mut Watch::default(), true).await;
         gathered?;
         let block_secs = self.chain.head().await?.time_secs;
         let ((plan, _), weighed) = self.weigh(waiting, Occasion::Asked, block_secs).await;
@@ -154,7 +158,42 @@ impl Settler {
         let settled = self.round(Some(Occasion::Asked)).await;
         // The sender lives as long as we do.
         let _ = self.under_way.subscribe().wait_for(HashMap::is_empty).await;
-        settled
+        let (mut outcome, failed) = match settled {
+            Ok(outcome) => (outcome, Ok(())),
+            Err(SettleError { outcome, error }) => (outcome, Err(error)),
+        };
+        let swept = self.sweep(&mut outcome).await;
+        match failed.and(swept) {
+            Ok(()) => Ok(outcome),
+            Err(error) => Err(SettleError { outcome, error }),
+        }
+    }
+
+    /// Pays out what others had credited to us: towers, or whoever claims for somebody else. (Our own
+    /// claims pay out by themselves, that as well.)
+    async fn sweep(&self, outcome: &mut Outcome) -> Result<(), SessionError> {
+        let channels = ask(&self.store, |store| store.channels(Role::Payee)).await?;
+        let domain = self.chain.domain();
+        let paid: BTreeSet<_> = channels
+            .iter()
+            .filter(|channel| channel.domain == domain)
+            .map(|channel| (channel.config.payee, channel.config.token))
+            .collect();
+        for (payee, token) in paid {
+            let claimable = self.chain.funds(payee, token).await?.claimable;
+            if claimable == Amount::ZERO {
+                continue;
+            }
+            let sweep = Intent::Sweep { payee, token };
+            let fee_wei = self.chain.quote(&sweep).await?.fee_wei;
+            if self.policy.pays(token, claimable, fee_wei) {
+                let swept = self.chain.perform(&sweep).await?;
+                outcome.transactions.extend(swept.transactions);
+            } else {
+                tracing::info!(%claimable, fee_wei, "paying out costs more than it brings; it waits");
+            }
+        }
+        Ok(())
     }
 
     /// Claims what the policy wants claimed at shutdown. What was sent is followed by the next
@@ -191,16 +230,25 @@ impl Settler {
     /// Claims what is due for this reason, or for those that the policy sees.
     async fn round(&self, asked: Option<Occasion>) -> Result<Outcome, SettleError> {
         let mut turn = self.turn.lock().await;
-        let (waiting, gathered) = self.waiting(&mut turn.settled).await;
+        let Turn { settled, watch, .. } = &mut *turn;
+        let (waiting, gathered) = self.waiting(settled, watch, asked.is_some()).await;
         let (claims, weighed) = self.due(&turn, waiting, asked).await;
         let amounts = || claims.iter().map(|(channel, claim)| (*channel, claim.amount));
         self.under_way.send_modify(|under_way| under_way.extend(amounts()));
+        let before = turn.since;
         if !claims.is_empty() {
             turn.since = (self.clock)();
         }
         drop(turn);
         // Where this is cut off, the claims stay on their way: the chain's journal has them.
         let (outcome, claimed) = self.claim(claims.iter().map(|(_, claim)| *claim).collect()).await;
+        if !claims.is_empty() {
+            let mut turn = self.turn.lock().await;
+            turn.watch.forget(claims.iter().map(|(channel, _)| *channel));
+            if claimed.is_err() && outcome.transactions.is_empty() {
+                turn.since = before; // the next look tries again
+            }
+        }
         self.under_way.send_modify(|under_way| {
             for (channel, amount) in amounts() {
                 // A later round may have sent a higher one.
@@ -266,43 +314,29 @@ impl Settler {
     }
 
     /// The vouchers that promise more than is claimed. Only channels that promise more than
-    /// `settled` are asked about, and one that cannot be does not keep the others from being
-    /// claimed.
-    async fn waiting(&self, settled: &mut Settled) -> Gathered<Vec<Waiting>> {
+    /// `settled` are asked about, all of them or as many as `watch` says, and one that cannot be
+    /// does not keep the others from being claimed.
+    async fn waiting(
+        &self,
+        settled: &mut Settled,
+        watch: &mut Watch,
+        all: bool,
+    ) -> Gathered<Vec<Waiting>> {
         let channels = match ask(&self.store, |store| store.channels(Role::Payee)).await {
             Ok(channels) => channels,
             Err(error) => return (Vec::new(), Err(error)),
         };
         let domain = self.chain.domain();
-        let unsettled: Vec<(ChannelId, Claim)> = channels
+        let unsettled: Vec<Unsettled> = channels
             .into_iter()
             .filter(|channel| channel.domain == domain)
             .filter_map(|channel| Some((channel.id, channel.claim()?)))
             .filter(|(id, claim)| settled.get(id).is_none_or(|settled| claim.amount > *settled))
             .collect();
         // In order, so that the same vouchers are the same intent when it is tried again.
-        let mut answers = stream::iter(unsettled)
-            .map(|(id, claim)| {
-                let chain = Arc::clone(&self.chain);
-                async move { (id, claim, chain.channel(id).await) }
-            })
-            .buffered(ASKED_AT_ONCE);
-        let (mut waiting, mut failed, mut silent) = (Vec::new(), Ok(()), 0);
-        while let Some((channel, claim, answer)) = answers.next().await {
-            let facts = match answer {
-                Ok(facts) => facts,
-                Err(error) => {
-                    tracing::warn!(%channel, %error, "cannot ask about a channel");
-                    silent += usize::from(matches!(error, ChainError::Unreachable { .. }));
-                    failed = failed.and(Err(error.into()));
-                    if silent == ASKED_AT_ONCE {
-                        break; // it is the node that does not answer, whatever it is asked
-                    }
-                    continue;
-                }
-            };
-            silent = 0;
-            let Some(facts) = facts else { continue };
+        let (known, failed) = watch.look(&self.chain, unsettled, all).await;
+        let mut waiting = Vec::new();
+        for ((channel, claim), facts) in known {
             let finish_at_secs = match facts.status {
                 ChannelStatus::Closed => {
                     settled.insert(channel, Amount::MAX);

@@ -14,7 +14,7 @@ use sparewire_core::{Address, Amount, B256, ChannelId, Domain, Signed};
 use sparewire_protocol::{
     ChannelConfig, ChannelFacts, ChannelStatus, Claim, Delegation, Voucher,
     settlement::{
-        Chain, ChainError, Funds, Head, Intent, Outcome, Quote, Standing, TokenInfo,
+        Chain, ChainError, Funds, Head, Intent, Outcome, Quote, Standing, StartedClose, TokenInfo,
         TransactionSummary,
     },
 };
@@ -108,6 +108,8 @@ pub struct Seat {
     /// How many such questions are under way, and were at most.
     asking: AtomicUsize,
     pub asking_peak: AtomicUsize,
+    /// What logs tell of closes, if they are followed, and whether they can be read.
+    pub closes: Mutex<Option<Result<Vec<StartedClose>, ChainError>>>,
 }
 
 impl Seat {
@@ -124,6 +126,7 @@ impl Seat {
             asked: Mutex::default(),
             asking: 0.into(),
             asking_peak: 0.into(),
+            closes: Mutex::default(),
         })
     }
 
@@ -171,6 +174,13 @@ impl Chain for Seat {
             return Err(ChainError::Nonsense { endpoint, reason });
         }
         Ok(self.chain.state.lock().unwrap().channels.get(&id).copied())
+    }
+
+    async fn closes_started(
+        &self,
+        _payee: Address,
+    ) -> Result<Option<Vec<StartedClose>>, ChainError> {
+        self.closes.lock().unwrap().clone().transpose()
     }
 
     async fn funds(&self, owner: Address, _token: Address) -> Result<Funds, ChainError> {

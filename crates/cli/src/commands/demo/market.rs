@@ -108,6 +108,9 @@ impl Chain for Watched {
     async fn channel(&self, id: ChannelId) -> Result<Option<ChannelFacts>, ChainError> {
         self.inner.channel(id).await
     }
+    async fn channels(&self, ids: &[ChannelId]) -> Result<Vec<Option<ChannelFacts>>, ChainError> {
+        self.inner.channels(ids).await
+    }
     async fn funds(&self, owner: Address, token: Address) -> Result<Funds, ChainError> {
         self.inner.funds(owner, token).await
     }

@@ -1,7 +1,7 @@
 //! When to claim: before it is too late, and never at a loss.
 //!
 //! Nothing here is a state: what waits comes from the store and the chain, what a claim costs from
-//! a [`Quote`](super::Quote), and the answers are computed from them each time.
+//! a [`Quote`](crate::settlement::Quote), and the answers are computed from them each time.
 
 use serde::{Deserialize, Serialize};
 use sparewire_core::{Address, Amount, ChannelId, Timestamp};
@@ -171,6 +171,14 @@ impl SettlePolicy {
         }
         let waited = now.ms_since(since);
         self.period_ms.is_some_and(|period| waited >= period).then_some(Occasion::Period)
+    }
+
+    /// Whether a transaction that brings `worth` of `token` is no loss, as far as anybody can say.
+    pub fn pays(&self, token: Address, worth: Amount, fee_wei: u128) -> bool {
+        match self.native_price {
+            Some(price) if price.token == token => price.of(fee_wei) < worth,
+            _ => worth > Amount::ZERO,
+        }
     }
 
     /// Weighs vouchers that are claimed together (one token, one quote) against what that costs.
@@ -367,6 +375,16 @@ mod tests {
         assert_eq!(claimed(0, 500), (Occasion::Leaving, false));
         assert_eq!(claimed(78_400, 500), (Occasion::LastMoment, true));
         assert_eq!(claimed(78_400, 1_000), (Occasion::LastMoment, false));
+    }
+
+    #[test]
+    fn a_transaction_pays_when_something_is_left_of_what_it_brings() {
+        let pays = |worth, fee: u128| policy().pays(TOKEN, amount(worth), fee * UNIT_WEI);
+        assert!(pays(11, 10) && !pays(10, 10) && !pays(0, 0));
+        assert!(
+            policy().pays(Address::ZERO, amount(1), u128::MAX),
+            "nobody said what gas is worth"
+        );
     }
 
     #[test]
