@@ -150,27 +150,43 @@ pub struct Weighed {
 }
 
 impl SettlePolicy {
-    /// Why all that waits is to be looked at now; `None` where nothing is to be done. `since` is
-    /// when it was last claimed, or when the provider began.
-    pub fn occasion(
+    /// What is to be weighed now of all that waits, and why. `since` is when something was last
+    /// claimed, or when the provider began.
+    ///
+    /// A payer that leaves is a reason to claim from its own channel and from no other: whoever
+    /// leaves on purpose must not make us claim everywhere at any price.
+    pub fn due(
         &self,
         waiting: &[Waiting],
         since: Timestamp,
         now: Timestamp,
         block_secs: u64,
-    ) -> Option<Occasion> {
-        let leaving = waiting.iter().filter_map(|one| one.occasion(block_secs)).max();
-        if leaving.is_some() || waiting.is_empty() {
-            return leaving;
-        }
+    ) -> Vec<(Waiting, Occasion)> {
         let worth = waiting
             .iter()
             .fold(Amount::ZERO, |sum, one| sum.checked_add(one.worth()).unwrap_or(Amount::MAX));
-        if self.threshold.is_some_and(|threshold| worth >= threshold) {
-            return Some(Occasion::Threshold);
-        }
-        let waited = now.ms_since(since);
-        self.period_ms.is_some_and(|period| waited >= period).then_some(Occasion::Period)
+        let all = if self.threshold.is_some_and(|threshold| worth >= threshold) {
+            Some(Occasion::Threshold)
+        } else {
+            let waited = now.ms_since(since);
+            self.period_ms.is_some_and(|period| waited >= period).then_some(Occasion::Period)
+        };
+        let why = |one: &Waiting| Some((*one, one.occasion(block_secs).or(all)?));
+        waiting.iter().filter_map(why).collect()
+    }
+
+    /// All that waits, for a reason of ours; in their last moment, those of leaving payers.
+    pub fn all(
+        &self,
+        waiting: &[Waiting],
+        asked: Occasion,
+        block_secs: u64,
+    ) -> Vec<(Waiting, Occasion)> {
+        let why = |one: &Waiting| match (asked, one.occasion(block_secs)) {
+            (Occasion::Asked, _) | (_, None) => (*one, asked),
+            (_, Some(leaving)) => (*one, leaving),
+        };
+        waiting.iter().map(why).collect()
     }
 
     /// Whether a transaction that brings `worth` of `token` is no loss, as far as anybody can say.
@@ -190,21 +206,16 @@ impl SettlePolicy {
     /// Invariant, asserted: where fees can be weighed, no claim costs as much as it brings.
     pub fn weigh(
         &self,
-        waiting: &[Waiting],
-        occasion: Occasion,
-        block_secs: u64,
+        due: &[(Waiting, Occasion)],
         fee_wei: u128,
     ) -> Vec<Weighed> {
-        let count = waiting.len().max(1) as u128;
+        let count = due.len().max(1) as u128;
         let share_wei = fee_wei.div_ceil(count);
-        let weigh = |waiting: &Waiting| {
-            // One that is leaving has its own reason, and one who asks means all.
-            let own = waiting.occasion(block_secs).unwrap_or(occasion);
-            let occasion = if occasion == Occasion::Asked { occasion } else { own };
-            let (fee, verdict) = self.weigh_one(waiting, occasion, share_wei);
-            Weighed { waiting: *waiting, occasion, fee, verdict }
+        let weigh = |(waiting, occasion): &(Waiting, Occasion)| {
+            let (fee, verdict) = self.weigh_one(waiting, *occasion, share_wei);
+            Weighed { waiting: *waiting, occasion: *occasion, fee, verdict }
         };
-        waiting.iter().map(weigh).collect()
+        due.iter().map(weigh).collect()
     }
 
     fn weigh_one(
@@ -299,21 +310,37 @@ mod tests {
     }
 
     fn verdicts(policy: &SettlePolicy, waiting: &[Waiting], why: Occasion, fee: u128) -> Vec<bool> {
-        let weighed = policy.weigh(waiting, why, 0, fee);
+        let due: Vec<_> = waiting.iter().map(|one| (*one, why)).collect();
+        let weighed = policy.weigh(&due, fee);
         weighed.iter().map(|one| one.verdict == Verdict::Claim).collect()
+    }
+
+    /// Why something is claimed, if it is: all for one reason.
+    fn occasion(
+        policy: &SettlePolicy,
+        waiting: &[Waiting],
+        since: u64,
+        now: u64,
+        block: u64,
+    ) -> Option<Occasion> {
+        let due = policy.due(waiting, at(since), at(now), block);
+        let first = due.first()?.1;
+        assert_eq!(due.len(), waiting.len());
+        assert!(due.iter().all(|(_, occasion)| *occasion == first));
+        Some(first)
     }
 
     #[test]
     fn nothing_is_claimed_unasked_where_nobody_said_when() {
         let rich = [waiting(1 << 100)];
-        assert_eq!(policy().occasion(&rich, at(0), at(u64::MAX), u64::MAX), None);
-        assert_eq!(policy().occasion(&[], at(0), at(0), 0), None);
+        assert_eq!(policy().due(&rich, at(0), at(u64::MAX), u64::MAX), []);
+        assert_eq!(policy().due(&[], at(0), at(0), 0), []);
     }
 
     #[test]
     fn the_threshold_is_of_all_channels_together_and_reached_at_its_last_unit() {
         let policy = SettlePolicy { threshold: Some(amount(300)), ..policy() };
-        let why = |second| policy.occasion(&[waiting(100), waiting(second)], at(0), at(0), 0);
+        let why = |second| occasion(&policy, &[waiting(100), waiting(second)], 0, 0, 0);
         assert_eq!(why(199), None);
         assert_eq!(why(200), Some(Occasion::Threshold));
     }
@@ -321,21 +348,26 @@ mod tests {
     #[test]
     fn the_period_runs_from_the_last_claim_and_needs_something_to_claim() {
         let policy = SettlePolicy { period_ms: Some(HOUR_MS), ..policy() };
-        let why = |waiting: &[Waiting], now| policy.occasion(waiting, at(5), at(5 + now), 0);
+        let why = |waiting: &[Waiting], now| occasion(&policy, waiting, 5, 5 + now, 0);
         assert_eq!(why(&[waiting(1)], HOUR_MS - 1), None);
         assert_eq!(why(&[waiting(1)], HOUR_MS), Some(Occasion::Period));
         assert_eq!(why(&[], HOUR_MS), None);
     }
 
     #[test]
-    fn a_payer_that_leaves_goes_before_all_and_the_last_moment_is_known() {
-        let policy = SettlePolicy { threshold: Some(amount(1)), ..policy() };
+    fn a_payer_that_leaves_is_a_reason_for_its_own_channel_and_its_last_moment_is_known() {
         // A day's delay leaves a quarter of it.
         let going = leaving(10, 100_000);
         assert_eq!(going.claim_by_secs(), Some(100_000 - 21_600));
-        let why = |block| policy.occasion(&[waiting(500), going], at(0), at(0), block);
-        assert_eq!(why(78_399), Some(Occasion::Leaving));
-        assert_eq!(why(78_400), Some(Occasion::LastMoment));
+        let both = [waiting(500), going];
+        let why = |policy: &SettlePolicy, block| policy.due(&both, at(0), at(0), block);
+        assert_eq!(why(&policy(), 78_399), [(going, Occasion::Leaving)]);
+        assert_eq!(why(&policy(), 78_400), [(going, Occasion::LastMoment)]);
+        // The others keep their own reasons, and their own prices.
+        let enough = SettlePolicy { threshold: Some(amount(510)), ..policy() };
+        let [first, second] = both;
+        let expected = [(first, Occasion::Threshold), (second, Occasion::LastMoment)];
+        assert_eq!(why(&enough, 78_400), expected);
     }
 
     #[test]
@@ -368,7 +400,7 @@ mod tests {
     fn a_leaving_payers_claim_waits_for_lower_fees_until_the_last_moment() {
         let one = [leaving(1_000, 100_000)];
         let claimed = |block, fee: u128| {
-            let weighed = policy().weigh(&one, Occasion::Leaving, block, fee * UNIT_WEI);
+            let weighed = policy().weigh(&policy().due(&one, at(0), at(0), block), fee * UNIT_WEI);
             (weighed[0].occasion, weighed[0].verdict == Verdict::Claim)
         };
         assert_eq!(claimed(0, 100), (Occasion::Leaving, true));
@@ -390,7 +422,7 @@ mod tests {
     #[test]
     fn the_small_are_left_out_and_the_share_of_the_others_is_told() {
         let batch = [waiting(1_000), waiting(3), waiting(40)];
-        let weighed = policy().weigh(&batch, Occasion::Threshold, 0, 10 * UNIT_WEI);
+        let weighed = policy().weigh(&batch.map(|one| (one, Occasion::Threshold)), 10 * UNIT_WEI);
         assert_eq!(weighed.iter().map(|one| one.fee).collect::<Vec<_>>(), [Some(amount(4)); 3]);
         assert_eq!(weighed[0].verdict, Verdict::Claim);
         assert_eq!(weighed[1].verdict, Verdict::TooDear { fee_max: Amount::ZERO });
@@ -430,7 +462,8 @@ mod tests {
             let mut left: Vec<_> = worths.into_iter().map(waiting).collect();
             let why = if asked { Occasion::Asked } else { Occasion::Period };
             loop {
-                let weighed = policy.weigh(&left, why, 0, fee_wei);
+                let due: Vec<_> = left.iter().map(|one| (*one, why)).collect();
+                let weighed = policy.weigh(&due, fee_wei);
                 let before = left.len();
                 left = weighed
                     .iter()

@@ -200,7 +200,7 @@ pub struct Plan {
 pub const LIAR: Asks = Asks::One(2);
 /// Three endpoints of which one at a time is in trouble, and it changes which one.
 const PANEL: [usize; 3] = [LONE, LONE + 1, LONE + 2];
-/// How many endpoints there are that are asked alone; those of [`PANEL`] come after them.
+/// How many endpoints there are that are asked alone; those of `PANEL` come after them.
 pub const LONE: usize = 4;
 /// How many there are in all, where any party asks several.
 pub const ENDPOINTS: usize = LONE + PANEL.len();
