@@ -207,16 +207,18 @@ async fn a_dear_claim_from_a_leaving_payer_waits_for_the_last_safe_moment() {
     *scene.market.seller.seat.fee_wei.lock().unwrap() = (400, 0);
     scene.open(1);
     let channel = scene.promise(1, 1_000);
-    scene.market.chain.set_status(channel, ChannelStatus::Closing { finish_at_secs: 10_000 });
+    let now = market::clock()().as_secs();
+    let finish_at_secs = now + 10_000;
+    scene.market.chain.set_status(channel, ChannelStatus::Closing { finish_at_secs });
     scene.looks(channel).await;
     until("it is known", || !scene.leaving().is_empty()).await;
     let row = scene.leaving()[0];
-    assert_eq!((row.occasion, row.claim_by_secs), (Occasion::Leaving, Some(8_200)));
+    assert_eq!((row.occasion, row.claim_by_secs), (Occasion::Leaving, Some(now + 8_200)));
     assert_eq!(row.verdict, Verdict::TooDear { fee_max: amount(100) });
-    scene.market.seller.seat.block_secs.store(8_199, SeqCst);
+    scene.market.seller.seat.block_secs.store(now + 8_199, SeqCst);
     scene.looks(channel).await;
     assert_eq!(scene.claims(), Vec::<Vec<u128>>::new());
-    scene.market.seller.seat.block_secs.store(8_200, SeqCst);
+    scene.market.seller.seat.block_secs.store(now + 8_200, SeqCst);
     until("it is claimed", || scene.claimed(channel) == 1_000).await;
 }
 
@@ -231,4 +233,57 @@ async fn what_waits_is_claimed_at_shutdown_where_that_is_wanted() {
         (&mut scene.market.seller.run).await.unwrap();
         assert_eq!(scene.claimed(channel), claimed, "{at_shutdown}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payer_that_leaves_with_dust_makes_no_other_claim_due() {
+    let policy = SettlePolicy { threshold: Some(amount(1_000_000)), ..SettlePolicy::default() };
+    let scene = Scene::new(policy).await;
+    *scene.market.seller.seat.fee_wei.lock().unwrap() = (400, 0);
+    (1..=2).for_each(|salt| scene.open(salt));
+    let [dust, other] = [(1, 1), (2, 5_000)].map(|(salt, units)| scene.promise(salt, units));
+    // Its delay is over, and nobody finishes the close.
+    scene.market.chain.set_status(dust, ChannelStatus::Closing { finish_at_secs: 10 });
+    scene.market.seller.seat.block_secs.store(100_000, SeqCst);
+    scene.looks(other).await;
+    until("it is known", || !scene.leaving().is_empty()).await;
+    assert_eq!(scene.leaving()[0].occasion, Occasion::LastMoment);
+    scene.looks(other).await;
+    assert_eq!(scene.claims(), Vec::<Vec<u128>>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_of_which_nobody_heard_is_asked_for_again_as_it_was() {
+    let policy = SettlePolicy { threshold: Some(amount(900)), ..SettlePolicy::default() };
+    let scene = Scene::new(policy).await;
+    scene.market.seller.seat.unheard.store(1, SeqCst);
+    scene.open(1);
+    let channel = scene.promise(1, 1_000);
+    until("it is sent", || !scene.claims().is_empty()).await;
+    // It is not final yet, and the voucher grows by less than is worth a claim of its own.
+    scene.market.chain.set_claimed(channel, amount(0));
+    scene.promise(1, 1_300);
+    until("it is asked for again", || scene.claims().len() >= 2).await;
+    scene.looks(channel).await;
+    assert_eq!(scene.claims(), [[1_000], [1_000]]);
+    assert_eq!(scene.claimed(channel), 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_is_on_its_way_is_hurried_when_its_payer_leaves() {
+    let policy = SettlePolicy { threshold: Some(amount(1_000)), ..SettlePolicy::default() };
+    let scene = Scene::new(policy).await;
+    scene.market.seller.seat.never_final.send_replace(true);
+    scene.open(1);
+    let channel = scene.promise(1, 1_000);
+    until("it is sent", || !scene.claims().is_empty()).await;
+    scene.market.chain.set_claimed(channel, amount(0));
+    scene.looks(channel).await;
+    assert_eq!(scene.claims().len(), 1);
+    scene.market.chain.set_status(channel, ChannelStatus::Closing { finish_at_secs: 1 << 40 });
+    until("it is asked for again", || scene.claims().len() == 2).await;
+    scene.market.chain.set_claimed(channel, amount(0));
+    scene.looks(channel).await;
+    // The same intent, once: the chain has been told that it is urgent.
+    assert_eq!(scene.claims(), [[1_000], [1_000]]);
 }

@@ -204,11 +204,7 @@ impl SettlePolicy {
     /// that is weighed is claimed.
     ///
     /// Invariant, asserted: where fees can be weighed, no claim costs as much as it brings.
-    pub fn weigh(
-        &self,
-        due: &[(Waiting, Occasion)],
-        fee_wei: u128,
-    ) -> Vec<Weighed> {
+    pub fn weigh(&self, due: &[(Waiting, Occasion)], fee_wei: u128) -> Vec<Weighed> {
         let count = due.len().max(1) as u128;
         let share_wei = fee_wei.div_ceil(count);
         let weigh = |(waiting, occasion): &(Waiting, Occasion)| {

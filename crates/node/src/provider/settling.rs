@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::{
+    future::join_all,
+    stream::{self, FuturesUnordered, StreamExt},
+};
 use serde::{Deserialize, Serialize};
 use sparewire_core::{Address, Amount, ChannelId, Timestamp};
 use sparewire_protocol::{
@@ -28,6 +31,12 @@ use crate::{
 
 /// How many channels the chain is asked about at a time: each is a round trip.
 pub(super) const ASKED_AT_ONCE: usize = 16;
+/// How often a claim that is on its way is asked for again while its payer leaves, so that the chain
+/// hurries, in milliseconds.
+const HURRY_MS: u64 = 5 * 60_000;
+/// By how much our clock may be ahead of the chain's, in seconds. A node whose newest block is older
+/// than that does not keep the last safe moment from coming.
+const CLOCK_SKEW_SECS: u64 = 600;
 
 /// Something could not be settled. What could be was, and the rest stays claimable.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -95,9 +104,9 @@ pub struct Settler {
     clock: Clock,
     /// One at a time decides what is claimed: two would claim the same and pay twice for it.
     turn: tokio::sync::Mutex<Turn>,
-    /// Up to which amounts claims are on their way. Until a block is final can take a quarter of an
-    /// hour; payers that leave meanwhile are not kept waiting.
-    under_way: watch::Sender<Settled>,
+    /// Claims on their way. Until a block is final can take a quarter of an hour; payers that leave
+    /// meanwhile are not kept waiting.
+    under_way: watch::Sender<HashMap<ChannelId, Sent>>,
     leaving: Mutex<Vec<Row>>,
 }
 
@@ -114,6 +123,47 @@ struct Turn {
 /// longer than the process.
 type Settled = HashMap<ChannelId, Amount>;
 
+/// Vouchers that are claimed together: asked for again, they are the same intent.
+type Batch = Arc<[(ChannelId, Claim)]>;
+
+/// A claim on its way.
+#[derive(Clone)]
+struct Sent {
+    amount: Amount,
+    batch: Batch,
+    /// Somebody waits for its end. Where nobody does, nobody knows what became of it, and the next
+    /// round asks for the same again.
+    followed: bool,
+    /// When it was last asked for again because its payer leaves.
+    hurried: Option<Timestamp>,
+}
+
+/// Says that nobody waits for a batch any more, also where the wait is cut off.
+struct Following<'a> {
+    under_way: &'a watch::Sender<HashMap<ChannelId, Sent>>,
+    batch: Batch,
+    /// Whether it is known what became of it.
+    over: bool,
+}
+
+impl Drop for Following<'_> {
+    fn drop(&mut self) {
+        self.under_way.send_modify(|under_way| {
+            for (channel, _) in self.batch.iter() {
+                // A later round may have sent a higher one.
+                let ours = under_way.get_mut(channel);
+                let Some(sent) = ours.filter(|sent| Arc::ptr_eq(&sent.batch, &self.batch)) else {
+                    continue;
+                };
+                sent.followed = false;
+                if self.over {
+                    under_way.remove(channel);
+                }
+            }
+        });
+    }
+}
+
 /// Vouchers on their way to the chain, and what failed on the way for some: one must not hold up
 /// the others.
 pub(super) type Gathered<T> = (T, Result<(), SessionError>);
@@ -129,7 +179,7 @@ impl Settler {
     ) -> Self {
         let (settled, watch) = (Settled::new(), Watch::default());
         let turn = tokio::sync::Mutex::new(Turn { since: clock(), settled, watch });
-        let under_way = watch::Sender::new(Settled::new());
+        let under_way = watch::Sender::new(HashMap::new());
         Self { store, chain, policy, clock, turn, under_way, leaving: Mutex::default() }
     }
 
@@ -139,11 +189,11 @@ impl Settler {
     /// [`SessionError`] where the store or the chain failed.
     pub async fn plan(&self) -> Result<Plan, SessionError> {
         // Whoever asks wants to know: every channel is looked at, whatever was seen of it before.
-        let (waiting, gathered) =
+        let ((waiting, _), gathered) =
             self.waiting(&mut Settled::new(), &mut Watch::default(), true).await;
         gathered?;
-        let block_secs = self.chain.head().await?.time_secs;
-        let ((plan, _), weighed) = self.weigh(waiting, Occasion::Asked, block_secs).await;
+        let due = self.policy.all(&waiting, Occasion::Asked, self.block_secs().await?);
+        let ((plan, _), weighed) = self.weigh(due).await;
         weighed.map(|()| plan)
     }
 
@@ -157,7 +207,8 @@ impl Settler {
         self.turn.lock().await.settled.clear();
         let settled = self.round(Some(Occasion::Asked)).await;
         // The sender lives as long as we do.
-        let _ = self.under_way.subscribe().wait_for(HashMap::is_empty).await;
+        let followed = |under_way: &HashMap<_, Sent>| under_way.values().any(|sent| sent.followed);
+        let _ = self.under_way.subscribe().wait_for(|under_way| !followed(under_way)).await;
         let (mut outcome, failed) = match settled {
             Ok(outcome) => (outcome, Ok(())),
             Err(SettleError { outcome, error }) => (outcome, Err(error)),
@@ -219,7 +270,12 @@ impl Settler {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(every) => rounds.push(self.round(None)),
+                () = tokio::time::sleep(every) => {
+                    // One that still looks, at a slow chain, will do for this one.
+                    if self.turn.try_lock().is_ok() {
+                        rounds.push(self.round(None));
+                    }
+                }
                 Some(round) = rounds.next() => if let Err(error) = round {
                     tracing::error!(%error, "could not claim all that is due; trying again");
                 },
@@ -231,34 +287,51 @@ impl Settler {
     async fn round(&self, asked: Option<Occasion>) -> Result<Outcome, SettleError> {
         let mut turn = self.turn.lock().await;
         let Turn { settled, watch, .. } = &mut *turn;
-        let (waiting, gathered) = self.waiting(settled, watch, asked.is_some()).await;
+        let ((waiting, again), gathered) = self.waiting(settled, watch, asked.is_some()).await;
         let (claims, weighed) = self.due(&turn, waiting, asked).await;
-        let amounts = || claims.iter().map(|(channel, claim)| (*channel, claim.amount));
-        self.under_way.send_modify(|under_way| under_way.extend(amounts()));
         let before = turn.since;
+        let mut batches = again;
         if !claims.is_empty() {
             turn.since = (self.clock)();
+            batches.push((claims.into(), false));
         }
+        let followed: Vec<_> =
+            batches.into_iter().map(|(b, hurry)| self.follow(b, hurry)).collect();
         drop(turn);
-        // Where this is cut off, the claims stay on their way: the chain's journal has them.
-        let (outcome, claimed) = self.claim(claims.iter().map(|(_, claim)| *claim).collect()).await;
-        if !claims.is_empty() {
-            let mut turn = self.turn.lock().await;
-            turn.watch.forget(claims.iter().map(|(channel, _)| *channel));
-            if claimed.is_err() && outcome.transactions.is_empty() {
-                turn.since = before; // the next look tries again
-            }
+        let (mut done, mut failed) = (Outcome::default(), Ok(()));
+        for (outcome, claimed) in join_all(followed.into_iter().map(|one| self.claim(one))).await {
+            done.transactions.extend(outcome.transactions);
+            failed = failed.and(claimed);
         }
+        if failed.is_err() && done.transactions.is_empty() {
+            self.turn.lock().await.since = before; // the next look tries again
+        }
+        match gathered.and(weighed).and(failed) {
+            Ok(()) => Ok(done),
+            Err(error) => Err(SettleError { outcome: done, error }),
+        }
+    }
+
+    /// Remembers that a batch is on its way, until what this returns is dropped.
+    fn follow(&self, batch: Batch, hurry: bool) -> Following<'_> {
+        let hurried = hurry.then(|| (self.clock)());
         self.under_way.send_modify(|under_way| {
-            for (channel, amount) in amounts() {
-                // A later round may have sent a higher one.
-                under_way.extract_if(|id, sent| *id == channel && *sent == amount).for_each(drop);
+            for (channel, claim) in batch.iter() {
+                let (amount, batch) = (claim.amount, Arc::clone(&batch));
+                let sent = Sent { amount, batch, followed: true, hurried };
+                // What is asked for again is no more than what was sent since.
+                if under_way.get(channel).is_none_or(|known| known.amount <= amount) {
+                    under_way.insert(*channel, sent);
+                }
             }
         });
-        match gathered.and(weighed).and(claimed) {
-            Ok(()) => Ok(outcome),
-            Err(error) => Err(SettleError { outcome, error }),
-        }
+        Following { under_way: &self.under_way, batch, over: false }
+    }
+
+    /// The newest block's time, in seconds, or ours where that block is old.
+    async fn block_secs(&self) -> Result<u64, SessionError> {
+        let ours = (self.clock)().as_secs().saturating_sub(CLOCK_SKEW_SECS);
+        Ok(self.chain.head().await?.time_secs.max(ours))
     }
 
     /// What is to be claimed now.
@@ -268,24 +341,19 @@ impl Settler {
         waiting: Vec<Waiting>,
         asked: Option<Occasion>,
     ) -> Gathered<Vec<(ChannelId, Claim)>> {
-        let block_secs = match self.chain.head().await {
-            Ok(head) => head.time_secs,
-            Err(error) => return (Vec::new(), Err(error.into())),
+        let block_secs = match self.block_secs().await {
+            Ok(block_secs) => block_secs,
+            Err(error) => return (Vec::new(), Err(error)),
         };
-        let seen = || self.policy.occasion(&waiting, turn.since, (self.clock)(), block_secs);
-        let Some(occasion) = asked.or_else(seen) else {
-            self.note_leaving(&Plan::default());
-            return (Vec::new(), Ok(()));
+        let due = match asked {
+            Some(asked) => self.policy.all(&waiting, asked, block_secs),
+            None => self.policy.due(&waiting, turn.since, (self.clock)(), block_secs),
         };
-        let ((plan, claims), weighed) = self.weigh(waiting, occasion, block_secs).await;
+        let ((plan, claims), weighed) = self.weigh(due).await;
         self.note_leaving(&plan);
         if !claims.is_empty() {
-            tracing::info!(
-                ?occasion,
-                channels = claims.len(),
-                fee_wei = plan.quote.fee_wei,
-                "claiming"
-            );
+            let fee_wei = plan.quote.fee_wei;
+            tracing::info!(channels = claims.len(), fee_wei, "claiming");
         }
         (claims, weighed)
     }
@@ -313,18 +381,20 @@ impl Settler {
         *self.leaving.lock().unwrap_or_else(PoisonError::into_inner) = leaving;
     }
 
-    /// The vouchers that promise more than is claimed. Only channels that promise more than
-    /// `settled` are asked about, all of them or as many as `watch` says, and one that cannot be
-    /// does not keep the others from being claimed.
+    /// The vouchers that promise more than is claimed and on its way, and the batches that are to be
+    /// asked for again: what became of them is not known, or (said beside them) a payer of theirs is
+    /// leaving. Only
+    /// channels that promise more than `settled` are asked about, all of them or as many as `watch`
+    /// says, and one that cannot be does not keep the others from being claimed.
     async fn waiting(
         &self,
         settled: &mut Settled,
         watch: &mut Watch,
         all: bool,
-    ) -> Gathered<Vec<Waiting>> {
+    ) -> Gathered<(Vec<Waiting>, Vec<(Batch, bool)>)> {
         let channels = match ask(&self.store, |store| store.channels(Role::Payee)).await {
             Ok(channels) => channels,
-            Err(error) => return (Vec::new(), Err(error)),
+            Err(error) => return (Default::default(), Err(error)),
         };
         let domain = self.chain.domain();
         let unsettled: Vec<Unsettled> = channels
@@ -335,46 +405,57 @@ impl Settler {
             .collect();
         // In order, so that the same vouchers are the same intent when it is tried again.
         let (known, failed) = watch.look(&self.chain, unsettled, all).await;
-        let mut waiting = Vec::new();
+        let now = (self.clock)();
+        let (mut waiting, mut again) = (Vec::new(), Vec::<(Batch, bool)>::new());
         for ((channel, claim), facts) in known {
-            let finish_at_secs = match facts.status {
-                ChannelStatus::Closed => {
-                    settled.insert(channel, Amount::MAX);
-                    continue;
-                }
-                ChannelStatus::Open => None,
-                ChannelStatus::Closing { finish_at_secs } => Some(finish_at_secs),
+            let (claimed, finish_at_secs) = match facts.status {
+                ChannelStatus::Closed => (Amount::MAX, None),
+                ChannelStatus::Open => (facts.claimed, None),
+                ChannelStatus::Closing { finish_at_secs } => (facts.claimed, Some(finish_at_secs)),
             };
-            if claim.amount <= facts.claimed {
-                settled.insert(channel, facts.claimed);
-                continue;
+            let sent = self.under_way.borrow().get(&channel).cloned();
+            let sent = sent.filter(|sent| sent.amount > claimed);
+            if claim.amount <= claimed {
+                settled.insert(channel, claimed);
             }
-            let sent = self.under_way.borrow().get(&channel).copied().unwrap_or_default();
-            let claimed = facts.claimed.max(sent);
-            if claim.amount > claimed {
-                waiting.push(Waiting { channel, claim, claimed, finish_at_secs });
+            let Some(sent) = sent else {
+                // It is final, whatever those who follow it have heard.
+                self.under_way.send_if_modified(|under_way| under_way.remove(&channel).is_some());
+                if claim.amount > claimed {
+                    waiting.push(Waiting { channel, claim, claimed, finish_at_secs });
+                }
+                continue;
+            };
+            let rested = sent.hurried.is_none_or(|at| now.ms_since(at) >= HURRY_MS);
+            let hurry = finish_at_secs.is_some() && rested;
+            if hurry || !sent.followed {
+                match again.iter_mut().find(|(batch, _)| Arc::ptr_eq(batch, &sent.batch)) {
+                    Some((_, hurried)) => *hurried |= hurry,
+                    None => again.push((sent.batch, hurry)),
+                }
+            }
+            if claim.amount > sent.amount {
+                waiting.push(Waiting { channel, claim, claimed: sent.amount, finish_at_secs });
             }
         }
-        (waiting, failed)
+        ((waiting, again), failed)
     }
 
-    /// What is claimed of all that waits, after asking what that costs.
+    /// What is claimed of all that is due, after asking what that costs.
     async fn weigh(
         &self,
-        waiting: Vec<Waiting>,
-        occasion: Occasion,
-        block_secs: u64,
+        due: Vec<(Waiting, Occasion)>,
     ) -> Gathered<(Plan, Vec<(ChannelId, Claim)>)> {
         // What goes into one transaction is weighed together.
-        let mut groups: BTreeMap<_, Vec<Waiting>> = BTreeMap::new();
-        for one in waiting {
-            let config = &one.claim.config;
+        let mut groups: BTreeMap<_, Vec<(Waiting, Occasion)>> = BTreeMap::new();
+        for one in due {
+            let config = &one.0.claim.config;
             let keys = (config.token, config.payee, config.payee_authorizer);
             groups.entry((keys, config.withdraw_delay_secs)).or_default().push(one);
         }
         let (mut plan, mut claims, mut failed) = (Plan::default(), Vec::new(), Ok(()));
         for group in groups.into_values() {
-            let ((weighed, quote), told) = self.weigh_group(group, occasion, block_secs).await;
+            let ((weighed, quote), told) = self.weigh_group(group).await;
             failed = failed.and(told);
             plan.rows.extend(weighed.iter().map(Row::from));
             plan.quote = plan.quote.plus(&quote);
@@ -389,9 +470,7 @@ impl Settler {
     /// themselves until it is found.
     async fn weigh_group(
         &self,
-        group: Vec<Waiting>,
-        occasion: Occasion,
-        block_secs: u64,
+        group: Vec<(Waiting, Occasion)>,
     ) -> Gathered<(Vec<Weighed>, Quote)> {
         let (mut done, mut total, mut failed) = (Vec::new(), Quote::default(), Ok(()));
         let mut parts = vec![group];
@@ -399,7 +478,7 @@ impl Settler {
             if part.is_empty() {
                 continue;
             }
-            let claims = part.iter().map(|one| one.claim).collect();
+            let claims = part.iter().map(|(waiting, _)| waiting.claim).collect();
             let quote = match self.chain.quote(&Intent::Claim { claims }).await {
                 Ok(quote) => quote,
                 Err(ChainError::Reverted { .. }) if part.len() > 1 => {
@@ -408,14 +487,14 @@ impl Settler {
                     continue;
                 }
                 Err(error @ ChainError::Reverted { .. }) => {
-                    let channel = part.first().map(|one| one.channel);
+                    let channel = part.first().map(|(waiting, _)| waiting.channel);
                     tracing::error!(?channel, %error, "a claim is refused");
                     failed = failed.and(Err(error.into()));
                     continue;
                 }
                 Err(error) => return ((done, total), failed.and(Err(error.into()))),
             };
-            let weighed = self.policy.weigh(&part, occasion, block_secs, quote.fee_wei);
+            let weighed = self.policy.weigh(&part, quote.fee_wei);
             let (kept, dear): (Vec<_>, Vec<_>) =
                 weighed.into_iter().partition(|one| one.verdict == Verdict::Claim);
             if dear.is_empty() {
@@ -423,7 +502,7 @@ impl Settler {
                 done.extend(kept);
             } else {
                 done.extend(dear);
-                parts.push(kept.iter().map(|one| one.waiting).collect());
+                parts.push(kept.iter().map(|one| (one.waiting, one.occasion)).collect());
             }
         }
         ((done, total), failed)
@@ -431,28 +510,43 @@ impl Settler {
 
     /// Claims together; where the contract refuses, each alone, so that one bad entry holds up no
     /// other. What was done counts, whatever failed beside it.
-    async fn claim(&self, claims: Vec<Claim>) -> Gathered<Outcome> {
-        let mut done = Outcome::default();
-        if claims.is_empty() {
-            return (done, Ok(()));
-        }
-        let alone = claims.clone();
-        match self.chain.perform(&Intent::Claim { claims }).await {
-            Ok(outcome) => return (outcome, Ok(())),
-            Err(error @ ChainError::Reverted { .. }) if alone.len() > 1 => {
+    async fn claim(&self, mut following: Following<'_>) -> Gathered<Outcome> {
+        let batch = Arc::clone(&following.batch);
+        let all = batch.iter().map(|(_, claim)| *claim).collect();
+        let (done, failed) = match self.chain.perform(&Intent::Claim { claims: all }).await {
+            Ok(outcome) => (outcome, Ok(())),
+            Err(error @ ChainError::Reverted { .. }) if batch.len() > 1 => {
                 tracing::error!(%error, "the claims are refused together; claiming each alone");
+                self.claim_each(&batch).await
             }
-            Err(error) => return (done, Err(error.into())),
-        }
-        let mut failed = Ok(());
-        for claim in alone {
-            match self.chain.perform(&Intent::Claim { claims: vec![claim] }).await {
+            Err(error) => (Outcome::default(), Err(error)),
+        };
+        // Of what nobody could tell, the chain's journal may still have a transaction under way.
+        following.over =
+            !matches!(failed, Err(ChainError::Unreachable { .. } | ChainError::Nonsense { .. }));
+        let mut turn = self.turn.lock().await;
+        turn.watch.forget(batch.iter().map(|(channel, _)| *channel));
+        drop(turn);
+        (done, failed.map_err(SessionError::from))
+    }
+
+    async fn claim_each(&self, batch: &Batch) -> (Outcome, Result<(), ChainError>) {
+        let claims: Vec<Claim> = batch.iter().map(|(_, claim)| *claim).collect();
+        let mut each = stream::iter(claims)
+            .map(|claim| async move {
+                let claimed = self.chain.perform(&Intent::Claim { claims: vec![claim] }).await;
+                (claim.config.payer, claimed)
+            })
+            // Each waits until it is final; they need not wait for each other.
+            .buffer_unordered(ASKED_AT_ONCE);
+        let (mut done, mut failed) = (Outcome::default(), Ok(()));
+        while let Some((payer, claimed)) = each.next().await {
+            match claimed {
                 Ok(outcome) => done.transactions.extend(outcome.transactions),
-                Err(error @ ChainError::Reverted { .. }) => {
-                    tracing::error!(payer = %claim.config.payer, %error, "a claim is refused");
-                    failed = failed.and(Err(error.into()));
+                Err(error) => {
+                    tracing::error!(%payer, %error, "a claim is refused, or not known to be made");
+                    failed = failed.and(Err(error));
                 }
-                Err(error) => return (done, failed.and(Err(error.into()))),
             }
         }
         (done, failed)

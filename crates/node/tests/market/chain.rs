@@ -99,6 +99,8 @@ pub struct Seat {
     pub muddled: Mutex<HashSet<ChannelId>>,
     /// What a transaction costs, and what each claim in it adds, in wei.
     pub fee_wei: Mutex<(u128, u128)>,
+    /// So many more intents are carried out, and nobody hears of it.
+    pub unheard: AtomicUsize,
     /// The time of the newest block, in seconds.
     pub block_secs: AtomicU64,
     /// Transactions take effect, and are not final until this is turned off.
@@ -121,6 +123,7 @@ impl Seat {
             slow: Mutex::default(),
             muddled: Mutex::default(),
             fee_wei: Mutex::new((1, 0)),
+            unheard: 0.into(),
             block_secs: 1.into(),
             never_final: watch::Sender::new(false),
             asked: Mutex::default(),
@@ -221,6 +224,11 @@ impl Chain for Seat {
     async fn perform(&self, intent: &Intent) -> Result<Outcome, ChainError> {
         self.reach().await?;
         let outcome = self.apply(intent)?;
+        let one_less = |left: usize| left.checked_sub(1);
+        if self.unheard.fetch_update(SeqCst, SeqCst, one_less).is_ok() {
+            let (endpoint, reason) = ("node-of-the-provider".to_owned(), "silent".to_owned());
+            return Err(ChainError::Unreachable { endpoint, reason });
+        }
         self.never_final.subscribe().wait_for(|never| !never).await.unwrap();
         Ok(outcome)
     }
