@@ -227,6 +227,25 @@ async fn wrong_chain_no_contract_and_no_node_are_told_apart() {
 }
 
 #[tokio::test]
+async fn nothing_is_registered_or_revoked_where_there_is_no_registry() {
+    let embedded = embedded();
+    let endpoint = Endpoint::Embedded(embedded);
+    let deployed = deploy(endpoint.clone(), signer(1), quick()).await.unwrap();
+    let chain = connect(endpoint, &deployed, 1, quick()).await;
+    let keys = Address::repeat_byte(0xdd);
+    let (wallet, device, authorizer) = (chain.wallet(), NodeId::default(), signer(2).address());
+    let delegation = Delegation { wallet, device, authorizer, expiry_secs: u64::MAX };
+    let none = ChainError::NoRegistry { keys, chain_id: CHAIN_ID };
+    for intent in [
+        Intent::Register { keys, delegation },
+        Intent::Revoke { keys, device: Some(device), authorizer: Some(authorizer) },
+    ] {
+        assert_eq!(chain.perform(&intent).await.unwrap_err(), none);
+    }
+    assert_eq!(chain.standing(keys, &delegation).await.unwrap_err(), none);
+}
+
+#[tokio::test]
 async fn poverty_is_told_in_figures_before_anything_is_signed() {
     let chain = EmbeddedChain::in_memory(genesis(&[PAYER])).unwrap();
     let endpoint = Endpoint::Embedded(chain.clone());
