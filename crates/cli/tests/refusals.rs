@@ -122,7 +122,7 @@ fn a_node_whose_registry_is_not_there_or_whose_own_keys_are_revoked_says_so_and_
     market.provider.unlock(revoke).fails_with(&missing);
     market.provider.unlock(["wallet", "device", "add"]).fails_with(&missing);
     provide().fails_with(&missing);
-    let nobody = format!("{device}@127.0.0.1:9");
+    let nobody = format!("{}@127.0.0.1:9", device.trim_start_matches("0x"));
     let connect = market.consumer.unlock(["connect", "--proxy", "127.0.0.1:0", &nobody]);
     connect.fails_with(&missing);
 

@@ -12,7 +12,7 @@ use alloy_consensus::Transaction as _;
 use alloy_eips::eip2718::Decodable2718;
 use alloy_primitives::U256;
 use serde_json::json;
-use sparewire_core::{TypedData, Verified};
+use sparewire_core::{NodeId, TypedData, Verified};
 use sparewire_protocol::channel::{ChannelConfig, Claim, CooperativeClose, Voucher};
 
 use super::*;
