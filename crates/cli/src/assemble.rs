@@ -23,6 +23,8 @@ use crate::{
 const FACTS_EVERY: Duration = Duration::from_secs(15);
 /// How often it asks whether payers have started to leave.
 const CLOSES_EVERY: Duration = Duration::from_secs(60);
+/// How often a consumer asks whether its provider's keys are revoked.
+const KEYS_EVERY: Duration = Duration::from_secs(60);
 
 /// A provider that is bound and not running yet.
 pub(crate) async fn provider(
@@ -163,6 +165,7 @@ pub(crate) async fn consumer(
         withdraw_delay_secs_max: config.withdraw_delay_secs_max,
         streams_max: config.streams_max,
         keys: side.registry,
+        keys_every: KEYS_EVERY,
     };
     ensure!(settings.channel_amount > Amount::ZERO, "[consumer] channel_amount must be above 0");
     let endpoint = bind(&side.node, None).await?;

@@ -44,6 +44,10 @@ pub(crate) fn advice(error: &anyhow::Error) -> Option<String> {
             "check --contract; `sparewire chain deploy` puts the contract on a chain that has none"
                 .into(),
         ),
+        ChainError::NoRegistry { .. } => Some(
+            "until it names the registry, no revocation is made and none is seen; without a registry, leave [chain] keys empty"
+                .into(),
+        ),
         ChainError::InsufficientFunds { wallet, .. } => Some(format!(
             "send it there; on the embedded chain: `sparewire chain faucet {wallet}`"
         )),

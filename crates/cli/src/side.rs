@@ -6,7 +6,7 @@ use anyhow::Result;
 use sparewire_chain::EvmChain;
 use sparewire_core::Address;
 use sparewire_node::store::Store;
-use sparewire_protocol::settlement::{Chain, TokenInfo};
+use sparewire_protocol::settlement::{Chain, ChainError, Standing, TokenInfo};
 
 use crate::home::{Home, Node, known_token};
 
@@ -34,5 +34,14 @@ impl Side {
         let chain = home.connect(Arc::clone(&node.wallet)).await?;
         let token = known_token(&*chain, token).await?;
         Ok((Self { node, store, chain: chain.clone(), token, registry: home.registry()? }, chain))
+    }
+
+    /// What the registry says of this node's own keys; `None` where there is no registry to ask.
+    ///
+    /// # Errors
+    /// [`ChainError::NoRegistry`] where one is named and is not there.
+    pub(crate) async fn own_standing(&self) -> Result<Option<Standing>, ChainError> {
+        let Some(keys) = self.registry else { return Ok(None) };
+        self.chain.standing(keys, &self.node.identity.delegation.body).await.map(Some)
     }
 }

@@ -71,6 +71,10 @@ fn a_session_is_paid_and_settled_on_an_ethereum_node_that_nobody_here_wrote() {
     let deployed = run(command(&seller, &[], &["chain", "deploy"])).json();
     let (contract, token) =
         (deployed["contract"].as_str().unwrap(), deployed["token"].as_str().unwrap());
+    for beside in ["towers", "keys"] {
+        let code = ask(&rpc, "eth_getCode", &json!([deployed[beside], "latest"])).unwrap();
+        assert!(code.as_str().unwrap().len() > 2, "no {beside}: {deployed:#}");
+    }
     // mint(address,uint256) of 100 tokens, by one of anvil's own accounts.
     let data = format!("0x40c10f19{:0>64}{:064x}", &payer[2..], 100_000_000);
     let from = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266";

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::net::TcpListener;
+use std::{fs, net::TcpListener};
 
 use support::{Market, number, run};
 
@@ -104,4 +104,30 @@ fn a_lost_machine_whose_keys_the_wallet_revokes_is_served_no_more() {
     market.provider.settle();
     assert_eq!(market.provider.claimed(), market.provider.promised());
     assert!(market.provider.claimed() > 0);
+}
+
+#[test]
+fn a_node_whose_registry_is_not_there_or_whose_own_keys_are_revoked_says_so_and_does_not_start() {
+    let market = Market::funded();
+    let provide = || market.provider.unlock(["provide", "--listen", "127.0.0.1:0"]);
+    let own = market.provider.json(&["wallet", "device", "list"]);
+    let (authorizer, device) =
+        (own["authorizer"].as_str().unwrap(), own["device"].as_str().unwrap());
+    let revoke = ["wallet", "device", "revoke", "--authorizer", authorizer];
+
+    let config = market.provider.dir.join("config.toml");
+    fs::write(&config, format!("[chain]\nkeys = \"0x{}\"\n", "dd".repeat(20))).unwrap();
+    fs::copy(&config, market.consumer.dir.join("config.toml")).unwrap();
+    let missing = ["no registry of keys at", "[chain] keys"];
+    market.provider.unlock(revoke).fails_with(&missing);
+    market.provider.unlock(["wallet", "device", "add"]).fails_with(&missing);
+    provide().fails_with(&missing);
+    let nobody = format!("{}@127.0.0.1:9", device.trim_start_matches("0x"));
+    let connect = market.consumer.unlock(["connect", "--proxy", "127.0.0.1:0", &nobody]);
+    connect.fails_with(&missing);
+
+    fs::remove_file(&config).unwrap();
+    market.provider.unlock(revoke).ok();
+    provide().fails_with(&["own keys are revoked", "--index"]);
+    market.provider.settle();
 }

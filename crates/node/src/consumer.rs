@@ -51,6 +51,8 @@ pub struct ConsumerConfig {
     pub streams_max: usize,
     /// The registry in which wallets revoke keys; `None` where there is none.
     pub keys: Option<Address>,
+    /// How often it is asked in a session whether the provider's keys are revoked.
+    pub keys_every: Duration,
 }
 
 /// A consumer at work.

@@ -1,6 +1,6 @@
 //! Who a node is: its device, its authorizer, its wallet, and the wallet's word for them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use sparewire_core::{
     Address, DeviceSigner, Domain, NodeId, Signed, Signer, SignerError, Timestamp, Verified,
@@ -10,7 +10,7 @@ use sparewire_protocol::{
     settlement::{Chain, Standing},
 };
 
-use crate::session::SessionError;
+use crate::session::{Clock, SessionError};
 
 /// The keys that a running node works with. The wallet's own key is not among them.
 #[derive(Clone)]
@@ -54,6 +54,30 @@ impl Identity {
     /// The device key: the node's name on the network.
     pub fn node_id(&self) -> NodeId {
         self.device.node_id()
+    }
+}
+
+/// Waits until the keys of a session's other end do not act for their wallet any more, looking
+/// `every` so often, and returns why, as the other end is told. What was promised before counts all
+/// the same.
+pub(crate) async fn until_lapsed(
+    chain: &Arc<dyn Chain>,
+    keys: Option<Address>,
+    delegation: &Delegation,
+    every: Duration,
+    clock: &Clock,
+) -> &'static str {
+    loop {
+        tokio::time::sleep(every).await;
+        if clock().as_secs() > delegation.expiry_secs {
+            return "the wallet's delegation has expired; connect again";
+        }
+        match check_standing(chain, keys, delegation).await {
+            Ok(()) => {}
+            Err(SessionError::Policy(_)) => return "the wallet has revoked these keys",
+            // A chain that stays silent is for those to judge who look at the channel.
+            Err(error) => tracing::warn!(%error, "cannot check whether keys are revoked"),
+        }
     }
 }
 

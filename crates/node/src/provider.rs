@@ -2,6 +2,7 @@
 //! than its credit rule allows.
 
 mod admission;
+mod checks;
 mod connection;
 mod settling;
 mod shares;
@@ -25,7 +26,7 @@ use sparewire_protocol::{
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{shares::Shares, strangers::Strangers};
+use self::{checks::Checks, shares::Shares, strangers::Strangers};
 use crate::{
     exit::Exit,
     identity::Identity,
@@ -83,6 +84,7 @@ pub struct Provider {
     /// At most one session over a channel.
     slots: Mutex<HashMap<ChannelId, LiveSession>>,
     strangers: Strangers,
+    checks: Checks,
     shares: Shares,
     connections: Semaphore,
     tracker: TaskTracker,
@@ -131,6 +133,7 @@ impl Provider {
             settler,
             slots: Mutex::new(HashMap::new()),
             strangers: Strangers::default(),
+            checks: Checks::default(),
             shares,
             connections,
             tracker: TaskTracker::new(),

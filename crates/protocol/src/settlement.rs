@@ -345,8 +345,10 @@ pub trait Chain: Send + Sync {
     async fn quote(&self, intent: &Intent) -> Result<Quote, ChainError>;
 
     /// What the newest state of the registry `keys` says of the keys that a delegation names: a
-    /// revocation counts from the block on that has it. A chain without such a contract has nothing
-    /// to say.
+    /// revocation counts from the block on that has it.
+    ///
+    /// # Errors
+    /// [`ChainError::NoRegistry`] where there is no contract at `keys`.
     async fn standing(
         &self,
         keys: Address,
@@ -403,6 +405,14 @@ pub enum ChainError {
     NoContract {
         /// Where we looked.
         contract: Address,
+        /// On which chain.
+        chain_id: u64,
+    },
+    /// There is no registry of keys where there should be one: nobody can tell what is revoked.
+    #[error("no registry of keys at {keys} on chain {chain_id}; check [chain] keys")]
+    NoRegistry {
+        /// Where we looked.
+        keys: Address,
         /// On which chain.
         chain_id: u64,
     },

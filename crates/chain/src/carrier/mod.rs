@@ -364,9 +364,7 @@ impl Chain for EvmChain {
         delegation: &Delegation,
     ) -> Result<Standing, ChainError> {
         let newest = self.follower.node.newest().await?;
-        if self.follower.node.code(keys, Some(newest)).await?.is_empty() {
-            return Ok(Standing::Unknown);
-        }
+        self.require_registry(keys, newest).await?;
         let Delegation { wallet, device, authorizer, .. } = *delegation;
         let call = Keys::standingCall::new((wallet, device.0, authorizer));
         match self.read(keys, call, newest).await? {
@@ -434,6 +432,15 @@ impl Chain for EvmChain {
 }
 
 impl EvmChain {
+    /// A call to an address without code succeeds and does nothing: nobody may take that for a
+    /// revocation.
+    async fn require_registry(&self, keys: Address, block: u64) -> Result<(), ChainError> {
+        if self.follower.node.code(keys, Some(block)).await?.is_empty() {
+            return Err(ChainError::NoRegistry { keys, chain_id: self.domain.chain_id });
+        }
+        Ok(())
+    }
+
     async fn deployed_after(&self, block: u64) -> Result<bool, ChainError> {
         Ok(self.follower.node.code(self.domain.contract, Some(block)).await?.is_empty())
     }

@@ -88,10 +88,11 @@ impl EvmChain {
             Intent::Withdraw { .. }
             | Intent::TopUp { .. }
             | Intent::AnnounceRewardWithdrawal { .. }
-            | Intent::WithdrawReward { .. }
-            | Intent::Register { .. } => self.all_calls(intent),
-            Intent::Revoke { .. } => {
-                return Ok(Plan { calls: self.all_calls(intent), urgent: true });
+            | Intent::WithdrawReward { .. } => self.all_calls(intent),
+            Intent::Register { keys, .. } | Intent::Revoke { keys, .. } => {
+                self.require_registry(*keys, self.follower.node.newest().await?).await?;
+                let urgent = matches!(intent, Intent::Revoke { .. });
+                return Ok(Plan { calls: self.all_calls(intent), urgent });
             }
         }))
     }

@@ -12,7 +12,7 @@ use alloy_consensus::Transaction as _;
 use alloy_eips::eip2718::Decodable2718;
 use alloy_primitives::U256;
 use serde_json::json;
-use sparewire_core::{TypedData, Verified};
+use sparewire_core::{NodeId, TypedData, Verified};
 use sparewire_protocol::channel::{ChannelConfig, Claim, CooperativeClose, Voucher};
 
 use super::*;
@@ -224,6 +224,25 @@ async fn wrong_chain_no_contract_and_no_node_are_told_apart() {
     assert_eq!(endpoint, "http://127.0.0.1:9");
     let shown = format!("{error} {error:?}");
     assert!(!shown.contains("s3cret") && !shown.contains("pa55"), "{shown}");
+}
+
+#[tokio::test]
+async fn nothing_is_registered_or_revoked_where_there_is_no_registry() {
+    let embedded = embedded();
+    let endpoint = Endpoint::Embedded(embedded);
+    let deployed = deploy(endpoint.clone(), signer(1), quick()).await.unwrap();
+    let chain = connect(endpoint, &deployed, 1, quick()).await;
+    let keys = Address::repeat_byte(0xdd);
+    let (wallet, device, authorizer) = (chain.wallet(), NodeId::default(), signer(2).address());
+    let delegation = Delegation { wallet, device, authorizer, expiry_secs: u64::MAX };
+    let none = ChainError::NoRegistry { keys, chain_id: CHAIN_ID };
+    for intent in [
+        Intent::Register { keys, delegation },
+        Intent::Revoke { keys, device: Some(device), authorizer: Some(authorizer) },
+    ] {
+        assert_eq!(chain.perform(&intent).await.unwrap_err(), none);
+    }
+    assert_eq!(chain.standing(keys, &delegation).await.unwrap_err(), none);
 }
 
 #[tokio::test]

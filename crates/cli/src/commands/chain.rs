@@ -2,10 +2,11 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Subcommand;
-use sparewire_chain::{deploy, serve};
+use sparewire_chain::{deploy, deploy_keys, deploy_towers, serve};
 use sparewire_core::Address;
+use sparewire_protocol::settlement::ChainError;
 
 use crate::{hint::Hint, home::Home, interrupt::Interrupts, network, output, wallet_lock};
 
@@ -22,8 +23,8 @@ pub(crate) enum ChainCommand {
         #[arg(long)]
         dev_methods: bool,
     },
-    /// Put the channel contract and a test token on the chain of --rpc, paid by this node's wallet;
-    /// for chains that have none yet.
+    /// Put the channel contract, a test token, the contract for watchtowers' rewards and the registry
+    /// of keys on the chain of --rpc, paid by this node's wallet; for chains that have none yet.
     Deploy {
         /// A file with the keystore's password.
         #[arg(long)]
@@ -75,16 +76,29 @@ pub(crate) async fn run(command: ChainCommand, home: &Home, json: bool) -> Resul
             let endpoint = home.config.chain.endpoint()?;
             let policy = home.policy();
             wallet_lock::hold(home.config.chain.chain_id, keys.wallet.address())?;
-            let deployed = deploy(endpoint, keys.wallet, policy).await?;
+            let wallet = keys.wallet;
+            let deployed = deploy(endpoint.clone(), wallet.clone(), policy.clone()).await?;
             let (contract, chain_id) = (deployed.domain.contract, deployed.domain.chain_id);
+            let token = deployed.token;
+            let beside = async {
+                let (from, terms) = (endpoint.clone(), policy.clone());
+                let towers = deploy_towers(from, wallet.clone(), terms, contract).await?;
+                let keys = deploy_keys(endpoint, wallet, policy, contract).await?;
+                Ok::<_, ChainError>((towers, keys))
+            };
+            let there = || format!("the contract is at {contract}, the token at {token}; the rest");
+            let (towers, keys) = beside.await.with_context(there)?;
             if json {
                 return output::json(&serde_json::json!({
-                    "chain_id": chain_id, "contract": contract, "token": deployed.token,
+                    "chain_id": chain_id, "contract": contract, "token": token,
+                    "towers": towers, "keys": keys,
                 }));
             }
             output::out!("chain id  {chain_id}");
             output::out!("contract  {contract}");
-            output::out!("token     {} (a test token that anybody can mint)", deployed.token);
+            output::out!("token     {token} (a test token that anybody can mint)");
+            output::out!("towers    {towers} (rewards for watchtowers: [chain] towers)");
+            output::out!("keys      {keys} (where wallets revoke keys: [chain] keys)");
             Ok(())
         }
         ChainCommand::Events(args) => super::events::list(args, home, json).await,

@@ -61,6 +61,8 @@ pub(crate) async fn run(args: ConnectArgs, mut home: Home, json: bool) -> Result
 
     let proxy = Proxy::bind(home.config.consumer.proxy).await?;
     let (side, carrier) = Side::open(&home, args.password_file.as_deref()).await?;
+    // Revoked or not: its provider says so in the handshake. Here it counts that there is a registry.
+    side.own_standing().await?;
     let (consumer, endpoint) =
         assemble::consumer(&home.config.consumer, args.provider, &side).await?;
     let token = side.token;

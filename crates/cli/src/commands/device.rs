@@ -91,6 +91,23 @@ pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Resu
             let (side, _) = Side::open(home, unlock.password_file.as_deref()).await?;
             let revoke = Intent::Revoke { keys: registry, device, authorizer };
             let outcome = side.chain.perform(&revoke).await?;
+            // Each by itself: one that is revoked says nothing of the other.
+            let named = [
+                device.map(|device| (device, Address::ZERO)),
+                authorizer.map(|authorizer| (NodeId::default(), authorizer)),
+            ];
+            for (device, authorizer) in named.into_iter().flatten() {
+                let wallet = side.chain.wallet();
+                let asked = Delegation { wallet, device, authorizer, expiry_secs: 0 };
+                let standing = side.chain.standing(registry, &asked).await?;
+                ensure!(
+                    standing == Standing::Revoked,
+                    Hint::new(format!(
+                        "the contract at {registry} took the call and revoked nothing"
+                    ))
+                    .hint("check that [chain] keys names the registry of keys")
+                );
+            }
             if device == Some(own.node_id) || authorizer == Some(own.authorizer) {
                 eprintln!(
                     "these are this node's own keys: make another node with the next --index of `wallet new`"

@@ -2,12 +2,15 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 use sparewire_core::{Amount, ByteCount};
 use sparewire_node::{provider::Provider, store::Store, tower::Entrusting};
-use sparewire_protocol::{Role, settlement::TokenInfo};
+use sparewire_protocol::{
+    Role,
+    settlement::{Standing, TokenInfo},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::settle::Settled;
@@ -15,6 +18,7 @@ use crate::{
     assemble, backup,
     console::{Console, Shown},
     descriptors,
+    hint::Hint,
     home::Home,
     metrics::{self, Figure},
     side::Side,
@@ -54,6 +58,17 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
     descriptors::raise(sessions.saturating_mul(tunnels), &who);
 
     let (side, carrier) = Side::open(&home, args.password_file.as_deref()).await?;
+    if side.own_standing().await? == Some(Standing::Revoked) {
+        bail!(
+            Hint::new(
+                "this node's own keys are revoked on chain, so that every consumer turns them down"
+            )
+            .hint(
+                "`sparewire settle` still claims what they earned; then make another node, in a \
+                       fresh data directory, with the next --index of `wallet new`"
+            )
+        );
+    }
     match home.index() {
         Ok(index) => carrier.use_index(index),
         // Payers that leave are found without it, later.

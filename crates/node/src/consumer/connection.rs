@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use sparewire_core::{ByteCount, NodeId, SessionId};
 use sparewire_protocol::{
-    Direction, Event, Memory, Message, Output, Payer, PayerSetup, ProtocolError, RefusalCode, Role,
-    SessionMemory, Statement, Terms,
+    Delegation, Direction, Event, Memory, Message, Output, Payer, PayerSetup, ProtocolError,
+    RefusalCode, Role, SessionMemory, Statement, Terms,
 };
 use tokio::{
     net::TcpStream,
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{BrokenSession, Consumer, Link, Session, TUNNELS_GRACE, Tunnel, gives_up_session};
 use crate::{
     copy::{DrainLimit, Tally, Tunnel as Copied, consumer_copy},
-    identity::check_standing,
+    identity::{check_standing, until_lapsed},
     refusal::{Refusal, RefusalKind},
     session::{
         Command, ControlReader, ControlWriter, Driver, OpenReply, OpenRequest, SessionError,
@@ -199,6 +199,7 @@ impl Consumer {
                     shutdown,
                     &asked_to_close,
                     self.keep_funded(&funded, &top_up, &live),
+                    &offer.delegation.body,
                 ) => Err(error),
             }
         };
@@ -265,15 +266,18 @@ impl Consumer {
         Ok(newest.filter(|known| !self.past().forgotten.contains(&known.agreement.session)))
     }
 
-    /// On shutdown, when the provider asks, or when there is no money left: no new tunnels, a grace
-    /// for the running ones, then the machine closes the session.
+    /// On shutdown, when the provider asks, when there is no money left, or when the provider's keys
+    /// count no more: no new tunnels, a grace for the running ones, then the machine closes the
+    /// session.
     async fn close_when(
         &self,
         live: &Session,
         shutdown: &CancellationToken,
         asked: &CancellationToken,
         out_of_money: impl Future<Output = SessionError>,
+        delegation: &Delegation,
     ) -> SessionError {
+        let (chain, keys, every) = (&self.chain, self.config.keys, self.config.keys_every);
         let (grace, link) = tokio::select! {
             () = shutdown.cancelled() => (TUNNELS_GRACE, Link::Down(None)),
             () = asked.cancelled() => (Duration::ZERO, Link::Down(None)),
@@ -281,6 +285,10 @@ impl Consumer {
             error = out_of_money => {
                 tracing::warn!(%error, "the channel is used up; ending the session");
                 (Duration::ZERO, Link::Over(Err(error)))
+            }
+            reason = until_lapsed(chain, keys, delegation, every, &self.clock) => {
+                tracing::warn!(reason, "the provider's keys count no more; ending the session");
+                (Duration::ZERO, Link::Down(Some(SessionError::Policy(reason.into()))))
             }
         };
         self.link.send_replace(link);

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Applicant, LiveSession, Provider, admit, terms_of};
 use crate::{
     copy::{CopyEnd, DrainLimit, Tunnel, provider_copy},
-    identity::check_standing,
+    identity::{check_standing, until_lapsed},
     refusal::{Refusal, RefusalKind},
     session::{
         Command, ControlReader, ControlWriter, Driver, OpenReply, OpenRequest, SessionError,
@@ -203,23 +203,33 @@ impl Provider {
         Ok(Some(Greeted { control, reader, applicant }))
     }
 
+    /// Asks the chain what it has to say of an applicant, the channel first: a channel costs its
+    /// payer gas, and everything before it costs nothing.
     async fn start(
         &self,
         channel: ChannelId,
         applicant: Applicant,
     ) -> Result<Payee, (SessionError, RefusalCode)> {
+        let memory = ask(&self.store, move |store| store.memory(channel, None)).await;
+        let memory = memory.map_err(|error| (error, RefusalCode::Busy))?;
+        let _place = self.checks.enter(memory.payment.is_some()).await.ok_or_else(|| {
+            let crowd = "too many others are being checked on chain; come again";
+            (SessionError::Policy(crowd.into()), RefusalCode::Busy)
+        })?;
         let facts = self.chain.channel(channel).await;
         let facts = facts.map_err(|error| (error.into(), RefusalCode::ChainUnavailable))?;
         let delegation = applicant.acceptance.delegation.body;
+        let (signer, now) = (Arc::clone(&self.identity.authorizer), (self.clock)());
+        let payee = ask(&self.store, move |store| Ok(admit(store, facts, applicant, signer, now)))
+            .await
+            .map_err(|error| (error, RefusalCode::Busy))??;
+        // Nothing of it is recorded yet.
         let standing = check_standing(&self.chain, self.config.keys, &delegation).await;
         standing.map_err(|error| match error {
             SessionError::Policy(_) => (error, RefusalCode::Invalid),
             error => (error, RefusalCode::ChainUnavailable),
         })?;
-        let (signer, now) = (Arc::clone(&self.identity.authorizer), (self.clock)());
-        ask(&self.store, move |store| Ok(admit(store, facts, applicant, signer, now)))
-            .await
-            .map_err(|error| (error, RefusalCode::Busy))?
+        Ok(payee)
     }
 
     /// Takes data streams. When the connection ends, the machine's loop learns of it by itself,
@@ -322,31 +332,17 @@ impl Provider {
 }
 
 impl Provider {
-    /// Ends the session when the consumer's keys do not act for its wallet any more: the delegation
-    /// has expired, or they are revoked. What was promised is promised all the same.
+    /// Ends the session when the consumer's keys do not act for its wallet any more.
     async fn watch_delegation(
         &self,
         delegation: &Delegation,
         commands: &mpsc::Sender<Command>,
     ) -> Infallible {
         let every = self.config.facts_every.saturating_mul(STANDING_EVERY);
-        loop {
-            tokio::time::sleep(every).await;
-            let reason = if (self.clock)().as_secs() > delegation.expiry_secs {
-                "the wallet's delegation has expired; connect again"
-            } else {
-                match check_standing(&self.chain, self.config.keys, delegation).await {
-                    Ok(()) => continue,
-                    Err(SessionError::Policy(_)) => "the wallet has revoked these keys",
-                    Err(error) => {
-                        // A silent chain ends the session in `watch_facts`.
-                        tracing::warn!(%error, "cannot check whether keys are revoked");
-                        continue;
-                    }
-                }
-            };
-            let _ = commands.send(Command::Close(reason)).await; // or the session is over
-        }
+        let (chain, keys) = (&self.chain, self.config.keys);
+        let reason = until_lapsed(chain, keys, delegation, every, &self.clock).await;
+        let _ = commands.send(Command::Close(reason)).await; // or the session is over
+        std::future::pending().await
     }
 }
 

@@ -110,6 +110,8 @@ pub struct Seat {
     /// How many such questions are under way, and were at most.
     asking: AtomicUsize,
     pub asking_peak: AtomicUsize,
+    /// How often it was asked about keys.
+    pub asked_of_keys: AtomicUsize,
     /// What logs tell of closes, if they are followed, and whether they can be read.
     pub closes: Mutex<Option<Result<Vec<StartedClose>, ChainError>>>,
 }
@@ -129,6 +131,7 @@ impl Seat {
             asked: Mutex::default(),
             asking: 0.into(),
             asking_peak: 0.into(),
+            asked_of_keys: 0.into(),
             closes: Mutex::default(),
         })
     }
@@ -206,6 +209,7 @@ impl Chain for Seat {
         keys: Address,
         delegation: &Delegation,
     ) -> Result<Standing, ChainError> {
+        self.asked_of_keys.fetch_add(1, SeqCst);
         self.reach().await?;
         assert_eq!(keys, REGISTRY);
         let revoked = self.chain.state.lock().unwrap().revoked.contains(&delegation.authorizer);

@@ -175,6 +175,7 @@ pub fn consumer_config() -> ConsumerConfig {
         withdraw_delay_secs_max: 86_400,
         streams_max: 512,
         keys: Some(REGISTRY),
+        keys_every: Duration::from_secs(60),
     }
 }
 
