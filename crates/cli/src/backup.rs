@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sparewire_chain::Journal;
 use sparewire_core::{Amount, Timestamp};
-use sparewire_node::store::{SqliteStore, Store};
+use sparewire_node::{
+    store::{SqliteStore, Store},
+    tower::TowerStore,
+};
 use sparewire_protocol::Role;
 use sparewire_wallet::{Cost, NodeKeys, SealedError, Sealer, Unsealer};
 
@@ -346,8 +349,9 @@ fn refuse_used(dir: &Path) -> Result<()> {
 
 /// The files that a data directory may have and a backup may hold.
 fn is_known(name: &str) -> bool {
-    const FILES: [&str; 5] = [
+    const FILES: [&str; 6] = [
         "store.sqlite",
+        "watch.sqlite",
         "config.toml",
         "keys/wallet.json",
         "keys/authorizer.json",
@@ -381,7 +385,7 @@ struct Snapshots {
 }
 
 impl Snapshots {
-    /// The store is read beside its writer; a journal is held by its process, which is asked.
+    /// The stores are read beside their writers; a journal is held by its process, which is asked.
     async fn take(home: &Home) -> Result<Self> {
         let dir = home.dir.join(SNAPSHOTS);
         if dir.exists() {
@@ -391,6 +395,9 @@ impl Snapshots {
         let snapshots = Self { dir };
         if let Some(store) = home.store_to_read()? {
             store.snapshot(&snapshots.dir.join("store.sqlite"))?;
+        }
+        if let Some(watched) = TowerStore::open_to_read(&home.watch_path())? {
+            watched.snapshot(&snapshots.dir.join("watch.sqlite"))?;
         }
         let held = control::ask(&home.control_path(), Request::Snapshot).await?;
         let held = held.and_then(|name| name.as_str().map(str::to_owned));
@@ -444,4 +451,42 @@ fn sync_dir(dir: &Path) -> Result<()> {
         File::open(dir)?.sync_all()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use sparewire_core::{Address, ChannelId, DeviceSignature, Domain, NodeId};
+    use sparewire_protocol::Kept;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_towers_keep_and_said_is_in_a_backup_and_comes_out_of_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let home = Home::open(Some(parent.path().join("node")), None).unwrap();
+        let running = TowerStore::open(&home.watch_path()).unwrap();
+        let (tower, channel) = (NodeId([1; 32].into()), ChannelId([2; 32].into()));
+        let kept = Kept {
+            tower,
+            client: tower,
+            domain: Domain { chain_id: 1, contract: Address::ZERO },
+            channel,
+            amount: Amount::ZERO,
+            reward: Amount::ZERO,
+            expiry_secs: 9,
+            turn: (0, 1),
+            time: Timestamp::from_ms(6),
+        };
+        let word = (kept, DeviceSignature([3; 64]));
+        running.acknowledge(&word.0, word.1).unwrap();
+
+        let (file, to) = (parent.path().join("backup"), parent.path().join("restored"));
+        let made = create(&home, &file, false, "a password", Cost::STANDARD).await.unwrap();
+        assert!(made.files.iter().any(|inside| inside.name == "watch.sqlite"), "{made:?}");
+        restore(&file, &to, "a password").unwrap();
+        let restored = Home::open(Some(to), None).unwrap();
+        let store = TowerStore::open(&restored.watch_path()).unwrap();
+        assert_eq!(store.acknowledgements().unwrap(), [word]);
+    }
 }

@@ -145,6 +145,15 @@ impl TowerStore {
         self.read("select kept from acknowledgements order by channel, tower")
     }
 
+    /// Writes a copy of everything to a new file, as it is at this moment, while others write on.
+    ///
+    /// # Errors
+    /// [`StoreError`], also where the file exists.
+    pub fn snapshot(&self, to: &Path) -> Result<(), StoreError> {
+        let copied = self.lock().execute("vacuum into ?", [to.to_string_lossy()]);
+        copied.map(|_| ()).map_err(|error| failure(&self.path, error))
+    }
+
     fn read<T: borsh::BorshDeserialize>(&self, sql: &str) -> Result<Vec<T>, StoreError> {
         let failed = |error| failure(&self.path, error);
         let connection = self.lock();
@@ -252,6 +261,23 @@ mod tests {
         store.record(&WatchRecord::Forget(channel(1))).unwrap();
         let reader = TowerStore::open_to_read(&path).unwrap().unwrap();
         assert_eq!(reader.charges().unwrap(), [charge(2, 6)]);
+    }
+
+    #[test]
+    fn a_snapshot_is_taken_beside_the_writer_and_holds_everything() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, copy) = (dir.path().join("watch.sqlite"), dir.path().join("copy.sqlite"));
+        let writer = TowerStore::open(&path).unwrap();
+        writer.record(&WatchRecord::Keep(charge(1, 5))).unwrap();
+        let word = (kept(&charge(2, 6), 8), DeviceSignature([3; 64]));
+        writer.acknowledge(&word.0, word.1).unwrap();
+        let reader = TowerStore::open_to_read(&path).unwrap().unwrap();
+        reader.snapshot(&copy).unwrap();
+        assert!(reader.snapshot(&copy).is_err(), "it overwrites nothing");
+        writer.record(&WatchRecord::Keep(charge(1, 9))).unwrap();
+        let copy = TowerStore::open(&copy).unwrap();
+        assert_eq!(copy.charges().unwrap(), [charge(1, 5)]);
+        assert_eq!(copy.acknowledgements().unwrap(), [word]);
     }
 
     #[test]
