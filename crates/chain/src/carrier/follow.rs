@@ -9,6 +9,7 @@ use std::{
 };
 
 use alloy_primitives::{Address, B256, U256};
+use futures_util::future::join_all;
 use sparewire_core::Signer;
 use sparewire_protocol::settlement::{ChainError, Outcome, TransactionSummary};
 use tokio::{sync::Mutex, time::Instant};
@@ -81,7 +82,10 @@ impl Drop for Hurry<'_> {
 
 /// What a look at the chain showed of a step.
 enum Seen {
-    Pending,
+    /// In no block up to this one, the newest.
+    Pending {
+        head: u64,
+    },
     Mined {
         succeeded: bool,
     },
@@ -196,25 +200,50 @@ impl Follower {
         }
     }
 
-    /// Goes on with everything that is not final; returns how many transactions that were.
+    /// Goes on with everything that is not final; returns how many transactions that were. All of it
+    /// is brought into blocks, what is urgent first, before any of it is waited for.
     pub(crate) async fn resume(&self) -> Result<usize, ChainError> {
-        let mut transactions = 0;
-        for open in self.journal.open_intents()? {
-            let kind = kind_of(&open.kind);
-            let unfinished = |step: &&Step| !matches!(step.state, StepState::Final);
-            transactions += self.journal.steps(open.id)?.iter().filter(unfinished).count();
-            match self.go_on(kind, open.id).await {
-                Ok(_) => {}
-                // The intent is over; the others go on.
-                Err(
-                    error @ (ChainError::Reverted { .. } | ChainError::InsufficientFunds { .. }),
-                ) => {
-                    tracing::warn!(kind, %error, "an unfinished intent failed");
+        let (mut open, mut transactions) = (Vec::new(), 0);
+        for intent in self.journal.open_intents()? {
+            let kind = kind_of(&intent.kind);
+            for step in self.journal.steps(intent.id)? {
+                transactions += usize::from(step.state != StepState::Final);
+                if step.state == StepState::Mined {
+                    // What was seen in a block then may be in none now, and hold up the rest.
+                    let _performer = self.performer.lock().await;
+                    if let Seen::Failed(reason) = self.look(kind, &step).await? {
+                        self.journal.fail_step(intent.id, step.id, &reason)?;
+                    }
                 }
-                Err(error) => return Err(error),
+            }
+            open.push((kind, intent.id));
+        }
+        // What is signed holds nonces below all that is not.
+        for (kind, id) in &open {
+            let _hurry = self.urgent_waits(&open)?.then(|| Hurry::begin(&self.hurried));
+            let _performer = self.performer.lock().await;
+            unless_over(kind, self.mine_signed(kind, *id).await)?;
+        }
+        // Turns are taken in this order: an urgent one never waits for what does not block it.
+        let (mut turns, mut patient) = (Vec::new(), Vec::new());
+        for (kind, id) in open {
+            let list = if self.journal.is_urgent(id)? { &mut turns } else { &mut patient };
+            list.push(async move { unless_over(kind, self.go_on(kind, id).await.map(drop)) });
+        }
+        turns.append(&mut patient);
+        join_all(turns).await.into_iter().collect::<Result<(), ChainError>>()?;
+        Ok(transactions)
+    }
+
+    /// Whether an urgent one of these intents has transactions that are in no block.
+    fn urgent_waits(&self, intents: &[(&'static str, i64)]) -> Result<bool, JournalError> {
+        for (_, id) in intents {
+            let waits = |step: &Step| matches!(step.state, StepState::Planned | StepState::Signed);
+            if self.journal.is_urgent(*id)? && self.journal.steps(*id)?.iter().any(waits) {
+                return Ok(true);
             }
         }
-        Ok(transactions)
+        Ok(false)
     }
 
     /// Sees that what was signed for an intent is mined, and leaves the rest of it.
@@ -254,6 +283,9 @@ impl Follower {
         let mut planned = step.state == StepState::Planned;
         let (mut sent_at, mut displaced) = (Instant::now(), 0);
         let mut resent_at = Instant::now();
+        // The newest block when the newest version was signed: by an earlier call, before any block
+        // that comes; by this one, what the first look finds.
+        let mut signed_at = (!planned).then_some(0);
         let started = Instant::now();
         if !planned {
             self.resend_up_to(&step).await?;
@@ -273,7 +305,7 @@ impl Follower {
                     }
                 }
                 planned = false;
-                (sent_at, displaced) = (Instant::now(), 0);
+                (sent_at, signed_at, displaced) = (Instant::now(), None, 0);
             }
             match self.look(kind, &step).await? {
                 Seen::Final => return Ok(true),
@@ -292,12 +324,15 @@ impl Follower {
                         continue;
                     }
                 }
-                Seen::Pending => {
+                Seen::Pending { head } => {
                     displaced = 0;
-                    let due = sent_at.elapsed() >= self.policy.bump_after;
+                    // A chain that stands still takes nobody's transactions, whatever they pay.
+                    let moved = head > *signed_at.get_or_insert(head);
+                    let due = moved && sent_at.elapsed() >= self.policy.bump_after;
                     if due || self.is_held_up(&step).await? {
                         self.bump_up_to(&step, urgent).await?;
-                        (sent_at, resent_at) = (Instant::now(), Instant::now());
+                        (sent_at, signed_at) = (Instant::now(), Some(head));
+                        resent_at = Instant::now();
                     } else if resent_at.elapsed() >= self.policy.poll * RESEND_POLLS {
                         self.resend_up_to(&step).await?;
                         resent_at = Instant::now();
@@ -346,7 +381,7 @@ impl Follower {
                         (halted, failed) = (true, true);
                     }
                     // A reorganisation took it out of its block: bring it back into one.
-                    Seen::Pending | Seen::Displaced { .. } => {
+                    Seen::Pending { .. } | Seen::Displaced { .. } => {
                         self.mine(kind, intent, Step { state: StepState::Signed, ..step }).await?;
                         open += 1;
                     }
@@ -414,7 +449,7 @@ impl Follower {
         // where doing it twice does nothing is it not waited for.
         let block = if is_repeatable(kind) { head.number } else { head.final_number };
         if !self.node.displaced(self.wallet(), nonce, &hashes, block).await? {
-            return Ok(Seen::Pending);
+            return Ok(Seen::Pending { head: head.number });
         }
         let with_it = attempts.iter().filter(|attempt| attempt.nonce == nonce);
         let signed_secs = with_it.map(|attempt| attempt.signed_secs).min().unwrap_or(0);
@@ -486,6 +521,17 @@ fn is_repeatable(kind: &str) -> bool {
             | "start_close"
             | "finish_close"
     )
+}
+
+/// Where an unfinished intent failed for good, the others go on.
+fn unless_over(kind: &'static str, result: Result<(), ChainError>) -> Result<(), ChainError> {
+    match result {
+        Err(error @ (ChainError::Reverted { .. } | ChainError::InsufficientFunds { .. })) => {
+            tracing::warn!(kind, %error, "an unfinished intent failed");
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// Kinds are words of ours; what a newer version wrote is told in general.

@@ -678,13 +678,14 @@ impl Nodes {
     /// What gas costs now, at most `cap` wei: twice the base fee, so that the price
     /// covers six full blocks in a row, and the tip that the nodes advise.
     pub(crate) async fn fees(&self, cap: u128) -> Result<Fees, ChainError> {
-        // With a base fee or without: as most say, and of those who tell one, the middle.
+        // With a base fee or without: as most say, and of those who tell one, the middle; of two
+        // there, the lower: too little is raised, too much is spent.
         let blocks = self.blocks().await?;
         let mut bases: Vec<u128> =
             blocks.iter().filter_map(|(_, it)| Some(it.base_fee_per_gas?.to())).collect();
         bases.sort_unstable();
         let told = bases.len() * 2 > blocks.len();
-        let base = bases.get(bases.len() / 2).copied().filter(|_| told);
+        let base = bases.get(bases.len().saturating_sub(1) / 2).copied().filter(|_| told);
         *self.base_fee.lock().unwrap_or_else(PoisonError::into_inner) = base;
         let Some(base) = base else {
             let price = self.figure("eth_gasPrice", (), Middle::Lower).await;

@@ -349,7 +349,17 @@ async fn a_stuck_transaction_is_replaced_at_a_higher_fee_with_the_same_nonce() {
     let policy = Policy { bump_after: Duration::from_millis(30), ..quick() };
     let (chain, _, carrier) = misbehaving(policy, Journal::in_memory().unwrap(), judge).await;
     let to = Address::repeat_byte(5);
-    carrier.transfer(to, 1_000).await.unwrap();
+    // Blocks come without it.
+    let blocks = async {
+        loop {
+            chain.mine().unwrap();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        done = carrier.transfer(to, 1_000) => assert_eq!(done.unwrap().transactions.len(), 1),
+        () = blocks => {}
+    }
     assert_eq!(balance(&chain, to), 1_000);
     let mut seen = seen.lock().unwrap().clone();
     seen.dedup();

@@ -215,6 +215,20 @@ async fn what_one_alone_says_of_the_head_the_nonce_and_the_fee_is_not_believed()
     transfer_once(&chain, &carrier).await;
 }
 
+#[tokio::test]
+async fn a_liar_about_the_fee_is_not_believed_while_another_is_silent() {
+    let on = Arc::new(AtomicBool::new(false));
+    let liar = switched(&on, |method, _| match method {
+        "eth_getBlockByNumber" => Verdict::With("baseFeePerGas", json!("0xffffffffff")),
+        _ => Verdict::Pass,
+    });
+    let dying = switched(&on, |_, _| Verdict::Silence);
+    let (_, _, carrier) = with([liar, honest(), dying]).await;
+    let fees = carrier.follower.node.fees(u128::MAX).await.unwrap();
+    on.store(true, Ordering::SeqCst);
+    assert_eq!(carrier.follower.node.fees(u128::MAX).await.unwrap(), fees);
+}
+
 async fn connect_directly(chain: &EmbeddedChain, carrier: &EvmChain) -> EvmChain {
     let endpoint = Endpoint::Embedded(chain.clone());
     let journal = Journal::in_memory().unwrap();

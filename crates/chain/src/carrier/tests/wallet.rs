@@ -174,6 +174,118 @@ async fn a_claim_is_urgent_while_its_payer_leaves_and_becomes_so_while_it_is_stu
 }
 
 #[tokio::test]
+async fn a_restart_replaces_what_holds_an_urgent_intent_up_and_not_what_comes_after_it() {
+    let market = Market::default();
+    let policy = Policy {
+        bump_after: Duration::from_secs(3_600),
+        fee_max_wei: 3 * GWEI,
+        fee_max_urgent_wei: 100 * GWEI,
+        patience: Duration::from_secs(2),
+        ..quick()
+    };
+    let (chain, deployed, carrier) =
+        misbehaving(policy, Journal::in_memory().unwrap(), market.judge()).await;
+    let (token, carrier) = (deployed.token, Arc::new(carrier));
+    carrier.mint(token, carrier.wallet(), amount(500)).await.unwrap();
+    carrier.perform(&Intent::Deposit { token, amount: amount(500) }).await.unwrap();
+    let config = config(token, 1);
+    carrier.perform(&Intent::Open { channels: vec![(config, amount(300))] }).await.unwrap();
+    carrier.perform(&Intent::StartClose { config }).await.unwrap();
+    chain.increase_time(u64::from(DELAY)).unwrap();
+    chain.mine().unwrap();
+
+    // Gas becomes dear; a process ends that has sent a transfer and written down two more intents.
+    market.set(10);
+    let transfer = tokio::spawn({
+        let carrier = carrier.clone();
+        async move { carrier.transfer(TO, 1_000).await }
+    });
+    let journal = &carrier.follower.journal;
+    until("the transfer is sent", || journal.nonces_in_flight().unwrap().len() == 1).await;
+    transfer.abort();
+    let _ = transfer.await;
+    let other = crate::Call { target: Some(TO), data: Bytes::new(), value: U256::from(10) };
+    journal.plan("transfer", B256::repeat_byte(1), &[other], false, 1).unwrap();
+    let finish = Intent::FinishClose { config };
+    let calls = carrier.plan_for(&finish).await.unwrap().calls;
+    journal.plan("finish_close", carrier.digest_of(&finish), &calls, true, 1).unwrap();
+
+    let error = carrier.resume().await.unwrap_err();
+    assert!(matches!(error, ChainError::Unreachable { .. }), "the last one waits: {error:?}");
+    let facts = carrier.channel(config.id(&deployed.domain)).await.unwrap().unwrap();
+    assert_eq!(facts.status, ChannelStatus::Closed);
+    assert_eq!(balance(&chain, TO), 1_000, "it held the urgent one up; the other does not");
+    market.set(2);
+    assert_eq!(carrier.resume().await.unwrap(), 1);
+    assert_eq!(balance(&chain, TO), 1_010);
+}
+
+#[tokio::test]
+async fn a_restart_brings_all_into_blocks_before_it_waits_for_any_to_be_final() {
+    let chain = embedded();
+    let endpoint = Endpoint::Embedded(chain.clone());
+    let deployed = deploy(endpoint.clone(), signer(PAYER), quick()).await.unwrap();
+    // Blocks come with transactions only: the first is not final by itself.
+    let policy = Policy { finality: Finality::Blocks(5), ..quick() };
+    let carrier = Arc::new(connect(endpoint, &deployed, PAYER, policy).await);
+    let first = tokio::spawn({
+        let carrier = carrier.clone();
+        async move { carrier.transfer(TO, 1_000).await }
+    });
+    until("the first is mined", || balance(&chain, TO) == 1_000).await;
+    first.abort();
+    let _ = first.await;
+    let other = crate::Call { target: Some(TO), data: Bytes::new(), value: U256::from(10) };
+    carrier.follower.journal.plan("transfer", B256::repeat_byte(1), &[other], false, 1).unwrap();
+    let resumed = tokio::spawn({
+        let carrier = carrier.clone();
+        async move { carrier.resume().await }
+    });
+    until("the second is mined", || balance(&chain, TO) == 1_010).await;
+    assert!(!resumed.is_finished());
+    for _ in 0..6 {
+        chain.mine().unwrap();
+    }
+    assert_eq!(resumed.await.unwrap().unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_chain_that_stands_still_is_not_offered_more_and_more() {
+    let sent = Arc::new(std::sync::Mutex::new(std::collections::BTreeSet::<Bytes>::new()));
+    let versions = sent.clone();
+    let judge = move |method: &str, params: &Value| {
+        if method != "eth_sendRawTransaction" {
+            return Verdict::Pass;
+        }
+        let raw: Bytes = serde_json::from_value(params[0].clone()).unwrap();
+        let hash = *alloy_consensus::TxEnvelope::decode_2718_exact(&raw).unwrap().tx_hash();
+        versions.lock().unwrap().insert(raw);
+        Verdict::Result(json!(hash))
+    };
+    let policy = Policy {
+        bump_after: Duration::from_millis(1),
+        patience: Duration::from_millis(400),
+        ..quick()
+    };
+    let (chain, _, carrier) = misbehaving(policy, Journal::in_memory().unwrap(), judge).await;
+    carrier.transfer(TO, 1).await.unwrap_err();
+    assert_eq!(sent.lock().unwrap().len(), 1, "no block came");
+    // A later call cannot know when it was signed: it raises it once, and then once a block.
+    carrier.resume().await.unwrap_err();
+    assert_eq!(sent.lock().unwrap().len(), 2);
+    let carrier = Arc::new(carrier);
+    let resumed = tokio::spawn({
+        let carrier = carrier.clone();
+        async move { carrier.resume().await }
+    });
+    until("it is raised", || sent.lock().unwrap().len() == 3).await;
+    chain.mine().unwrap();
+    until("it is raised with the block", || sent.lock().unwrap().len() == 4).await;
+    resumed.await.unwrap().unwrap_err();
+    assert_eq!(sent.lock().unwrap().len(), 4);
+}
+
+#[tokio::test]
 async fn deposits_asked_for_at_a_time_each_have_their_own_allowance() {
     // The first deposit's second transaction is lost once: the second one is asked for meanwhile.
     let mut sends = 0;
