@@ -12,7 +12,7 @@ use std::{
 
 use market::{FakeChain, Keys, Seat, TOKEN, amount, clock, domain, open_store, until};
 use sparewire_core::{
-    Address, Amount, ByteCount, ChannelId, DeviceSigner, SessionId, Signer, Verified,
+    Address, Amount, ByteCount, ChannelId, DeviceSigner, SessionId, Signed, Signer, Verified,
 };
 use sparewire_node::{
     store::{SqliteStore, Store},
@@ -20,7 +20,9 @@ use sparewire_node::{
     transport::{Endpoint, EndpointConfig, PeerAddress, WATCH_ALPN},
 };
 use sparewire_protocol::{
-    ChannelConfig, ChannelStatus, Payment, Reading, Record, Role, Voucher, watch::TowerPolicy,
+    Appointment, ChannelConfig, ChannelStatus, Entrust, Payment, Reading, Record, Role, Voucher,
+    settlement::Intent,
+    watch::{Charge, TowerPolicy, WatchRecord},
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -39,6 +41,15 @@ struct Tower {
 
 impl Tower {
     async fn start(chain: &Arc<FakeChain>, friend: &Keys, dir: &TempDir) -> Self {
+        Self::start_with(chain, friend, dir, |_| {}).await
+    }
+
+    async fn start_with(
+        chain: &Arc<FakeChain>,
+        friend: &Keys,
+        dir: &TempDir,
+        prepare: impl FnOnce(&Seat),
+    ) -> Self {
         let keys = Keys::random();
         let mut config = EndpointConfig::new(*keys.device.secret());
         config.bind_addr = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
@@ -58,6 +69,7 @@ impl Tower {
         let store = Arc::new(TowerStore::open(&dir.path().join("tower.sqlite")).unwrap());
         let wallet = keys.wallet.address();
         let seat = Seat::new(chain, wallet);
+        prepare(&seat);
         let (device, address) = (keys.device.clone(), endpoint.address());
         let service = TowerService::new(
             policy,
@@ -214,4 +226,64 @@ async fn a_tower_with_a_full_disk_acknowledges_nothing_until_there_is_room() {
     assert_eq!(status(&entrusting).unwatched_units, amount(100));
     awake.cancel();
     running.await.unwrap();
+}
+
+/// An appointment without a reward over all of a channel, as if it had been handed over before.
+fn charge(payer: &Keys, payee: &Keys, salt: u64) -> Charge {
+    let config = payer.channel_to(payee, salt);
+    let voucher = Voucher { channel: config.id(&domain()), amount: amount(100) };
+    let voucher = *Verified::sign(voucher, &domain(), &*payer.authorizer).unwrap().signed();
+    let body = Appointment {
+        channel: voucher.body.channel,
+        amount: voucher.body.amount,
+        payee: config.payee,
+        token: TOKEN,
+        reward: Amount::ZERO,
+        expiry_secs: clock()().as_secs() + 86_400,
+    };
+    let appointment = Signed { body, signature: voucher.signature };
+    let towers = Address::ZERO;
+    let entrust =
+        Entrust { domain: domain(), towers, config, voucher, appointment, turn: 0, turns: 1 };
+    Charge { client: payee.device.node_id(), entrust, since: clock()() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_defence_waits_for_others_to_be_final_and_one_payees_claims_go_together() {
+    const PAYEES: usize = 40;
+    let (chain, payer) = (Arc::new(FakeChain::default()), Keys::random());
+    let dir = tempfile::tempdir().unwrap();
+    let store = TowerStore::open(&dir.path().join("tower.sqlite")).unwrap();
+    let finish_at_secs = clock()().as_secs() + 5;
+    let mut channels = Vec::new();
+    for number in 0..PAYEES {
+        let payee = Keys::random();
+        // The last has many channels.
+        for salt in 0..if number + 1 < PAYEES { 1 } else { 12 } {
+            let charge = charge(&payer, &payee, salt);
+            let channel = charge.entrust.channel();
+            chain.open(&charge.entrust.config, 100);
+            chain.set_status(channel, ChannelStatus::Closing { finish_at_secs });
+            store.record(&WatchRecord::Keep(charge)).unwrap();
+            channels.push(channel);
+        }
+    }
+    drop(store);
+    let keys = Keys::random();
+    let tower = Tower::start_with(&chain, &keys, &dir, |seat| {
+        seat.never_final.send_replace(true);
+    })
+    .await;
+    until("all are claimed, and none is final", || {
+        channels.iter().all(|channel| chain.facts(*channel).claimed == amount(100))
+    })
+    .await;
+    assert_eq!(tower.service.watched().len(), channels.len());
+    let performed = chain.performed(tower.wallet);
+    assert!(performed.len() < channels.len(), "{} intents", performed.len());
+    assert!(performed.iter().all(|intent| matches!(intent, Intent::Claim { .. })));
+    tower.seat.never_final.send_replace(false);
+    until("nothing is left to do", || tower.service.watched().is_empty()).await;
+    assert_eq!(chain.performed(tower.wallet).len(), performed.len(), "nothing was done twice");
+    tower.stop().await;
 }

@@ -226,7 +226,7 @@ pub struct Kept {
     pub reward: Amount,
     /// Until when, in seconds since the epoch.
     pub expiry_secs: u64,
-    /// Its turn, and of how many.
+    /// Its turn, and of how many: as asked for, or as another client had it at this amount before.
     pub turn: (u8, u8),
     /// When it said so, by its clock.
     pub time: Timestamp,

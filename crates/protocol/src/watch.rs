@@ -116,6 +116,9 @@ pub enum WatchOutput {
         channel: ChannelId,
         /// What.
         intent: Intent,
+        /// When the payer can take the rest, in seconds of block time: what is due first is done
+        /// first. `u64::MAX` where nothing is lost by waiting.
+        due_secs: u64,
     },
     /// Something worth telling.
     Event(WatchEvent),
@@ -354,7 +357,7 @@ impl Tower {
     /// Takes an appointment for whose channel the chain was asked, or answers why not.
     pub fn handle_entrust(&mut self, checked: CheckedEntrust, facts: WatchFacts, now: Timestamp) {
         self.clock.heard(facts.head_secs, now);
-        let CheckedEntrust { client, entrust } = checked;
+        let CheckedEntrust { client, mut entrust } = checked;
         // Another one may have come while the chain was asked.
         let admitted = self.check_kept(client, &entrust).and_then(|()| suits(&entrust, &facts));
         if let Err(refused) = admitted {
@@ -362,7 +365,17 @@ impl Tower {
             self.outputs.push_back(WatchOutput::Transmit(refused));
             return;
         }
-        let charge = Charge { client, entrust, since: now };
+        let mut owner = client;
+        if let Some(Watched { charge: held, .. }) = self.watched.get(&entrust.channel())
+            && held.client != client
+            && held.entrust.amount() == entrust.amount()
+        {
+            // Turns are not signed for, and whoever was shown the appointment can hand it on: a copy
+            // gives its bearer neither another turn nor the place. The answer says which turn holds.
+            (owner, entrust.turn, entrust.turns) =
+                (held.client, held.entrust.turn, held.entrust.turns);
+        }
+        let charge = Charge { client: owner, entrust, since: now };
         self.outputs.push_back(WatchOutput::Persist(WatchRecord::Keep(charge)));
         let appointment = &entrust.appointment.body;
         let kept = Kept {
@@ -436,11 +449,12 @@ impl Tower {
                 self.stage(channel, Stage::Open);
                 self.wake_at(channel, wake);
             }
-            // The contract takes it no more, and nobody relies on it.
-            ChannelStatus::Closing { .. } if missing && expired => {
+            // The contract takes it no more, and nobody relies on it. What we did before that is
+            // still rewarded.
+            ChannelStatus::Closing { .. } if missing && expired && !is_ours => {
                 self.forget(WatchEvent::Expired { channel });
             }
-            ChannelStatus::Closing { finish_at_secs } if missing => {
+            ChannelStatus::Closing { finish_at_secs } if missing && !expired => {
                 if self.stage(channel, Stage::Leaving) != Stage::Leaving {
                     let leaving = WatchEvent::Leaving { channel, finish_at_secs };
                     self.outputs.push_back(WatchOutput::Event(leaving));
@@ -449,7 +463,7 @@ impl Tower {
                     finish_at_secs.saturating_sub(delay_secs).saturating_add(entrust.wait_secs());
                 let last = finish_at_secs.saturating_sub(delay_secs / 4);
                 if self.clock.least_secs(now) >= turn || self.clock.likely_secs(now) >= last {
-                    self.settle(channel, defence(&entrust));
+                    self.settle(channel, defence(&entrust), finish_at_secs);
                 } else {
                     let until = turn - self.clock.least_secs(now);
                     self.wake_at(channel, wake.min(now.plus_ms(until.saturating_mul(1000))));
@@ -458,13 +472,13 @@ impl Tower {
             ChannelStatus::Closing { finish_at_secs } if is_ours => {
                 // Anybody can finish the close now, so we can: then rewards are paid.
                 if facts.head_secs >= finish_at_secs {
-                    self.settle(channel, reward(&entrust));
+                    self.settle(channel, reward(&entrust), u64::MAX);
                 } else {
                     self.stage(channel, Stage::Defended);
                     self.wake_at(channel, wake);
                 }
             }
-            ChannelStatus::Closed if is_ours => self.settle(channel, reward(&entrust)),
+            ChannelStatus::Closed if is_ours => self.settle(channel, reward(&entrust), u64::MAX),
             ChannelStatus::Closed if missing => {
                 self.forget(WatchEvent::TooLate { channel, claimed });
             }
@@ -535,9 +549,9 @@ impl Tower {
         (self.looking < LOOKS_MAX).then(|| self.wakes.first().map(|(at, _)| *at)).flatten()
     }
 
-    fn settle(&mut self, channel: ChannelId, intent: Intent) {
+    fn settle(&mut self, channel: ChannelId, intent: Intent, due_secs: u64) {
         self.stage(channel, Stage::Acting);
-        self.outputs.push_back(WatchOutput::Settle { channel, intent });
+        self.outputs.push_back(WatchOutput::Settle { channel, intent, due_secs });
     }
 
     fn stage(&mut self, channel: ChannelId, stage: Stage) -> Stage {

@@ -9,7 +9,7 @@ use std::{
 use serde::Serialize;
 use sparewire_core::{Address, Amount, ChannelId, NodeId, Timestamp};
 use sparewire_protocol::{
-    APPOINTMENT_SECS_MAX, Appointment, Entrust, Kept, Role, TowersDomain, WatchMessage,
+    APPOINTMENT_SECS_MAX, Appointment, Entrust, Kept, Role, TOWERS_MAX, TowersDomain, WatchMessage,
     WatchRefusal, WatchRefused, turn_of,
 };
 use tokio_util::sync::CancellationToken;
@@ -263,7 +263,11 @@ impl Entrusting {
         match wire::receive(&mut receive).await? {
             WatchMessage::Kept { kept, signature } => {
                 signature.verify(tower, &kept).map_err(|_| EntrustError::Forged)?;
-                if kept != (Kept { time: kept.time, ..self.word_for(&entrust, tower) }) {
+                // The turn may be another, where a copy of this came there first: it is watched all
+                // the same.
+                let (Kept { time, turn, .. }, asked) = (kept, self.word_for(&entrust, tower));
+                let is_turn = turn.0 < turn.1 && turn.1 <= TOWERS_MAX;
+                if !is_turn || kept != (Kept { time, turn, ..asked }) {
                     return Err(EntrustError::Forged);
                 }
                 let store = Arc::clone(&self.kept);

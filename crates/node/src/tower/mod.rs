@@ -4,6 +4,7 @@
 //! Both drive [`sparewire_protocol::watch`]; what is said between them is in `docs/protocol.md`.
 
 mod client;
+mod errands;
 mod service;
 mod store;
 mod wire;

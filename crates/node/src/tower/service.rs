@@ -3,7 +3,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -19,11 +22,15 @@ use sparewire_protocol::{
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     task::JoinSet,
-    time::sleep,
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{TowerStore, look, wire};
+use super::{
+    TowerStore,
+    errands::{Errand, Errands},
+    look, wire,
+};
 use crate::{
     session::Clock,
     store::StoreError,
@@ -36,8 +43,6 @@ const CONNECTIONS_MAX: usize = 256;
 /// Appointments at a time for which the chain is asked: their signatures are good, but keys cost
 /// nothing, so strangers must not be able to make us ask more than this at once.
 const ENTRUSTS_MAX: usize = 32;
-/// Transactions under way at a time.
-const SETTLING_MAX: usize = 8;
 /// How long a client may keep a connection without saying anything.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// The longest that we sleep: our clock may be set meanwhile.
@@ -51,7 +56,7 @@ pub struct TowerService {
     clock: Clock,
     tower: Mutex<Tower>,
     asking: Arc<Semaphore>,
-    settling: Arc<Semaphore>,
+    errands: Mutex<Errands>,
 }
 
 /// An appointment on its way to the machine.
@@ -65,7 +70,7 @@ struct Request {
 enum Done {
     Entrust(Box<CheckedEntrust>, Result<WatchFacts, ChainError>, oneshot::Sender<WatchMessage>),
     Looked(ChannelId, Result<WatchFacts, ChainError>),
-    Settled(ChannelId, Result<(), ChainError>),
+    Settled(Box<Errand>, Result<(), ChainError>),
 }
 
 impl TowerService {
@@ -89,7 +94,7 @@ impl TowerService {
             clock,
             tower: Mutex::new(tower),
             asking: Arc::new(Semaphore::new(ENTRUSTS_MAX)),
-            settling: Arc::new(Semaphore::new(SETTLING_MAX)),
+            errands: Mutex::new(Errands::new()),
         }))
     }
 
@@ -104,28 +109,39 @@ impl TowerService {
         let (mut clients, mut places) = (JoinSet::new(), VecDeque::new());
         let mut jobs = JoinSet::new();
         loop {
+            // What is due comes first: events, however many, do not put it off.
+            let now = (self.clock)();
+            if self.tower().poll_timeout().is_some_and(|at| at <= now) {
+                self.tower().handle_timeout(now);
+                self.carry_out(&mut jobs, None).await;
+            }
+            let ripe = self.errands().ripe();
+            if ripe.is_some_and(|at| at <= Instant::now()) {
+                self.begin(&mut jobs);
+                continue;
+            }
             let wake = self.tower().poll_timeout();
             let nap = wake.map_or(NAP_MAX, |at| {
                 Duration::from_millis(at.ms_since((self.clock)())).min(NAP_MAX)
             });
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                () = sleep(nap) => {
-                    self.tower().handle_timeout((self.clock)());
-                    self.carry_out(&mut jobs, None).await;
-                }
+                () = sleep(nap) => {}
+                () = sleep_until(ripe.unwrap_or_else(Instant::now)), if ripe.is_some() => {}
                 incoming = self.endpoint.accept() => {
                     let Some(incoming) = incoming else { break };
                     let (requests, place) = (requests.clone(), place(&mut places));
                     clients.spawn(async move {
-                        let _gone = place.clone().drop_guard();
+                        let _gone = place.gone.clone().drop_guard();
                         let served = async {
                             match incoming.handshake().await {
-                                Ok(connection) => serve(&connection, &requests).await,
+                                Ok(connection) => {
+                                    serve(&connection, &requests, &place.answering).await;
+                                }
                                 Err(error) => tracing::debug!(%error, "no connection"),
                             }
                         };
-                        let _ = place.run_until_cancelled(served).await;
+                        let _ = place.gone.run_until_cancelled(served).await;
                     });
                 }
                 Some(request) = receiver.recv() => self.take(request, &mut jobs),
@@ -178,10 +194,15 @@ impl TowerService {
                 tracing::warn!(%channel, %error, "cannot ask about a channel");
                 self.tower().handle_silence(channel, now);
             }
-            Done::Settled(channel, Ok(())) => self.tower().handle_settled(channel, true, now),
-            Done::Settled(channel, Err(error)) => {
-                tracing::error!(%channel, %error, "could not defend a channel; trying again");
-                self.tower().handle_settled(channel, false, now);
+            Done::Settled(errand, outcome) => {
+                let refused = matches!(outcome, Err(ChainError::Reverted { .. }));
+                let channels = self.errands().over(*errand, refused);
+                for channel in channels {
+                    if let Err(error) = &outcome {
+                        tracing::error!(%channel, %error, "could not act; trying again");
+                    }
+                    self.tower().handle_settled(channel, outcome.is_ok(), now);
+                }
             }
         }
         self.carry_out(jobs, None).await;
@@ -219,17 +240,25 @@ impl TowerService {
                         Done::Looked(channel, look(&chain, &charge.entrust).await)
                     });
                 }
-                WatchOutput::Settle { channel, intent } => {
+                WatchOutput::Settle { channel, intent, due_secs } => {
                     tracing::warn!(%channel, kind = intent.kind(), "acting");
-                    let (chain, settling) = (Arc::clone(&self.chain), Arc::clone(&self.settling));
-                    jobs.spawn(async move {
-                        let _turn = settling.acquire().await;
-                        let outcome = chain.perform(&intent).await;
-                        Done::Settled(channel, outcome.map(|_| ()))
-                    });
+                    self.errands().push(channel, intent, due_secs);
                 }
                 WatchOutput::Event(event) => tell(event),
             }
+        }
+    }
+
+    /// Begins what is to be done on chain. The chain's carrier sends one transaction after the other;
+    /// what waits there to be final holds nobody up.
+    fn begin(&self, jobs: &mut JoinSet<Done>) {
+        let errands = self.errands().take();
+        for errand in errands {
+            let chain = Arc::clone(&self.chain);
+            jobs.spawn(async move {
+                let outcome = chain.perform(&errand.intent).await;
+                Done::Settled(Box::new(errand), outcome.map(|_| ()))
+            });
         }
     }
 
@@ -244,23 +273,38 @@ impl TowerService {
         }
     }
 
+    fn errands(&self) -> MutexGuard<'_, Errands> {
+        self.errands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tower(&self) -> MutexGuard<'_, Tower> {
         // The machine holds no half-made change across a panic that we know of.
         self.tower.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A place for one more connection; where there is none left, the oldest has to go.
-fn place(places: &mut VecDeque<CancellationToken>) -> CancellationToken {
+/// A connection among the others.
+#[derive(Clone, Default)]
+struct Place {
+    /// Cancelled when it has to go, or is gone.
+    gone: CancellationToken,
+    /// Whether it handed in an appointment that is not answered yet.
+    answering: Arc<AtomicBool>,
+}
+
+/// A place for one more connection; where there is none left, the oldest has to go. One that waits
+/// for our answer goes only where all do.
+fn place(places: &mut VecDeque<Place>) -> Place {
     if places.len() >= CONNECTIONS_MAX {
-        places.retain(|place| !place.is_cancelled());
+        places.retain(|place| !place.gone.is_cancelled());
     }
-    if places.len() >= CONNECTIONS_MAX
-        && let Some(oldest) = places.pop_front()
-    {
-        oldest.cancel();
+    if places.len() >= CONNECTIONS_MAX {
+        let idle = places.iter().position(|place| !place.answering.load(Relaxed));
+        if let Some(place) = places.remove(idle.unwrap_or_default()) {
+            place.gone.cancel();
+        }
     }
-    let place = CancellationToken::new();
+    let place = Place::default();
     places.push_back(place.clone());
     place
 }
@@ -290,13 +334,14 @@ fn tell(event: WatchEvent) {
 }
 
 /// Carries one client's appointments to the machine, one at a time, and its answers back.
-async fn serve(connection: &Connection, requests: &mpsc::Sender<Request>) {
+async fn serve(connection: &Connection, requests: &mpsc::Sender<Request>, answering: &AtomicBool) {
     let client = connection.peer();
     loop {
         let stream = tokio::time::timeout(IDLE_TIMEOUT, connection.accept_bi()).await;
         let Ok(Ok((mut send, mut receive))) = stream else { break };
         let answer = match wire::receive(&mut receive).await {
             Ok(WatchMessage::Entrust(entrust)) => {
+                answering.store(true, Relaxed);
                 let (reply, answer) = oneshot::channel();
                 match requests.try_send(Request { client, entrust, reply }) {
                     Ok(()) => answer.await.unwrap_or_else(|_| unavailable("shutting down")),
@@ -305,8 +350,31 @@ async fn serve(connection: &Connection, requests: &mpsc::Sender<Request>) {
             }
             Ok(_) | Err(_) => break connection.close(1, "that is no appointment"),
         };
+        // How long the answer takes from here on is up to the client.
+        answering.store(false, Relaxed);
         if wire::send(&mut send, &answer).await.is_err() {
             break;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_waits_for_its_answer_is_not_the_first_to_go() {
+        let mut places = VecDeque::new();
+        let all: Vec<_> = (0..CONNECTIONS_MAX).map(|_| place(&mut places)).collect();
+        all[0].answering.store(true, Relaxed);
+        let more: Vec<_> = (0..CONNECTIONS_MAX - 1).map(|_| place(&mut places)).collect();
+        assert!(!all[0].gone.is_cancelled());
+        assert!(all[1..].iter().all(|place| place.gone.is_cancelled()));
+        for place in &more {
+            place.answering.store(true, Relaxed);
+        }
+        place(&mut places);
+        assert!(all[0].gone.is_cancelled(), "where all wait, it is the oldest");
+        assert_eq!(places.len(), CONNECTIONS_MAX);
     }
 }

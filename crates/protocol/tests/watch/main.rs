@@ -342,6 +342,53 @@ fn an_appointment_that_expired_is_forgotten_but_not_its_reward() {
 }
 
 #[test]
+fn a_reward_that_was_earned_outlives_the_appointment_where_a_newer_voucher_came_too_late() {
+    let (mut tower, entrust) = keeping();
+    let (channel, late) = (entrust.channel(), 20 * DAY_SECS + 1);
+    // It credited 70 and is the defender; 75 was entrusted since, and has expired.
+    hand_in(&mut tower, cast::entrust(config(1, DELAY as u32), 75, 10), 1).unwrap();
+    let ours = |head| defended_by(wallet(0), closing(70, late - 10, DELAY, head));
+    tower.handle_facts(channel, ours(late), at(late));
+    assert_eq!(outputs(&mut tower), []);
+    assert_eq!(tower.watched().next().unwrap().1, Stage::Defended);
+    let over = late - 10 + DELAY;
+    tower.handle_facts(channel, ours(over), at(over));
+    let [WatchOutput::Settle { intent, due_secs: u64::MAX, .. }] = &outputs(&mut tower)[..] else {
+        panic!()
+    };
+    assert_eq!(intent.kind(), "collect_reward");
+}
+
+#[test]
+fn a_copy_of_an_appointment_from_another_client_changes_neither_turn_nor_client() {
+    let (mut tower, entrust) = (fresh(), entrust(config(1, DELAY as u32), 70, 10));
+    let asked = Entrust { turn: 1, turns: 3, ..entrust };
+    hand_in(&mut tower, asked, 0).unwrap();
+    let other = device(7).node_id();
+    let copy = Entrust { turn: 15, turns: 16, ..entrust };
+    let better = cast::entrust(config(1, DELAY as u32), 70, 11);
+    for (copy, reward) in [(copy, 10), (Entrust { turn: 0, ..better }, 11)] {
+        let checked = tower.check(other, copy, at(1)).unwrap();
+        tower.handle_entrust(checked, open(0, 1), at(1));
+        let [WatchOutput::Persist(_), WatchOutput::Transmit(WatchMessage::Kept { kept, .. })] =
+            &outputs(&mut tower)[..]
+        else {
+            panic!()
+        };
+        assert_eq!((kept.client, kept.turn, kept.reward), (other, (1, 3), units(reward)));
+        let held = tower.charge(entrust.channel()).unwrap();
+        assert_eq!((held.client, held.entrust.turn, held.entrust.turns), (client(), 1, 3));
+    }
+    // Who entrusted it may change its turn, and whoever has a newer voucher too.
+    let moved = hand_in(&mut tower, Entrust { turn: 2, turns: 4, ..better }, 2).unwrap();
+    assert_eq!(moved.turn, (2, 4));
+    let newer = cast::entrust(config(1, DELAY as u32), 71, 10);
+    let checked = tower.check(other, newer, at(3)).unwrap();
+    tower.handle_entrust(checked, open(0, 3), at(3));
+    assert_eq!(tower.charge(entrust.channel()).unwrap().client, other);
+}
+
+#[test]
 fn the_chain_is_asked_about_a_bounded_number_of_channels_at_a_time() {
     let mut tower = fresh();
     let all: Vec<_> = (0..40).map(|salt| entrust(config(salt, DELAY as u32), 70, 10)).collect();
