@@ -70,7 +70,7 @@ struct Request {
 enum Done {
     Entrust(Box<CheckedEntrust>, Result<WatchFacts, ChainError>, oneshot::Sender<WatchMessage>),
     Looked(ChannelId, Result<WatchFacts, ChainError>),
-    Settled(Errand, Result<(), ChainError>),
+    Settled(Box<Errand>, Result<(), ChainError>),
 }
 
 impl TowerService {
@@ -196,7 +196,7 @@ impl TowerService {
             }
             Done::Settled(errand, outcome) => {
                 let refused = matches!(outcome, Err(ChainError::Reverted { .. }));
-                let channels = self.errands().over(errand, refused);
+                let channels = self.errands().over(*errand, refused);
                 for channel in channels {
                     if let Err(error) = &outcome {
                         tracing::error!(%channel, %error, "could not act; trying again");
@@ -257,7 +257,7 @@ impl TowerService {
             let chain = Arc::clone(&self.chain);
             jobs.spawn(async move {
                 let outcome = chain.perform(&errand.intent).await;
-                Done::Settled(errand, outcome.map(|_| ()))
+                Done::Settled(Box::new(errand), outcome.map(|_| ()))
             });
         }
     }
