@@ -60,7 +60,7 @@ pub(crate) async fn run(args: ConnectArgs, mut home: Home, json: bool) -> Result
     descriptors::raise(tunnels, &format!("{tunnels} tunnels"));
 
     let proxy = Proxy::bind(home.config.consumer.proxy).await?;
-    let (side, carrier) = Side::open(&home, args.password_file.as_deref()).await?;
+    let (side, carrier) = Side::open_to_stay(&home, args.password_file.as_deref()).await?;
     let (consumer, endpoint) =
         assemble::consumer(&home.config.consumer, args.provider, &side).await?;
     let token = side.token;
