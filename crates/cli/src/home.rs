@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, bail};
@@ -29,6 +29,9 @@ use crate::{
 
 /// How long our wallet's word for our own hot keys counts, in seconds: it is renewed at each start.
 const DELEGATION_SECS: u64 = 30 * 24 * 3600;
+
+/// How long an earlier run's transactions rest when the chain fails us.
+const FINISH_RETRY: Duration = Duration::from_secs(60);
 
 /// Where a node lives on disk.
 #[derive(Clone, Debug)]
@@ -187,21 +190,60 @@ impl Home {
 
     /// Connects the wallet to the configured chain and finishes what was left unfinished.
     pub(crate) async fn connect(&self, wallet: Arc<dyn Signer>) -> Result<Arc<EvmChain>> {
+        let (carrier, _) = self.carrier(wallet).await?;
+        told_finished(carrier.resume().await?);
+        Ok(carrier)
+    }
+
+    /// The same for who stays: what was left unfinished is finished meanwhile, since what is urgent
+    /// may wait behind what takes hours.
+    pub(crate) async fn connect_to_stay(&self, wallet: Arc<dyn Signer>) -> Result<Arc<EvmChain>> {
+        let (carrier, unfinished) = self.carrier(wallet).await?;
+        if unfinished > 0 {
+            let resumed = Arc::clone(&carrier);
+            let resume = move || {
+                let carrier = Arc::clone(&resumed);
+                async move { carrier.resume().await }
+            };
+            // It ends with the process: the journal has all that it does.
+            tokio::spawn(async move { told_finished(finish(resume, FINISH_RETRY).await) });
+        }
+        Ok(carrier)
+    }
+
+    /// The wallet on the configured chain, and how much of its work is unfinished.
+    async fn carrier(&self, wallet: Arc<dyn Signer>) -> Result<(Arc<EvmChain>, usize)> {
         let (domain, _) = self.network()?;
         wallet_lock::hold(domain.chain_id, wallet.address())?;
         let journal = Journal::open(self.dir.join(self.journal_name()?))?;
-        if journal.unfinished()? > 0 {
+        let unfinished = journal.unfinished()?;
+        if unfinished > 0 {
             eprintln!("finishing what an earlier run left under way on chain…");
         }
         let endpoint = self.config.chain.endpoint()?;
         let node = format!("the chain node at {}", endpoint.name());
         let connecting = EvmChain::connect(endpoint, domain, wallet, journal, self.policy());
-        let carrier = output::patiently(&node, connecting).await?;
-        let left = carrier.resume().await?;
-        if left > 0 {
-            eprintln!("finished {left} transactions of an earlier run");
+        Ok((Arc::new(output::patiently(&node, connecting).await?), unfinished))
+    }
+}
+
+/// Resumes until nothing is left to be; returns how many transactions the last time finished.
+async fn finish<F>(resume: impl Fn() -> F, retry: Duration) -> usize
+where
+    F: Future<Output = Result<usize, ChainError>>,
+{
+    loop {
+        match resume().await {
+            Ok(finished) => return finished,
+            Err(error) => tracing::warn!(%error, "an earlier run's transactions are unfinished"),
         }
-        Ok(Arc::new(carrier))
+        tokio::time::sleep(retry).await;
+    }
+}
+
+fn told_finished(transactions: usize) {
+    if transactions > 0 {
+        eprintln!("finished {transactions} transactions of an earlier run");
     }
 }
 
@@ -285,7 +327,7 @@ pub(crate) async fn token_info(home: &Home, token: Address) -> TokenInfo {
         let endpoint = home.config.chain.endpoint()?;
         let reader = Arc::new(LocalKey::random()?);
         let journal = Journal::in_memory()?;
-        let policy = Policy { retry_for: std::time::Duration::from_secs(2), ..Policy::default() };
+        let policy = Policy { retry_for: Duration::from_secs(2), ..Policy::default() };
         let chain = EvmChain::connect(endpoint, domain, reader, journal, policy).await?;
         anyhow::Ok(chain.token(token).await?)
     };
@@ -345,4 +387,24 @@ fn default_dir() -> Result<PathBuf> {
         .or_else(|| from("HOME").map(|home| home.join(".local/share")))
         .map(|base| base.join("sparewire"))
         .ok_or_else(|| Hint::new("no home directory").hint("give --data-dir DIR").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_an_earlier_run_left_is_tried_again_while_the_chain_fails() {
+        let calls = AtomicUsize::new(0);
+        let resume = || {
+            std::future::ready(match calls.fetch_add(1, Ordering::SeqCst) {
+                0 | 1 => Err(ChainError::Unreachable { endpoint: "n".into(), reason: "r".into() }),
+                _ => Ok(7),
+            })
+        };
+        assert_eq!(finish(resume, Duration::ZERO).await, 7);
+        assert_eq!(calls.load(Ordering::SeqCst), 3);
+    }
 }

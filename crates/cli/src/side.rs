@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::Result;
 use sparewire_chain::EvmChain;
-use sparewire_core::Address;
+use sparewire_core::{Address, Signer};
 use sparewire_node::store::Store;
 use sparewire_protocol::settlement::{Chain, ChainError, Standing, TokenInfo};
 
@@ -22,16 +22,31 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    /// Opens the side that lives in a data directory, and what carries its chain.
-    pub(crate) async fn open(
+    /// Opens the side that lives in a data directory, and what carries its chain. What an earlier
+    /// run left under way on chain is finished first.
+    pub(crate) async fn open(home: &Home, password_file: Option<&Path>) -> Result<Self> {
+        let connect = async |wallet| home.connect(wallet).await;
+        Ok(Self::open_by(home, password_file, connect).await?.0)
+    }
+
+    /// The same for a node that stays: what an earlier run left is finished while it runs.
+    pub(crate) async fn open_to_stay(
         home: &Home,
         password_file: Option<&Path>,
+    ) -> Result<(Self, Arc<EvmChain>)> {
+        Self::open_by(home, password_file, async |wallet| home.connect_to_stay(wallet).await).await
+    }
+
+    async fn open_by(
+        home: &Home,
+        password_file: Option<&Path>,
+        connect: impl AsyncFnOnce(Arc<dyn Signer>) -> Result<Arc<EvmChain>>,
     ) -> Result<(Self, Arc<EvmChain>)> {
         // The store first: its lock says at once that another process runs here.
         let store = home.store()?;
         let (domain, token) = home.network()?;
         let node = Node::new(home.keys(password_file).await?, &domain)?;
-        let chain = home.connect(Arc::clone(&node.wallet)).await?;
+        let chain = connect(Arc::clone(&node.wallet)).await?;
         let token = known_token(&*chain, token).await?;
         Ok((Self { node, store, chain: chain.clone(), token, registry: home.registry()? }, chain))
     }

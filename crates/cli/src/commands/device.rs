@@ -73,7 +73,7 @@ pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Resu
         DeviceCommand::Add { days, unlock } => {
             ensure!((1..=3_650).contains(&days), "--days = {days} is not within 1 to 3650");
             let expiry_secs = clock()().as_secs() + days * 86_400;
-            let (side, _) = Side::open(home, unlock.password_file.as_deref()).await?;
+            let side = Side::open(home, unlock.password_file.as_deref()).await?;
             let Delegation { wallet, device, authorizer, .. } = side.node.identity.delegation.body;
             let delegation = Delegation { wallet, device, authorizer, expiry_secs };
             let register = Intent::Register { keys: registry, delegation };
@@ -88,7 +88,7 @@ pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Resu
                     "give --device or --authorizer, or both; `wallet device list` shows this node's"
                 )
             );
-            let (side, _) = Side::open(home, unlock.password_file.as_deref()).await?;
+            let side = Side::open(home, unlock.password_file.as_deref()).await?;
             let revoke = Intent::Revoke { keys: registry, device, authorizer };
             let outcome = side.chain.perform(&revoke).await?;
             // Each by itself: one that is revoked says nothing of the other.

@@ -34,7 +34,7 @@ pub(crate) async fn run(args: SettleArgs, home: &Home, json: bool) -> Result<()>
     let alone = match running {
         Some(_) => None,
         None => {
-            let (side, _) = Side::open(home, args.password_file.as_deref()).await?;
+            let side = Side::open(home, args.password_file.as_deref()).await?;
             let policy = home.config.settle.policy(&side.token, side.chain.domain().chain_id)?;
             Some(Settler::new(side.store, Arc::clone(&side.chain), policy, clock()))
         }

@@ -91,7 +91,7 @@ async fn serve(
     json: bool,
 ) -> Result<()> {
     let metrics_at = metrics::addr(metrics, &home.config.metrics)?;
-    let (side, carrier) = Side::open(home, password_file.as_deref()).await?;
+    let (side, carrier) = Side::open_to_stay(home, password_file.as_deref()).await?;
     let (tower, endpoint) = assemble::tower(home, &side).await?;
     let address = endpoint.address().to_string();
     let wallet = side.node.wallet.address();

@@ -37,6 +37,7 @@ impl Checks {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use futures_util::FutureExt;
 
