@@ -60,13 +60,9 @@ pub(crate) async fn run(args: ConnectArgs, mut home: Home, json: bool) -> Result
     descriptors::raise(tunnels, &format!("{tunnels} tunnels"));
 
     let proxy = Proxy::bind(home.config.consumer.proxy).await?;
-<<<<<<< HEAD
-    let (side, carrier) = Side::open(&home, args.password_file.as_deref()).await?;
+    let (side, carrier) = Side::open_to_stay(&home, args.password_file.as_deref()).await?;
     // Revoked or not: its provider says so in the handshake. Here it counts that there is a registry.
     side.own_standing().await?;
-=======
-    let (side, carrier) = Side::open_to_stay(&home, args.password_file.as_deref()).await?;
->>>>>>> refs/heads/fix-carrier
     let (consumer, endpoint) =
         assemble::consumer(&home.config.consumer, args.provider, &side).await?;
     let token = side.token;

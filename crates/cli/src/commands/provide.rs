@@ -57,8 +57,7 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
     let who = format!("{sessions} sessions of {tunnels} tunnels");
     descriptors::raise(sessions.saturating_mul(tunnels), &who);
 
-<<<<<<< HEAD
-    let (side, carrier) = Side::open(&home, args.password_file.as_deref()).await?;
+    let (side, carrier) = Side::open_to_stay(&home, args.password_file.as_deref()).await?;
     if side.own_standing().await? == Some(Standing::Revoked) {
         bail!(
             Hint::new(
@@ -70,9 +69,6 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
             )
         );
     }
-=======
-    let (side, carrier) = Side::open_to_stay(&home, args.password_file.as_deref()).await?;
->>>>>>> refs/heads/fix-carrier
     match home.index() {
         Ok(index) => carrier.use_index(index),
         // Payers that leave are found without it, later.
