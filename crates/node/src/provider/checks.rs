@@ -49,7 +49,7 @@ mod tests {
         let at_once = async |has_paid| checks.enter(has_paid).now_or_never().flatten();
         let mut crowd = Vec::new();
         for _ in 0..CHECKS_MAX {
-            crowd.push(at_once(false).await.unwrap());
+            crowd.push(at_once(false).await.expect("there is room"));
         }
         assert!(at_once(false).await.is_none());
         assert!(at_once(true).await.is_some());
