@@ -92,9 +92,10 @@ async fn a_payer_who_leaves_is_noticed_and_settled_channels_are_not_asked_about_
     for salt in 1..=3 {
         market.chain.open(&config(salt), 1_000);
     }
+    // Before anybody looks: there is something to look at from the first promise on.
+    market.chain.set_claimed(config(1).id(&domain()), amount(100));
+    market.chain.set_status(config(2).id(&domain()), ChannelStatus::Closed);
     let [claimed, closed, open] = [1, 2, 3].map(|salt| promise(&market, &keys, &config(salt), 100));
-    market.chain.set_claimed(claimed, amount(100));
-    market.chain.set_status(closed, ChannelStatus::Closed);
     let asked = |id| market.seller.seat.asked.lock().unwrap().get(&id).copied().unwrap_or(0);
     until("the open one is asked about again and again", || asked(open) >= 5).await;
     assert_eq!((asked(claimed), asked(closed)), (1, 1));
@@ -108,8 +109,9 @@ async fn a_payer_who_leaves_is_noticed_and_settled_channels_are_not_asked_about_
     until("it is claimed", || market.chain.facts(claimed).claimed == amount(200)).await;
     let before = asked(claimed);
     let others = asked(open);
-    until("the other goes on being asked about", || asked(open) >= others + 3).await;
-    assert!(asked(claimed) <= before + 1, "settled again");
+    until("the other goes on being asked about", || asked(open) >= others + 6).await;
+    // Once while the claim is on its way, and once when it is made.
+    assert!(asked(claimed) <= before + 2, "settled again");
     assert_eq!(asked(closed), 1);
 }
 

@@ -213,6 +213,9 @@ impl Settler {
             Ok(outcome) => (outcome, Ok(())),
             Err(SettleError { outcome, error }) => (outcome, Err(error)),
         };
+        if let Err(error @ SessionError::Chain(ChainError::Unreachable { .. })) = failed {
+            return Err(SettleError { outcome, error }); // it need not be waited for once more
+        }
         let swept = self.sweep(&mut outcome).await;
         match failed.and(swept) {
             Ok(()) => Ok(outcome),
@@ -288,7 +291,11 @@ impl Settler {
         let mut turn = self.turn.lock().await;
         let Turn { settled, watch, .. } = &mut *turn;
         let ((waiting, again), gathered) = self.waiting(settled, watch, asked.is_some()).await;
-        let (claims, weighed) = self.due(&turn, waiting, asked).await;
+        let silent = matches!(gathered, Err(SessionError::Chain(ChainError::Unreachable { .. })));
+        let (claims, weighed) = match silent {
+            true => (Vec::new(), Ok(())), // nothing can be weighed or sent now
+            false => self.due(&turn, waiting, asked).await,
+        };
         let before = turn.since;
         let mut batches = again;
         if !claims.is_empty() {
@@ -341,6 +348,10 @@ impl Settler {
         waiting: Vec<Waiting>,
         asked: Option<Occasion>,
     ) -> Gathered<Vec<(ChannelId, Claim)>> {
+        if waiting.is_empty() {
+            self.note_leaving(&Plan::default());
+            return (Vec::new(), Ok(())); // and a silent chain is not waited for once more
+        }
         let block_secs = match self.block_secs().await {
             Ok(block_secs) => block_secs,
             Err(error) => return (Vec::new(), Err(error)),

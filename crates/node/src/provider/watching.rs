@@ -49,13 +49,14 @@ impl Watch {
         all: bool,
     ) -> Gathered<Vec<(Unsettled, ChannelFacts)>> {
         let since = self.last.replace(Instant::now()).map_or(Duration::ZERO, |at| at.elapsed());
-        let mut failed = Ok(());
+        let (mut failed, mut silent) = (Ok(()), false);
         let told = match all {
             true => None,
             false => match closes(chain, &unsettled).await {
                 Ok(told) => told,
                 // Without a word of logs, state is asked in time all the same.
                 Err(error) => {
+                    silent = matches!(error, ChainError::Unreachable { .. });
                     failed = Err(error.into());
                     Some(HashMap::new())
                 }
@@ -65,6 +66,8 @@ impl Watch {
         let present: HashSet<ChannelId> = unsettled.iter().map(|(id, _)| *id).collect();
         self.known.retain(|id, _| present.contains(id));
         let due = match &told {
+            // A chain that does not answer is not waited for twice at one look.
+            _ if silent => Vec::new(),
             None => unsettled.iter().map(|(id, _)| *id).collect(),
             Some(told) => self.due(&unsettled, told, since),
         };
