@@ -180,14 +180,15 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// Base fee of the newest block, in wei per gas: of several, the one in the middle.
+    /// Base fee of the newest block, in wei per gas: of several, the one in the middle, and of two
+    /// the lower, as the carrier takes it.
     pub fn base_fee(&self) -> Result<u64, RpcError> {
         match self.asks {
             Asks::One(endpoint) => self.chain.view(endpoint).base_fee(),
             Asks::TwoOf(three) => {
                 let mut said = self.gather(three, |view| view.base_fee())?;
                 said.sort_unstable();
-                Ok(said[said.len() / 2])
+                Ok(said[(said.len() - 1) / 2])
             }
         }
     }

@@ -1,9 +1,12 @@
 //! The simulator's whole world, with what happens in it read from bytes.
 
 use super::input::Input;
+use sparewire_core::Price;
+
 use crate::{
+    chain::TROUBLES,
     disk::Fault,
-    plan::{Operation, Plan},
+    plan::{LONE, Operation, Plan},
     vice::{CONSUMER_VICES, PROVIDER_VICES},
     world::World,
 };
@@ -33,11 +36,12 @@ pub fn plan(bytes: &[u8]) -> Plan {
         }
         _ => {}
     }
-    let (consumers, initial) = (plan.consumers.len(), plan.credit.initial.get());
+    let (consumers, initial, price) =
+        (plan.consumers.len(), plan.credit.initial.get(), plan.price);
     let lines: Vec<_> = plan.consumers.iter().map(|consumer| consumer.line).collect();
     let operations = input.list(OPERATIONS_MAX, |input| {
         let later = u64::from(input.byte()) * u64::from(input.byte()) * 2;
-        let kind = input.below(30);
+        let kind = input.below(32);
         let node = usize::from(input.byte()) % (1 + consumers);
         let consumer = node.saturating_sub(1);
         let (one, two) = (u64::from(input.byte()), u64::from(input.byte()));
@@ -75,7 +79,15 @@ pub fn plan(bytes: &[u8]) -> Plan {
             26 => Operation::TakeDown { endpoint: two as usize % 4, ms },
             27 => Operation::FrontRun,
             28 => Operation::Backup { consumer },
-            _ => Operation::Restore { consumer },
+            29 => Operation::Restore { consumer },
+            30 => {
+                let trouble = TROUBLES[one as usize % TROUBLES.len()];
+                Operation::Troubled { endpoint: LONE + two as usize % 3, trouble }
+            }
+            _ => {
+                let other = price.get() * u128::from(one) / 64;
+                Operation::Price { price: Price::per_gib(other).unwrap_or(price) }
+            }
         };
         (later, operation)
     });
