@@ -47,6 +47,10 @@ vectors:
     cd contracts && npm ci --ignore-scripts --no-audit --no-fund
     node vectors/generate.mjs
 
+# What each way to cheat costs the honest, beside what it may cost: `just drill cheat`.
+drill *ARGS:
+    scripts/drill {{ARGS}}
+
 # Plant bugs one after the other (some twenty minutes) and see that the simulator or a test finds them: `just mutants --list`.
 mutants *ARGS:
     scripts/mutants {{ARGS}}

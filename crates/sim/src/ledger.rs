@@ -80,6 +80,8 @@ pub struct ChannelAccount {
     pub crashes: u64,
     /// What the payer has put aside by its own orders.
     pub reserved: u128,
+    /// Its payer's key was given away, and all of it claimed.
+    pub stolen: bool,
 }
 
 /// What is known of a session from outside.
@@ -99,6 +101,8 @@ pub struct SessionAccount {
     pub statements: [Option<Statement>; 2],
     /// What the channel was at when it began.
     pub base: Amount,
+    /// The highest amount that an honest payer promised in it.
+    pub promised: Amount,
     /// What its payer takes the channel to hold.
     pub reserved: Amount,
     /// Its payer died in it, and with it what it had counted.

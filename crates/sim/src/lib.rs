@@ -8,6 +8,7 @@ pub mod chain;
 pub mod consumer;
 pub mod coverage;
 pub mod disk;
+pub mod drill;
 pub mod fuzz;
 pub mod ledger;
 pub mod link;

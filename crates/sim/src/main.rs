@@ -1,11 +1,13 @@
 //! Runs histories, says what broke, and replays it.
 
 use std::{
+    collections::BTreeMap,
     process::ExitCode,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use sparewire_sim::{
+    drill,
     plan::{FAULTS, Plan},
     relay::{RELAY_VICES, RelayVice},
     run::{self, Report},
@@ -18,7 +20,10 @@ sparewire-sim run [--seed N | --fresh] [--count N] [--secs N | --hours N] [--thr
     histories from a seed on (0), or from one never tried, until a limit is reached
 sparewire-sim replay SEED | FILE
     one history, of a seed or of a plan that was kept, made short where it breaks something: its
-    plan, and what happens in it";
+    plan, and what happens in it
+sparewire-sim drill [--count N] [--threads N]
+    every way to cheat that a history can play, N times (50): what the honest lost by it, and what
+    they may lose at most";
 
 /// A soak says how it stands so often.
 const PROGRESS: Duration = Duration::from_secs(60);
@@ -28,6 +33,7 @@ fn main() -> ExitCode {
     match arguments.first().map(String::as_str) {
         Some("run") => many(&arguments),
         Some("replay") => replay(&arguments),
+        Some("drill") => cheat(&arguments),
         _ => usage("what?"),
     }
 }
@@ -39,22 +45,12 @@ fn usage(why: &str) -> ExitCode {
 
 fn many(arguments: &[String]) -> ExitCode {
     let known = ["--seed", "--count", "--secs", "--hours", "--threads"];
-    let mut values = std::collections::BTreeMap::new();
-    let mut rest = arguments.iter().skip(1);
-    while let Some(name) = rest.next() {
-        if matches!(name.as_str(), "--fresh" | "--pairs") {
-            continue;
-        }
-        let value = rest.next().and_then(|value| value.parse::<u64>().ok());
-        match value.filter(|_| known.contains(&name.as_str())) {
-            Some(value) => values.insert(name.as_str(), value), // the last one counts
-            None => return usage(&format!("{name}?")),
-        };
-    }
+    let values = match figures(arguments, &known, &["--fresh", "--pairs"]) {
+        Ok(values) => values,
+        Err(why) => return usage(&why),
+    };
     let value = |name: &str| values.get(name).copied();
-    let threads = value("--threads").unwrap_or_else(|| {
-        std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64
-    });
+    let threads = value("--threads").unwrap_or_else(threads);
     let seed = if arguments.iter().any(|argument| argument == "--fresh") {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         (now.as_micros() as u64) << 8
@@ -88,6 +84,48 @@ fn many(arguments: &[String]) -> ExitCode {
     }
     report(&all, arguments.iter().any(|argument| argument == "--pairs"));
     ExitCode::from(u8::from(!all.failures.is_empty()))
+}
+
+/// The numbers among the arguments, by name; the last of a name counts.
+fn figures<'a>(
+    arguments: &'a [String],
+    known: &[&str],
+    flags: &[&str],
+) -> Result<BTreeMap<&'a str, u64>, String> {
+    let mut values = BTreeMap::new();
+    let mut rest = arguments.iter().skip(1);
+    while let Some(name) = rest.next() {
+        if flags.contains(&name.as_str()) {
+            continue;
+        }
+        let value = rest.next().and_then(|value| value.parse().ok());
+        let value = value.filter(|_| known.contains(&name.as_str()));
+        values.insert(name.as_str(), value.ok_or_else(|| format!("{name}?"))?);
+    }
+    Ok(values)
+}
+
+/// As many threads as there are processors.
+fn threads() -> u64 {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64
+}
+
+fn cheat(arguments: &[String]) -> ExitCode {
+    let values = match figures(arguments, &["--count", "--threads"], &[]) {
+        Ok(values) => values,
+        Err(why) => return usage(&why),
+    };
+    let count = values.get("--count").copied().unwrap_or(50);
+    let threads = values.get("--threads").copied().unwrap_or_else(threads);
+    let outcomes = drill::drill(count as usize, threads as usize);
+    println!("{}", drill::head());
+    outcomes.iter().for_each(|outcome| print!("{outcome}"));
+    let failed = outcomes.iter().filter(|outcome| !outcome.holds()).count();
+    match failed {
+        0 => println!("{} ways to cheat, none cost more than its bound", outcomes.len()),
+        _ => println!("FAILED: {failed} of {} ways to cheat", outcomes.len()),
+    }
+    ExitCode::from(u8::from(failed > 0))
 }
 
 fn report(report: &Report, pairs: bool) {

@@ -199,7 +199,7 @@ pub struct Plan {
 /// Who asks the endpoint that lies, and no other.
 pub const LIAR: Asks = Asks::One(2);
 /// Three endpoints of which one at a time is in trouble, and it changes which one.
-const PANEL: [usize; 3] = [LONE, LONE + 1, LONE + 2];
+pub const PANEL: [usize; 3] = [LONE, LONE + 1, LONE + 2];
 /// How many endpoints there are that are asked alone; those of `PANEL` come after them.
 pub const LONE: usize = 4;
 /// How many there are in all, where any party asks several.
@@ -210,7 +210,7 @@ const PRICES: u64 = 0x5052_4943_4553_0001;
 /// Makes of a history's seed the one of what is said by [`Plan::actors`].
 const ACTORS: u64 = 0x5350_4152_4557_4952;
 /// The withdraw delay where a watcher is: four times what the chain may be halted or dear for.
-const WATCHED_DELAY_SECS: u32 = 3_600;
+pub const WATCHED_DELAY_SECS: u32 = 3_600;
 
 impl Plan {
     /// The history of a seed.

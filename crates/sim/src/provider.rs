@@ -641,6 +641,7 @@ impl Provider {
             let amount = Amount::new(account.reserved)?;
             if channel.config.payer_authorizer == key.address() {
                 account.promised = account.promised.max(amount);
+                account.stolen = true;
             }
             let voucher = Voucher { channel: channel.id, amount };
             let signature = Verified::sign(voucher, &network().0, &*key).ok()?.signed().signature;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{coverage::Coverage, plan::Plan, world::World};
+use crate::{coverage::Coverage, node::Surroundings, plan::Plan, world::World};
 
 /// A history that broke an invariant.
 #[derive(Clone, Debug)]
@@ -26,8 +26,16 @@ pub struct Failure {
 /// # Errors
 /// [`Failure`].
 pub fn run(plan: Plan) -> Result<Coverage, Failure> {
+    lived(plan).map(|end| end.coverage)
+}
+
+/// Runs a plan; what it left behind, or what broke.
+///
+/// # Errors
+/// [`Failure`].
+pub fn lived(plan: Plan) -> Result<Surroundings, Failure> {
     let seed = plan.seed;
-    caught(|| World::new(plan, None).run().coverage).map_err(|what| Failure { seed, what })
+    caught(|| World::new(plan, None).run()).map_err(|what| Failure { seed, what })
 }
 
 /// Runs a plan and writes down what happens, to the end or to what broke.

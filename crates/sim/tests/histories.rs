@@ -5,6 +5,7 @@
 use sparewire_core::{B256, keccak256};
 use sparewire_sim::{
     chain::{TROUBLES, Trouble},
+    drill,
     plan::{FAULTS, Plan},
     relay::{RELAY_VICES, RelayVice},
     run,
@@ -18,6 +19,14 @@ const ONCE_BROKEN: [u64; 26] = [
     124, 285, 323, 378, 516, 527, 623, 741, 813, 1015, 1706, 1826, 2_006_782, 2_009_129, 3_000_803,
     3_001_689, 185, 2_474, 3_819, 5_001_129, 43_545, 54_660, 926, 128_577, 473_496, 10_001_725,
 ];
+
+/// A short one; `scripts/drill cheat` plays more of it, and prints it.
+#[test]
+fn no_way_to_cheat_costs_more_than_its_bound() {
+    for outcome in drill::drill(10, 2) {
+        assert!(outcome.holds(), "{}\n{outcome}", drill::head());
+    }
+}
 
 #[test]
 fn what_was_once_broken_stays_mended() {

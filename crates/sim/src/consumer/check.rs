@@ -57,7 +57,9 @@ impl Consumer {
         let Phase::Up(up) = &self.phase else { return };
         let price = up.machine.agreement().terms.price;
         let amount = payment.voucher.body.amount;
-        let account = world.ledger.session(payment.session).clone();
+        let account = world.ledger.session(payment.session);
+        account.promised = account.promised.max(amount);
+        let account = account.clone();
         let carried = ByteCount::new(account.arrived_down + account.sent_up);
         let fair = price.owed(carried).unwrap_or(Amount::MAX);
         world.ensure(

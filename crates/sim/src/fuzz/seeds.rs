@@ -20,9 +20,10 @@ use sparewire_node::{
     target::Target,
 };
 use sparewire_protocol::{
-    Acceptance, Accepted, Agreement, Countersigned, CountingRule, CreditRule, Delegation, Message,
-    Offer, Payment, Reading, Receipt, Record, RefusalCode, Refused, Role, Service, Statement,
-    Terms, Voucher, channel::CooperativeClose,
+    Acceptance, Accepted, Agreement, Appointment, Countersigned, CountingRule, CreditRule,
+    Delegation, Entrust, Kept, Message, Offer, Payment, Reading, Receipt, Record, RefusalCode,
+    Refused, Role, Service, Statement, Terms, TowersDomain, Voucher, WatchMessage, WatchRefusal,
+    WatchRefused, channel::CooperativeClose,
 };
 use sparewire_wallet::{Cost, DeviceKey, Keystore, Mnemonic, OfflineRequest, Payload, Secret};
 
@@ -201,8 +202,48 @@ fn messages() -> Vec<Message> {
         Message::Report { reading: reading(), credit: ByteCount::MIB, last: false },
         Message::Abort { stream: 4 },
         Message::Broken { stream: 8 },
+        Message::Flow { stream: 8, paused: true },
         Message::Funded,
         Message::Close { reason: "done".into() },
+    ]
+}
+
+/// What a payee and its watchtower say.
+fn watched() -> [WatchMessage; 3] {
+    let appointment = Appointment {
+        channel: agreement().channel(),
+        amount: payment().voucher.body.amount,
+        payee: config().payee,
+        token: config().token,
+        reward: units(3),
+        expiry_secs: NOW.as_secs() + 86_400,
+    };
+    let towers = TowersDomain { chain_id: domain().chain_id, contract: NOBODY };
+    let entrust = Entrust {
+        domain: domain(),
+        towers: towers.contract,
+        config: config(),
+        voucher: payment().voucher,
+        appointment: appointment.sign(&towers, key()).expect("the key is here"),
+        turn: 1,
+        turns: 3,
+    };
+    let kept = Kept {
+        tower: device().node_id(),
+        client: device().node_id(),
+        domain: domain(),
+        channel: entrust.channel(),
+        amount: entrust.amount(),
+        reward: appointment.reward,
+        expiry_secs: appointment.expiry_secs,
+        turn: (entrust.turn, entrust.turns),
+        time: NOW,
+    };
+    let signature = device().sign_bytes(&kept.signing_bytes());
+    [
+        WatchMessage::Entrust(entrust),
+        WatchMessage::Kept { kept, signature },
+        WatchMessage::Refused(WatchRefused::new(WatchRefusal::Older, "a newer one is kept")),
     ]
 }
 
@@ -522,7 +563,11 @@ fn answers() -> Vec<Vec<u8>> {
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     let node = device().node_id();
     match target {
-        "frame" => messages().iter().map(|message| message.to_frame()[4..].to_vec()).collect(),
+        "frame" => {
+            let frames = messages().iter().map(Message::to_frame).collect::<Vec<_>>();
+            let frames = [frames, watched().iter().map(WatchMessage::to_frame).collect()].concat();
+            frames.iter().map(|frame| frame[4..].to_vec()).collect()
+        }
         "values" => values(),
         "stream_heads" => {
             let targets = ["example.com:443", "1.2.3.4:80", "[2001:db8::1]:8080"];

@@ -36,8 +36,7 @@ pub fn plan(bytes: &[u8]) -> Plan {
         }
         _ => {}
     }
-    let (consumers, initial, price) =
-        (plan.consumers.len(), plan.credit.initial.get(), plan.price);
+    let (consumers, initial, price) = (plan.consumers.len(), plan.credit.initial.get(), plan.price);
     let lines: Vec<_> = plan.consumers.iter().map(|consumer| consumer.line).collect();
     let operations = input.list(OPERATIONS_MAX, |input| {
         let later = u64::from(input.byte()) * u64::from(input.byte()) * 2;

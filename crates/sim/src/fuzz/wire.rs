@@ -37,7 +37,7 @@ pub fn frame(data: &[u8]) {
             assert_eq!(Message::from_frame(&frame[4..]), Ok(Some(message.clone())));
             judge(&message);
         }
-        Ok(None) => assert!(!(1..=12).contains(&data[0]) && data.len() <= FRAME_LEN_MAX),
+        Ok(None) => assert!(!(1..=13).contains(&data[0]) && data.len() <= FRAME_LEN_MAX),
         Err(error) => {
             if let DecodeError::TooLong { length, length_max } = &error {
                 assert!(length > length_max && data.len() > FRAME_LEN_MAX);
