@@ -107,6 +107,25 @@ fn a_lost_machine_whose_keys_the_wallet_revokes_is_served_no_more() {
 }
 
 #[test]
+fn what_the_wallet_caps_the_node_does_not_put_into_channels() {
+    let mut market = Market::funded();
+    let cap = |market: &Market, amount| {
+        market.consumer.unlock(["wallet", "device", "cap", amount]).ok();
+        market.consumer.json(&["wallet", "device", "list"])["cap"].clone()
+    };
+    assert_eq!(market.consumer.json(&["wallet", "device", "list"])["cap"], serde_json::Value::Null);
+    assert_eq!(cap(&market, "0.5"), "500000");
+    market.provide();
+    market.connect();
+    let ended = market.connecting.take().unwrap().ended();
+    ended.fails_with(&["cap on this node's authorizer is reached", "`wallet device cap`"]);
+    assert_eq!(market.consumer.json(&["channel", "list"]), serde_json::json!([]));
+    cap(&market, "1000");
+    market.connect();
+    market.download("/bytes/100000");
+}
+
+#[test]
 fn a_node_whose_registry_is_not_there_or_whose_own_keys_are_revoked_says_so_and_does_not_start() {
     let market = Market::funded();
     let provide = || market.provider.unlock(["provide", "--listen", "127.0.0.1:0"]);

@@ -620,6 +620,28 @@ async fn limits_of_price_and_budget_are_told_and_cost_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn channels_never_hold_more_than_the_wallets_cap_on_their_authorizer() {
+    const MIB: u128 = 1 << 20;
+    let market = Market::new().await;
+    let mut config = consumer_config();
+    (config.channel_amount, config.budget) = (amount(MIB), amount(100 * MIB));
+    let (buyer, _directory) = market.buyer_with(config).await;
+    let id = buyer.session_id().await;
+    // One top-up more, and not another one.
+    market.chain.cap(buyer.keys.authorizer.address(), amount(2 * MIB));
+    let download = buyer.download(source().await).await;
+    let wallet = buyer.keys.wallet.address();
+    let error = within(40, buyer.run).await.unwrap().unwrap_err();
+    let SessionError::Policy(reason) = &error else { panic!("{error}") };
+    assert!(reason.contains("cap") && reason.contains("`wallet device cap`"), "{reason}");
+    let statement = buyer.disk.session(id).unwrap().unwrap().statement.expect("it is settled");
+    assert_eq!(u128::from(total(&statement)), 2 * MIB, "what was paid for was delivered");
+    within(10, download).await.unwrap();
+    let asked: Vec<_> = market.chain.performed(wallet).iter().map(Intent::kind).collect();
+    assert_eq!(asked, ["deposit", "open", "deposit", "top_up"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_channel_is_topped_up_while_it_is_used_and_never_beyond_the_budget() {
     const MIB: u128 = 1 << 20;
     let market = Market::new().await;

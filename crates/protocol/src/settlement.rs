@@ -137,6 +137,18 @@ pub enum Intent {
         /// The authorizer; `None` leaves authorizers alone.
         authorizer: Option<Address>,
     },
+    /// Says in the registry how much our wallet's channels that name an authorizer are to hold
+    /// together.
+    SetCap {
+        /// The registry.
+        keys: Address,
+        /// The authorizer.
+        authorizer: Address,
+        /// The token.
+        token: Address,
+        /// The most, in the token's smallest unit.
+        cap: Amount,
+    },
 }
 
 impl Intent {
@@ -159,6 +171,7 @@ impl Intent {
             Self::WithdrawReward { .. } => "withdraw_reward",
             Self::Register { .. } => "register",
             Self::Revoke { .. } => "revoke",
+            Self::SetCap { .. } => "set_cap",
         }
     }
 }
@@ -356,6 +369,22 @@ pub trait Chain: Send + Sync {
     ) -> Result<Standing, ChainError> {
         let _ = (keys, delegation);
         Ok(Standing::Unknown)
+    }
+
+    /// How much, by the newest state of the registry `keys`, the channels of `wallet` that name
+    /// `authorizer` are to hold together of `token`; `None` where the wallet never said.
+    ///
+    /// # Errors
+    /// [`ChainError::NoRegistry`] where there is no contract at `keys`.
+    async fn cap(
+        &self,
+        keys: Address,
+        wallet: Address,
+        authorizer: Address,
+        token: Address,
+    ) -> Result<Option<Amount>, ChainError> {
+        let _ = (keys, wallet, authorizer, token);
+        Ok(None)
     }
 
     /// What final state of the contract `towers` says of the channel of `config` and of its payee's

@@ -536,7 +536,7 @@ fn unless_over(kind: &'static str, result: Result<(), ChainError>) -> Result<(),
 
 /// Kinds are words of ours; what a newer version wrote is told in general.
 fn kind_of(kind: &str) -> &'static str {
-    const KINDS: [&str; 19] = [
+    const KINDS: [&str; 20] = [
         "deposit",
         "withdraw",
         "open",
@@ -553,6 +553,7 @@ fn kind_of(kind: &str) -> &'static str {
         "withdraw_reward",
         "register",
         "revoke",
+        "set_cap",
         "deploy",
         "mint",
         "transfer",

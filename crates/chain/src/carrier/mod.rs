@@ -379,6 +379,20 @@ impl Chain for EvmChain {
         }
     }
 
+    async fn cap(
+        &self,
+        keys: Address,
+        wallet: Address,
+        authorizer: Address,
+        token: Address,
+    ) -> Result<Option<Amount>, ChainError> {
+        let newest = self.follower.node.newest().await?;
+        self.require_registry(keys, newest).await?;
+        let cap =
+            self.read(keys, Keys::capOfCall::new((wallet, authorizer, token)), newest).await?;
+        Ok(cap.declared.then(|| Amount::new(cap.amount.to()).unwrap_or(Amount::MAX)))
+    }
+
     async fn reward(
         &self,
         towers: Address,

@@ -89,7 +89,9 @@ impl EvmChain {
             | Intent::TopUp { .. }
             | Intent::AnnounceRewardWithdrawal { .. }
             | Intent::WithdrawReward { .. } => self.all_calls(intent),
-            Intent::Register { keys, .. } | Intent::Revoke { keys, .. } => {
+            Intent::Register { keys, .. }
+            | Intent::Revoke { keys, .. }
+            | Intent::SetCap { keys, .. } => {
                 self.require_registry(*keys, self.follower.node.newest().await?).await?;
                 let urgent = matches!(intent, Intent::Revoke { .. });
                 return Ok(Plan { calls: self.all_calls(intent), urgent });
@@ -261,6 +263,11 @@ pub fn calls_of(contract: Address, wallet: Address, intent: &Intent) -> Vec<Call
             let device = device.unwrap_or_default().0;
             let authorizer = authorizer.unwrap_or_default();
             key_call(*keys, Keys::revokeCall::new((device, authorizer)).abi_encode())
+        }
+        Intent::SetCap { keys, authorizer, token, cap } => {
+            // What no channel can hold is no limit: the contract's caps have 104 bits.
+            let cap = alloy_primitives::aliases::U104::saturating_from(cap.get());
+            key_call(*keys, Keys::setCapCall::new((*authorizer, *token, cap)).abi_encode())
         }
     }
 }

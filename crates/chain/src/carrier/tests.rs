@@ -239,10 +239,13 @@ async fn nothing_is_registered_or_revoked_where_there_is_no_registry() {
     for intent in [
         Intent::Register { keys, delegation },
         Intent::Revoke { keys, device: Some(device), authorizer: Some(authorizer) },
+        Intent::SetCap { keys, authorizer, token: deployed.token, cap: amount(1) },
     ] {
         assert_eq!(chain.perform(&intent).await.unwrap_err(), none);
     }
     assert_eq!(chain.standing(keys, &delegation).await.unwrap_err(), none);
+    let cap = chain.cap(keys, wallet, authorizer, deployed.token).await;
+    assert_eq!(cap.unwrap_err(), none);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use sparewire_core::{Address, NodeId};
+use sparewire_core::{Address, Amount, NodeId};
 use sparewire_protocol::{
     Delegation,
     settlement::{Chain, Intent, Outcome, Standing},
@@ -14,7 +14,7 @@ use sparewire_wallet::NodeKeys;
 
 use crate::{
     hint::Hint,
-    home::{Home, clock, key_error},
+    home::{Home, clock, key_error, token_info},
     output,
     side::Side,
 };
@@ -27,6 +27,18 @@ pub(crate) enum DeviceCommand {
         /// For how many days: 1 to 3650.
         #[arg(long, default_value_t = 365)]
         days: u64,
+        #[command(flatten)]
+        unlock: Unlock,
+    },
+    /// Say how much this wallet's channels that name an authorizer are to hold together: the most
+    /// that its thief could spend. A node asks before it opens a channel or puts more into one; what
+    /// channels hold already stays there.
+    Cap {
+        /// How much, in the token.
+        amount: String,
+        /// The authorizer: an address; this node's, where none is named.
+        #[arg(long)]
+        authorizer: Option<Address>,
         #[command(flatten)]
         unlock: Unlock,
     },
@@ -79,6 +91,26 @@ pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Resu
             let register = Intent::Register { keys: registry, delegation };
             let outcome = side.chain.perform(&register).await?;
             report(&outcome, "registered", device, authorizer, json)
+        }
+        DeviceCommand::Cap { amount, authorizer, unlock } => {
+            let side = Side::open(home, unlock.password_file.as_deref()).await?;
+            let authorizer = authorizer.unwrap_or(own.authorizer);
+            let (token, cap) = (side.token.address, Amount::parse(&amount, side.token.decimals)?);
+            ensure!(cap.get() < 1 << 104, "a cap is below 2^104 units; {amount} is not");
+            let set = Intent::SetCap { keys: registry, authorizer, token, cap };
+            let outcome = side.chain.perform(&set).await?;
+            let now = side.chain.cap(registry, side.chain.wallet(), authorizer, token).await?;
+            ensure!(
+                now == Some(cap),
+                Hint::new(format!("the contract at {registry} took the call and caps nothing"))
+                    .hint("check that [chain] keys names the registry of keys")
+            );
+            if json {
+                return output::json(&outcome);
+            }
+            let cap = output::amount(cap, &side.token);
+            output::out!("channels of authorizer {authorizer} are to hold at most {cap} together");
+            Ok(())
         }
         DeviceCommand::Revoke { named, unlock } => {
             let Named { device, authorizer } = named;
@@ -134,11 +166,13 @@ pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Resu
             let revoked = |standing| standing == Standing::Revoked;
             let device_revoked = revoked(standing(device, Address::ZERO).await?);
             let authorizer_revoked = revoked(standing(NodeId::default(), authorizer).await?);
+            let (_, token) = home.network()?;
+            let cap = chain.cap(registry, wallet, authorizer, token).await?;
             if json {
                 return output::json(&json!({
                     "wallet": wallet, "device": device, "device_revoked": device_revoked,
                     "authorizer": authorizer, "authorizer_revoked": authorizer_revoked,
-                    "standing": both,
+                    "standing": both, "cap": cap,
                 }));
             }
             let mark = |revoked| if revoked { " (revoked)" } else { "" };
@@ -154,6 +188,10 @@ pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Resu
                 Standing::Revoked => "they act for this wallet no more",
             };
             output::out!("standing    {words}");
+            if let Some(cap) = cap {
+                let cap = output::amount(cap, &token_info(home, token).await);
+                output::out!("cap         {cap}, of all channels of the authorizer together");
+            }
             Ok(())
         }
     }

@@ -122,7 +122,7 @@ impl Consumer {
                 terms.channel_min
             )));
         }
-        self.check_budget(amount).await?;
+        self.check_limits(amount).await?;
         let mut salt = [0; 8];
         getrandom::fill(&mut salt).map_err(|error| {
             SessionError::Policy(format!("the system gives no randomness ({error})"))
@@ -152,7 +152,7 @@ impl Consumer {
 
     async fn top_up(&self, config: &ChannelConfig) -> Result<Amount, SessionError> {
         let amount = self.config.channel_amount;
-        self.check_budget(amount).await?;
+        self.check_limits(amount).await?;
         self.ensure_deposit(amount).await?;
         self.chain.perform(&Intent::TopUp { config: *config, amount }).await?;
         let facts = self.chain.channel(config.id(&self.chain.domain())).await?;
@@ -182,27 +182,41 @@ impl Consumer {
         Ok(())
     }
 
-    /// The budget bounds what our open channels hold together, spent parts included.
-    async fn check_budget(&self, more: Amount) -> Result<(), SessionError> {
+    /// The budget bounds what was spent and what our channels hold together. What those hold that
+    /// name our authorizer is bounded by the wallet's cap too, where it set one: that is all that
+    /// the authorizer's thief can spend.
+    async fn check_limits(&self, more: Amount) -> Result<(), SessionError> {
         let channels = ask(&self.store, |store| store.channels(Role::Payer)).await?;
-        let mut held = Amount::ZERO;
-        for channel in channels.iter().filter(|channel| channel.domain == self.chain.domain()) {
-            if let Some(facts) = self.chain.channel(channel.id).await? {
-                let reserved = match facts.status {
-                    ChannelStatus::Closed => facts.claimed,
-                    _ => facts.reserved,
-                };
-                held = held.checked_add(reserved).unwrap_or(Amount::MAX);
+        let domain = self.chain.domain();
+        let (wallet, authorizer) = (self.identity.wallet(), self.identity.authorizer.address());
+        let (mut spent, mut at_stake) = (Amount::ZERO, Amount::ZERO);
+        let add = |sum: &mut Amount, more| *sum = sum.checked_add(more).unwrap_or(Amount::MAX);
+        for channel in channels.iter().filter(|channel| channel.domain == domain) {
+            let Some(facts) = self.chain.channel(channel.id).await? else { continue };
+            let closed = facts.status == ChannelStatus::Closed;
+            add(&mut spent, if closed { facts.claimed } else { facts.reserved });
+            let config = &channel.config;
+            let ours = config.payer == wallet
+                && config.payer_authorizer == authorizer
+                && config.token == self.config.token;
+            if ours && !closed {
+                add(&mut at_stake, facts.reserved.saturating_sub(facts.claimed));
             }
         }
-        let total = held.checked_add(more).unwrap_or(Amount::MAX);
-        if total > self.config.budget {
+        let above = |sum: Amount, most| sum.checked_add(more).unwrap_or(Amount::MAX) > most;
+        if above(spent, self.config.budget) {
             return Err(SessionError::Policy(format!(
-                "the budget is used up: {held} of {} units are spent or put aside and {more} more are needed; raise --budget",
+                "the budget is used up: {spent} of {} units are spent or put aside and {more} more are needed; raise --budget",
                 self.config.budget
             )));
         }
-        Ok(())
+        let Some(keys) = self.config.keys else { return Ok(()) };
+        match self.chain.cap(keys, wallet, authorizer, self.config.token).await? {
+            Some(cap) if above(at_stake, cap) => Err(SessionError::Policy(format!(
+                "the wallet's cap on this node's authorizer is reached: its channels hold {at_stake} of {cap} units and {more} more are needed; raise it with `wallet device cap`"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     async fn channels_to(&self, terms: &Terms) -> Result<Vec<KnownChannel>, SessionError> {

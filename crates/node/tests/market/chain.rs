@@ -37,6 +37,7 @@ struct State {
     wallets: HashMap<Address, u128>,
     deposits: HashMap<Address, u128>,
     revoked: HashSet<Address>,
+    caps: HashMap<Address, Amount>,
     performed: Vec<(Address, Intent)>,
 }
 
@@ -76,6 +77,11 @@ impl FakeChain {
     /// Revokes an authorizer in the registry, whoever's it is.
     pub fn revoke(&self, authorizer: Address) {
         self.state.lock().unwrap().revoked.insert(authorizer);
+    }
+
+    /// Caps what channels of an authorizer are to hold, whoever's it is.
+    pub fn cap(&self, authorizer: Address, most: Amount) {
+        self.state.lock().unwrap().caps.insert(authorizer, most);
     }
 
     /// A channel out of thin air.
@@ -214,6 +220,18 @@ impl Chain for Seat {
         assert_eq!(keys, REGISTRY);
         let revoked = self.chain.state.lock().unwrap().revoked.contains(&delegation.authorizer);
         Ok(if revoked { Standing::Revoked } else { Standing::Unknown })
+    }
+
+    async fn cap(
+        &self,
+        keys: Address,
+        _: Address,
+        authorizer: Address,
+        token: Address,
+    ) -> Result<Option<Amount>, ChainError> {
+        self.reach().await?;
+        assert_eq!((keys, token), (REGISTRY, TOKEN));
+        Ok(self.chain.state.lock().unwrap().caps.get(&authorizer).copied())
     }
 
     async fn quote(&self, intent: &Intent) -> Result<Quote, ChainError> {
