@@ -3,8 +3,8 @@
 //! so that these are all places where it can end.
 //!
 //! Here "the process" is a carrier that is dropped with its handles, over a journal in a file that
-//! is opened again, and a chain that lives on. [`the_process_really_ends`] does the same to a
-//! deposit with processes that are killed (signal 9) and a chain in a file.
+//! is opened again, and a chain that lives on. [`kill_everywhere`] does the same to a deposit and to
+//! a claim with processes that are killed (signal 9) and a chain in a file.
 
 use std::path::Path;
 
@@ -13,6 +13,8 @@ use crate::testing::Fuse;
 
 const CHILD_DIR: &str = "SPAREWIRE_ENDS_TEST_DIR";
 const CHILD_EVENTS: &str = "SPAREWIRE_ENDS_TEST_EVENTS";
+const CHILD_SEED: &str = "SPAREWIRE_ENDS_TEST_SEED";
+const CHILD_TOTAL: &str = "SPAREWIRE_ENDS_TEST_TOTAL";
 
 /// More events than any of these settlements takes.
 const EVENTS_MAX: i64 = 2_000;
@@ -249,11 +251,9 @@ async fn closes_that_end_anywhere_are_done_once() {
     end_everywhere(PAYER, finish, 1, None).await;
 }
 
-/// The payer of a chain in a file, whose events `fuse` counts.
-async fn on_disk(dir: &Path, fuse: &Fuse) -> (EmbeddedChain, Address, EvmChain) {
-    let chain = EmbeddedChain::open(dir.join("chain"), genesis(&[PAYER]), Default::default());
-    let chain = chain.unwrap();
-    let token = std::fs::read_to_string(dir.join("token")).unwrap().parse().unwrap();
+/// Somebody on a chain in a file, whose events `fuse` counts.
+async fn on_disk(dir: &Path, seed: u8, fuse: &Fuse) -> (EmbeddedChain, EvmChain) {
+    let chain = on_file(dir);
     let contract = std::fs::read_to_string(dir.join("contract")).unwrap().parse().unwrap();
     let (miner, counter) = (chain.clone(), fuse.clone());
     let judge = move |method: &str, _: &serde_json::Value| {
@@ -268,42 +268,71 @@ async fn on_disk(dir: &Path, fuse: &Fuse) -> (EmbeddedChain, Address, EvmChain) 
     let (endpoint, domain) =
         (Misbehaving::endpoint(&chain, judge), Domain { chain_id: CHAIN_ID, contract });
     let carrier =
-        EvmChain::connect(endpoint, domain, signer(PAYER), journal, policy()).await.unwrap();
-    (chain, token, carrier)
+        EvmChain::connect(endpoint, domain, signer(seed), journal, policy()).await.unwrap();
+    (chain, carrier)
+}
+
+fn on_file(dir: &Path) -> EmbeddedChain {
+    let genesis = genesis(&[PAYER, PAYEE]);
+    EmbeddedChain::open(dir.join("chain"), genesis, Default::default()).unwrap()
 }
 
 /// What the killed process does.
 #[tokio::test]
-#[ignore = "runs only as the child of the other test"]
+#[ignore = "runs only as the child of the other tests"]
 async fn child() {
     let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
-    let events = std::env::var(CHILD_EVENTS).unwrap().parse().unwrap();
+    let number = |name| std::env::var(name).unwrap().parse::<i64>().unwrap();
+    let (dir, seed) = (Path::new(&dir), number(CHILD_SEED) as u8);
+    let token = std::fs::read_to_string(dir.join("token")).unwrap().parse().unwrap();
     let fuse = Fuse::lethal();
-    let (_, token, carrier) = on_disk(Path::new(&dir), &fuse).await;
-    fuse.arm(events);
-    carrier.perform(&Intent::Deposit { token, amount: amount(700) }).await.unwrap();
+    let (_, carrier) = on_disk(dir, seed, &fuse).await;
+    fuse.arm(number(CHILD_EVENTS));
+    let total = number(CHILD_TOTAL) as u128;
+    carrier.perform(&settled_by(seed, token, &carrier.domain(), total)).await.unwrap();
 }
 
-#[tokio::test]
-async fn the_process_really_ends() {
+const STEP: u128 = 90;
+
+/// What brings what is settled to `total`: a deposit of the payer, or the payee's claim over three
+/// channels.
+fn settled_by(seed: u8, token: Address, domain: &Domain, total: u128) -> Intent {
+    match seed {
+        PAYER => Intent::Deposit { token, amount: amount(STEP) },
+        _ => Intent::Claim { claims: three(token).map(|it| claim(it, domain, total)).to_vec() },
+    }
+}
+
+fn three(token: Address) -> [ChannelConfig; 3] {
+    [0, 1, 2].map(|salt| config(token, salt))
+}
+
+/// Kills a process at each event of a settlement, of a little more each time. What was durable is
+/// settled, once, and nothing else.
+async fn kill_everywhere(seed: u8) {
     let dir = tempfile::tempdir().unwrap();
-    {
-        let chain =
-            EmbeddedChain::open(dir.path().join("chain"), genesis(&[PAYER]), Default::default());
-        let endpoint = Endpoint::Embedded(chain.unwrap());
+    let (token, domain) = {
+        let endpoint = Endpoint::Embedded(on_file(dir.path()));
         let deployed = deploy(endpoint.clone(), signer(PAYER), quick()).await.unwrap();
-        for (name, address) in [("token", deployed.token), ("contract", deployed.domain.contract)] {
+        let (token, domain) = (deployed.token, deployed.domain);
+        for (name, address) in [("token", token), ("contract", domain.contract)] {
             std::fs::write(dir.path().join(name), address.to_string()).unwrap();
         }
         let payer = connect(endpoint, &deployed, PAYER, quick()).await;
-        payer.mint(deployed.token, payer.wallet(), amount(1_000_000)).await.unwrap();
-    }
-    let (mut deposited, mut killed) = (0, 0);
+        payer.mint(token, payer.wallet(), amount(2_000_000)).await.unwrap();
+        payer.perform(&Intent::Deposit { token, amount: amount(900_000) }).await.unwrap();
+        let channels = three(token).map(|it| (it, amount(300_000))).to_vec();
+        payer.perform(&Intent::Open { channels }).await.unwrap();
+        (token, domain)
+    };
+    let (mut settled, mut killed) = (0, 0);
     for events in 1..EVENTS_MAX {
         let status = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["carrier::tests::ends::child", "--exact", "--ignored"])
             .env(CHILD_DIR, dir.path())
             .env(CHILD_EVENTS, events.to_string())
+            .env(CHILD_SEED, seed.to_string())
+            .env(CHILD_TOTAL, (settled + STEP).to_string())
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
             .status()
@@ -315,19 +344,36 @@ async fn the_process_really_ends() {
         }
         let durable =
             !Journal::peek(dir.path().join("journal")).unwrap().unwrap().under_way.is_empty();
-        let (_, token, carrier) = on_disk(dir.path(), &Fuse::unarmed()).await;
+        let (_, carrier) = on_disk(dir.path(), seed, &Fuse::unarmed()).await;
         carrier.resume().await.unwrap();
-        deposited += if durable || done { 700 } else { 0 };
-        let funds = carrier.funds(carrier.wallet(), token).await.unwrap();
-        assert_eq!(funds.deposit, amount(deposited), "after {events} events");
+        settled += if durable || done { STEP } else { 0 };
+        let figures = match seed {
+            PAYER => vec![carrier.funds(carrier.wallet(), token).await.unwrap().deposit],
+            _ => {
+                let ids = three(token).map(|it| it.id(&domain));
+                let facts = carrier.channels(&ids).await.unwrap();
+                facts.into_iter().map(|facts| facts.unwrap().claimed).collect()
+            }
+        };
+        assert!(figures.iter().all(|it| it.get() == settled), "{figures:?} after {events} events");
         let signed = carrier.follower.journal.signed();
         assert!(signed.values().all(|steps| steps.len() == 1), "{signed:?}");
         assert_eq!(carrier.work().unwrap().foreign_use, None);
         if done {
-            assert!(killed > 40, "{killed}");
+            assert!(killed > 25 && settled > 10 * STEP, "{killed} {settled}");
             println!("killed {killed} times");
             return;
         }
     }
     panic!("it does not come to an end");
+}
+
+#[tokio::test]
+async fn a_deposit_whose_process_is_killed_at_any_event_is_done_once() {
+    kill_everywhere(PAYER).await;
+}
+
+#[tokio::test]
+async fn a_claim_whose_process_is_killed_at_any_event_is_done_once() {
+    kill_everywhere(PAYEE).await;
 }
