@@ -153,6 +153,13 @@ pub(crate) struct Attempt {
     pub(crate) signed_secs: u64,
 }
 
+/// How many versions of a step's transaction there are: of what was signed for it, the newest first,
+/// that with the newest nonce. What another program displaced had another nonce.
+pub(crate) fn versions(attempts: &[Attempt]) -> usize {
+    let nonce = attempts.first().map(|newest| newest.nonce);
+    attempts.iter().filter(|attempt| Some(attempt.nonce) == nonce).count()
+}
+
 /// An intent that is not carried out yet.
 #[derive(Clone, Debug)]
 pub(crate) struct OpenIntent {
@@ -736,78 +743,4 @@ fn wei_of(text: &str) -> Result<u128, JournalError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn call() -> Call {
-        Call { target: None, data: Bytes::from_static(&[1]), value: U256::ONE }
-    }
-
-    fn attempt(nonce: u64) -> Attempt {
-        let hash = B256::repeat_byte(nonce as u8 + 1);
-        let raw = Bytes::from_static(&[2]);
-        Attempt { hash, nonce, raw, gas: 3, max_fee: u128::MAX, tip: None, signed_secs: 4 }
-    }
-
-    #[test]
-    fn what_was_written_is_there_after_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal");
-        let journal = Journal::open(&path).unwrap();
-        journal.claim(Address::ZERO, 1).unwrap();
-        let intent = journal.plan("deposit", B256::ZERO, &[call(), call()], false, 5).unwrap();
-        let step = journal.steps(intent).unwrap()[0].id;
-        journal.sign(step, &attempt(7)).unwrap();
-        drop(journal);
-
-        let journal = Journal::open(&path).unwrap();
-        assert_eq!(journal.open_intent(B256::ZERO).unwrap(), Some(intent));
-        assert_eq!(journal.nonces_in_flight().unwrap(), [7]);
-        assert_eq!(journal.unfinished().unwrap(), 1);
-        let steps = journal.steps(intent).unwrap();
-        assert_eq!(steps[0].state, StepState::Signed);
-        assert_eq!((steps[1].state, &steps[1].call), (StepState::Planned, &call()));
-        assert_eq!(journal.attempts(step).unwrap()[0].max_fee, u128::MAX);
-        journal.displace(step).unwrap();
-        assert_eq!(journal.unfinished().unwrap(), 0);
-        assert!(matches!(
-            journal.claim(Address::repeat_byte(1), 1),
-            Err(JournalError::OtherOwner { chain_id: 1, .. })
-        ));
-    }
-
-    #[test]
-    fn a_journal_of_the_first_version_is_gone_on_with() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal");
-        let old = Connection::open(&path).unwrap();
-        old.execute_batch(SCHEMA).unwrap();
-        old.pragma_update(None, "user_version", 1).unwrap();
-        old.execute(
-            "INSERT INTO intents VALUES (7, ?1, 'claim', 'open', NULL, 5)",
-            [B256::ZERO.as_slice()],
-        )
-        .unwrap();
-        drop(old);
-        for _ in 0..2 {
-            let journal = Journal::open(&path).unwrap();
-            assert_eq!(journal.open_intent(B256::ZERO).unwrap(), Some(7));
-            assert!(!journal.is_urgent(7).unwrap());
-            assert_eq!(journal.foreign_use().unwrap(), None);
-        }
-        let shown = Journal::peek(&path).unwrap().unwrap().under_way;
-        assert_eq!((shown.len(), &*shown[0].intent, shown[0].since_secs), (1, "claim", 5));
-        assert_eq!(Journal::peek(dir.path().join("none")).unwrap(), None);
-    }
-
-    #[test]
-    fn a_second_holder_is_told_that_it_is_in_use() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal");
-        let first = Journal::open(&path).unwrap();
-        assert!(matches!(Journal::open(&path), Err(JournalError::InUse)));
-        drop(first);
-        Journal::open(&path).unwrap();
-    }
-}
+mod tests;

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     chain_work::ForeignUse,
     contracts::reason_in_words,
-    journal::{Call, Journal, JournalError, Step, StepState},
+    journal::{Call, Journal, JournalError, Step, StepState, versions},
 };
 
 /// How often a nonce must be seen taken, with none of our hashes mined, before we believe it: the
@@ -469,7 +469,7 @@ impl Follower {
         let Some(newest) = attempts.first() else { return Ok(false) };
         let cap = self.fee_cap(true);
         let now = self.node.fees(cap).await?;
-        let can_be_raised = attempts.len() < ATTEMPTS_MAX && raised(newest.max_fee) <= cap;
+        let can_be_raised = versions(&attempts) < ATTEMPTS_MAX && raised(newest.max_fee) <= cap;
         Ok(newest.max_fee < now.expected && can_be_raised)
     }
 

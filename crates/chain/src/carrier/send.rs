@@ -14,7 +14,7 @@ use super::{
     node::{Fees, NodeError},
     quote::Cost,
 };
-use crate::journal::{Attempt, Call, Step, StepState};
+use crate::journal::{Attempt, Call, Step, StepState, versions};
 
 /// Most signed versions of one transaction. Each costs 12.5 % more than the one before: 24 of them
 /// raise the fee 15 times, and [`super::Policy::fee_max_wei`] ends it before.
@@ -269,11 +269,10 @@ impl Follower {
     async fn bump(&self, step: i64, urgent: bool) -> Result<(), ChainError> {
         let attempts = self.journal.attempts(step)?;
         let Some(newest) = attempts.first() else { return Ok(()) };
-        let versions = attempts.iter().filter(|it| it.nonce == newest.nonce).count();
         let cap = self.fee_cap(urgent);
         let now = self.node.fees(cap).await?;
         let max_fee = now.max_fee.max(raised(newest.max_fee));
-        if versions >= ATTEMPTS_MAX || max_fee > cap {
+        if versions(&attempts) >= ATTEMPTS_MAX || max_fee > cap {
             tracing::warn!(hash = %newest.hash, "a transaction is stuck, and its fee is at our limit");
             self.send(newest).await;
             return Ok(());
