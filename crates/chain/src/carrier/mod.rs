@@ -286,22 +286,23 @@ impl Chain for EvmChain {
     }
 
     async fn channel(&self, id: ChannelId) -> Result<Option<ChannelFacts>, ChainError> {
-        let block = self.head().await?.final_number;
-        let state =
-            match self.read(self.domain.contract, Channels::channelCall::new((id.0,)), block).await
-            {
-                Ok(state) => state,
-                // The final block may be older than the contract.
-                Err(ChainError::Nonsense { .. }) if self.deployed_after(block).await? => {
-                    return Ok(None);
-                }
-                Err(error) => return Err(error),
-            };
-        facts_of(&state).map_err(|reason| self.follower.node.blame(NodeError::Nonsense(reason)))
+        let facts = self.channels(&[id]).await?;
+        assert_eq!(facts.len(), 1, "each channel that is asked about is answered");
+        Ok(facts[0])
     }
 
     async fn channels(&self, ids: &[ChannelId]) -> Result<Vec<Option<ChannelFacts>>, ChainError> {
-        self.channels_now(ids).await
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let block = self.head().await?.final_number;
+        match self.channels_at(ids, block).await {
+            // The final block may be older than the contract.
+            Err(ChainError::Nonsense { .. }) if self.deployed_after(block).await? => {
+                Ok(vec![None; ids.len()])
+            }
+            answer => Ok(answer?.into_iter().map(|(facts, _)| facts).collect()),
+        }
     }
 
     async fn closes_started(
