@@ -6,6 +6,7 @@ mod support;
 
 use std::{
     fs,
+    io::Write as _,
     net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
@@ -16,11 +17,37 @@ use support::{
     Origin, Running, curl, number, run, sha256, sha256_of, sparewire, until, wallet_new,
 };
 
-/// Where npm puts it; `None` on machines that npm has none for, or where npm was not run.
+/// Where npm puts it. `None` on machines that npm has none for, or where npm was not run, unless
+/// `SPAREWIRE_REQUIRE_ANVIL` is set, as `scripts/test` does: then a test that needs it fails.
 fn anvil() -> Option<PathBuf> {
     let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../contracts/node_modules");
     let file = modules.join("@foundry-rs/anvil-linux-amd64/bin/anvil");
-    file.exists().then_some(file)
+    if file.exists() {
+        return Some(file);
+    }
+    let required = std::env::var_os("SPAREWIRE_REQUIRE_ANVIL").is_some();
+    assert!(
+        !required,
+        "no anvil at {}: run `npm ci --ignore-scripts` in contracts/",
+        file.display()
+    );
+    // Not captured as `eprintln!` is: who runs the tests is to know.
+    let words = "skipped: no anvil here; scripts/contracts installs it where npm has it";
+    let _ = writeln!(std::io::stderr(), "{words}");
+    None
+}
+
+/// A node of its own, and where it is asked. Blocks come by time, and are final only with others on
+/// top: nothing here is instant.
+fn start() -> Option<(Running, String)> {
+    let mut node = Command::new(anvil()?);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let rpc = format!("http://127.0.0.1:{port}");
+    node.args(["--port", &port.to_string(), "--hardfork", "osaka"]);
+    node.args(["--block-time", "1", "--slots-in-an-epoch", "1"]);
+    let node = Running::start(node);
+    until("anvil answers", || ask(&rpc, "eth_chainId", &json!([])));
+    Some((node, rpc))
 }
 
 fn ask(rpc: &str, method: &str, params: &Value) -> Option<Value> {
@@ -39,19 +66,8 @@ fn field(line: &str, name: &str) -> Option<String> {
 
 #[test]
 fn a_session_is_paid_and_settled_on_an_ethereum_node_that_nobody_here_wrote() {
-    let Some(anvil) = anvil() else {
-        eprintln!("skipped: no anvil here; scripts/contracts installs it where npm has it");
-        return;
-    };
+    let Some((_node, rpc)) = start() else { return };
     let root = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let rpc = format!("http://127.0.0.1:{port}");
-    let mut node = Command::new(anvil);
-    // Blocks by time, and final only with others on top: nothing here is instant.
-    node.args(["--port", &port.to_string(), "--hardfork", "osaka"]);
-    node.args(["--block-time", "1", "--slots-in-an-epoch", "1"]);
-    let _node = Running::start(node);
-    until("anvil answers", || ask(&rpc, "eth_chainId", &json!([])));
 
     let wallet = |name: &str| {
         let dir = root.path().join(name);
@@ -139,18 +155,8 @@ fn a_session_is_paid_and_settled_on_an_ethereum_node_that_nobody_here_wrote() {
 
 #[test]
 fn two_data_directories_on_one_wallet_do_not_run_at_a_time() {
-    let Some(anvil) = anvil() else {
-        eprintln!("skipped: no anvil here; scripts/contracts installs it where npm has it");
-        return;
-    };
+    let Some((_node, rpc)) = start() else { return };
     let root = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let rpc = format!("http://127.0.0.1:{port}");
-    let mut node = Command::new(anvil);
-    node.args(["--port", &port.to_string(), "--hardfork", "osaka"]);
-    node.args(["--block-time", "1", "--slots-in-an-epoch", "1"]);
-    let _node = Running::start(node);
-    until("anvil answers", || ask(&rpc, "eth_chainId", &json!([])));
 
     let (one, two) = (root.path().join("one"), root.path().join("two"));
     fs::create_dir(&one).unwrap();
