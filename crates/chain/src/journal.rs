@@ -337,7 +337,8 @@ impl Journal {
         })
     }
 
-    /// Writes an intent and its calls down; an unfinished intent with the same digest is the same.
+    /// Writes an intent and its calls down; an unfinished intent with the same digest is the same, and
+    /// as urgent as either.
     pub(crate) fn plan(
         &self,
         kind: &str,
@@ -348,6 +349,13 @@ impl Journal {
     ) -> Result<i64, JournalError> {
         self.with(|db| {
             let transaction = db.transaction()?;
+            if let Some(intent) = open_with(&transaction, digest)? {
+                if urgent {
+                    transaction.execute("UPDATE intents SET urgent = 1 WHERE id = ?1", [intent])?;
+                    transaction.commit()?;
+                }
+                return Ok(intent);
+            }
             transaction.execute(
                 "INSERT INTO intents (digest, kind, state, urgent, created_secs)
                  VALUES (?1, ?2, 'open', ?3, ?4)",
@@ -372,23 +380,57 @@ impl Journal {
     }
 
     pub(crate) fn open_intent(&self, digest: B256) -> Result<Option<i64>, JournalError> {
-        self.with(|db| {
-            Ok(db
-                .query_row(
-                    "SELECT id FROM intents WHERE state = 'open' AND digest = ?1",
-                    [digest.as_slice()],
-                    |row| row.get(0),
-                )
-                .optional()?)
-        })
+        self.with(|db| open_with(db, digest))
     }
 
     pub(crate) fn open_intents(&self) -> Result<Vec<OpenIntent>, JournalError> {
+        self.intents("SELECT id, kind FROM intents WHERE state = 'open' ORDER BY id")
+    }
+
+    /// Those of which something is signed that was in no block when it was last looked for.
+    pub(crate) fn signed_intents(&self) -> Result<Vec<OpenIntent>, JournalError> {
+        self.intents(
+            "SELECT id, kind FROM intents WHERE state = 'open' AND EXISTS (
+                 SELECT 1 FROM steps WHERE intent = intents.id AND state = 'signed')
+             ORDER BY id",
+        )
+    }
+
+    fn intents(&self, sql: &str) -> Result<Vec<OpenIntent>, JournalError> {
         self.with(|db| {
-            let mut statement =
-                db.prepare("SELECT id, kind FROM intents WHERE state = 'open' ORDER BY id")?;
+            let mut statement = db.prepare_cached(sql)?;
             let rows = statement
                 .query_map([], |row| Ok(OpenIntent { id: row.get(0)?, kind: row.get(1)? }))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// The next step of each urgent intent, where nothing that it builds on is in no block, with the
+    /// intent's kind; the oldest first, at most 1,000.
+    pub(crate) fn urgent_next(&self) -> Result<Vec<(String, i64)>, JournalError> {
+        self.with(|db| {
+            let mut statement = db.prepare_cached(
+                "SELECT kind, steps.id FROM steps JOIN intents ON intents.id = steps.intent
+                 WHERE intents.state = 'open' AND urgent = 1 AND steps.state = 'planned'
+                 AND NOT EXISTS (
+                     SELECT 1 FROM steps AS earlier
+                     WHERE earlier.intent = steps.intent AND earlier.id < steps.id
+                     AND earlier.state NOT IN ('mined', 'final'))
+                 ORDER BY steps.id LIMIT 1000",
+            )?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Unfinished steps that are signed and were in no block when they were last looked for.
+    pub(crate) fn signed_steps(&self) -> Result<Vec<i64>, JournalError> {
+        self.with(|db| {
+            let mut statement = db.prepare_cached(
+                "SELECT steps.id FROM steps JOIN intents ON intents.id = steps.intent
+                 WHERE intents.state = 'open' AND steps.state = 'signed'",
+            )?;
+            let rows = statement.query_map([], |row| row.get(0))?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
     }
@@ -423,15 +465,14 @@ impl Journal {
         })
     }
 
-    pub(crate) fn call_of(&self, step: i64) -> Result<Call, JournalError> {
+    pub(crate) fn step(&self, step: i64) -> Result<Step, JournalError> {
         self.with(|db| {
             let mut statement = db.prepare_cached(
                 "SELECT id, target, data, value, state, hash, block, gas_used, fee_wei
                  FROM steps WHERE id = ?1",
             )?;
             let mut rows = statement.query([step])?;
-            let row = rows.next()?.ok_or(JournalError::Damaged("a transaction without a step"))?;
-            Ok(read_step(row)?.call)
+            read_step(rows.next()?.ok_or(JournalError::Damaged("a transaction without a step"))?)
         })
     }
 
@@ -519,10 +560,22 @@ impl Journal {
         })
     }
 
-    /// Writes a signed transaction down, before it is sent for the first time.
+    /// Writes a signed transaction down, before it is sent for the first time. No nonce is of two
+    /// unfinished steps: one of the two could never be mined.
     pub(crate) fn sign(&self, step: i64, attempt: &Attempt) -> Result<(), JournalError> {
         self.with(|db| {
             let transaction = db.transaction()?;
+            let held: bool = transaction.query_row(
+                "SELECT EXISTS (
+                     SELECT 1 FROM steps JOIN intents ON intents.id = steps.intent
+                     WHERE intents.state = 'open' AND steps.state IN ('signed', 'mined')
+                     AND nonce = ?1 AND steps.id <> ?2)",
+                params![attempt.nonce as i64, step],
+                |row| row.get(0),
+            )?;
+            if held {
+                return Err(JournalError::Damaged("a nonce that another transaction holds"));
+            }
             transaction.execute(
                 "INSERT INTO attempts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
@@ -705,6 +758,12 @@ impl Journal {
         // SQLite rolls a half-done transaction back; a poisoned lock guards a whole database.
         work(&mut self.db.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+fn open_with(db: &Connection, digest: B256) -> Result<Option<i64>, JournalError> {
+    let mut statement =
+        db.prepare_cached("SELECT id FROM intents WHERE state = 'open' AND digest = ?1")?;
+    Ok(statement.query_row([digest.as_slice()], |row| row.get(0)).optional()?)
 }
 
 fn read_step(row: &Row<'_>) -> Result<Step, JournalError> {

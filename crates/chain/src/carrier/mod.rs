@@ -12,6 +12,7 @@ mod plan;
 mod quorum;
 mod quote;
 mod send;
+mod turns;
 
 use std::{
     fmt,

@@ -374,3 +374,49 @@ async fn reorganisations_of_anvil_lose_and_double_nothing() {
         reorganisations_lose_and_double_nothing(&net, first..=first + 7).await;
     }
 }
+
+#[tokio::test]
+async fn urgent_claims_share_blocks_of_anvil() {
+    let Some(net) = Net::anvil().await else { return };
+    let at_once = Policy { finality: Finality::Blocks(0), ..policy() };
+    let begin = async {
+        let deployed = deploy(net.endpoint(), signer(PAYER), at_once.clone()).await.unwrap();
+        let token = deployed.token;
+        let payer = connect(net.endpoint(), &deployed, PAYER, at_once.clone()).await;
+        payer.mint(token, payer.wallet(), amount(10_000)).await.unwrap();
+        payer.perform(&Intent::Deposit { token, amount: amount(10_000) }).await.unwrap();
+        let configs: Vec<_> = (0..20).map(|salt| config(token, salt)).collect();
+        let channels = configs.iter().map(|config| (*config, amount(100))).collect();
+        payer.perform(&Intent::Open { channels }).await.unwrap();
+        for config in &configs {
+            payer.perform(&Intent::StartClose { config: *config }).await.unwrap();
+        }
+        (deployed, configs)
+    };
+    let (deployed, configs) = net.mining(begin).await;
+    let payee = Arc::new(connect(net.endpoint(), &deployed, PAYEE, at_once).await);
+    let claims: Vec<_> = configs
+        .iter()
+        .map(|config| {
+            let (payee, claim) = (payee.clone(), claim(*config, &deployed.domain, 60));
+            let intent = Intent::Claim { claims: vec![claim] };
+            tokio::spawn(async move { payee.perform(&intent).await })
+        })
+        .collect();
+    for waiting in ["0x10", "0x4"] {
+        let pooled = async {
+            while net.ask("txpool_status", json!([])).await["pending"] != waiting {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), pooled).await.expect("never so many");
+        net.mine(1).await;
+    }
+    let mut blocks = std::collections::BTreeSet::new();
+    for claim in claims {
+        let done = tokio::time::timeout(Duration::from_secs(30), claim).await.expect("never final");
+        blocks.extend(done.unwrap().unwrap().transactions.iter().map(|it| it.block));
+    }
+    assert_eq!(blocks.len(), 2, "20 claims in two blocks");
+    assert_eq!(payee.funds(payee.wallet(), deployed.token).await.unwrap().wallet, 20 * 60);
+}
