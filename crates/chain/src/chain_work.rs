@@ -5,7 +5,7 @@ use std::{fmt, path::Path};
 use alloy_primitives::B256;
 use serde::{Deserialize, Serialize};
 
-use crate::journal::{Journal, JournalError, Step, StepState};
+use crate::journal::{Journal, JournalError, Step, StepState, versions};
 
 /// Most intents that are told of.
 const TOLD_MAX: i64 = 1_000;
@@ -83,18 +83,21 @@ impl Journal {
                 let over = |step: &&Step| step.state == StepState::Final;
                 let stands = match steps.iter().find(|step| !over(step)) {
                     None => Stands::Final,
-                    Some(step) => match (step.state, self.attempts(step.id)?.first()) {
-                        (StepState::Planned, _) | (_, None) => Stands::Planned,
-                        (StepState::Failed, _) => Stands::Failed,
-                        (state, Some(newest)) => Stands::Sent {
-                            hash: newest.hash,
-                            nonce: newest.nonce,
-                            replaced: self.attempts(step.id)?.len() - 1,
-                            since_secs: newest.signed_secs,
-                            max_fee_wei: newest.max_fee,
-                            mined: state == StepState::Mined,
-                        },
-                    },
+                    Some(step) => {
+                        let attempts = self.attempts(step.id)?;
+                        match (step.state, attempts.first()) {
+                            (StepState::Planned, _) | (_, None) => Stands::Planned,
+                            (StepState::Failed, _) => Stands::Failed,
+                            (state, Some(newest)) => Stands::Sent {
+                                hash: newest.hash,
+                                nonce: newest.nonce,
+                                replaced: versions(&attempts) - 1,
+                                since_secs: newest.signed_secs,
+                                max_fee_wei: newest.max_fee,
+                                mined: state == StepState::Mined,
+                            },
+                        }
+                    }
                 };
                 let (done, steps) = (steps.iter().filter(over).count(), steps.len());
                 Ok(UnderWay { intent, urgent, since_secs, steps, done, stands })
@@ -132,7 +135,7 @@ pub enum Stands {
         hash: B256,
         /// Its nonce.
         nonce: u64,
-        /// How many versions it replaces, each at a lower fee.
+        /// How many versions with this nonce it replaces, each at a lower fee.
         replaced: usize,
         /// When it was signed, in seconds since the epoch.
         since_secs: u64,

@@ -153,6 +153,13 @@ pub(crate) struct Attempt {
     pub(crate) signed_secs: u64,
 }
 
+/// How many versions of a step's transaction there are: of what was signed for it, the newest first,
+/// that with the newest nonce. What another program displaced had another nonce.
+pub(crate) fn versions(attempts: &[Attempt]) -> usize {
+    let nonce = attempts.first().map(|newest| newest.nonce);
+    attempts.iter().filter(|attempt| Some(attempt.nonce) == nonce).count()
+}
+
 /// An intent that is not carried out yet.
 #[derive(Clone, Debug)]
 pub(crate) struct OpenIntent {
@@ -330,7 +337,8 @@ impl Journal {
         })
     }
 
-    /// Writes an intent and its calls down; an unfinished intent with the same digest is the same.
+    /// Writes an intent and its calls down; an unfinished intent with the same digest is the same, and
+    /// as urgent as either.
     pub(crate) fn plan(
         &self,
         kind: &str,
@@ -341,6 +349,13 @@ impl Journal {
     ) -> Result<i64, JournalError> {
         self.with(|db| {
             let transaction = db.transaction()?;
+            if let Some(intent) = open_with(&transaction, digest)? {
+                if urgent {
+                    transaction.execute("UPDATE intents SET urgent = 1 WHERE id = ?1", [intent])?;
+                    transaction.commit()?;
+                }
+                return Ok(intent);
+            }
             transaction.execute(
                 "INSERT INTO intents (digest, kind, state, urgent, created_secs)
                  VALUES (?1, ?2, 'open', ?3, ?4)",
@@ -365,23 +380,57 @@ impl Journal {
     }
 
     pub(crate) fn open_intent(&self, digest: B256) -> Result<Option<i64>, JournalError> {
-        self.with(|db| {
-            Ok(db
-                .query_row(
-                    "SELECT id FROM intents WHERE state = 'open' AND digest = ?1",
-                    [digest.as_slice()],
-                    |row| row.get(0),
-                )
-                .optional()?)
-        })
+        self.with(|db| open_with(db, digest))
     }
 
     pub(crate) fn open_intents(&self) -> Result<Vec<OpenIntent>, JournalError> {
+        self.intents("SELECT id, kind FROM intents WHERE state = 'open' ORDER BY id")
+    }
+
+    /// Those of which something is signed that was in no block when it was last looked for.
+    pub(crate) fn signed_intents(&self) -> Result<Vec<OpenIntent>, JournalError> {
+        self.intents(
+            "SELECT id, kind FROM intents WHERE state = 'open' AND EXISTS (
+                 SELECT 1 FROM steps WHERE intent = intents.id AND state = 'signed')
+             ORDER BY id",
+        )
+    }
+
+    fn intents(&self, sql: &str) -> Result<Vec<OpenIntent>, JournalError> {
         self.with(|db| {
-            let mut statement =
-                db.prepare("SELECT id, kind FROM intents WHERE state = 'open' ORDER BY id")?;
+            let mut statement = db.prepare_cached(sql)?;
             let rows = statement
                 .query_map([], |row| Ok(OpenIntent { id: row.get(0)?, kind: row.get(1)? }))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// The next step of each urgent intent, where nothing that it builds on is in no block, with the
+    /// intent's kind; the oldest first, at most 1,000.
+    pub(crate) fn urgent_next(&self) -> Result<Vec<(String, i64)>, JournalError> {
+        self.with(|db| {
+            let mut statement = db.prepare_cached(
+                "SELECT kind, steps.id FROM steps JOIN intents ON intents.id = steps.intent
+                 WHERE intents.state = 'open' AND urgent = 1 AND steps.state = 'planned'
+                 AND NOT EXISTS (
+                     SELECT 1 FROM steps AS earlier
+                     WHERE earlier.intent = steps.intent AND earlier.id < steps.id
+                     AND earlier.state NOT IN ('mined', 'final'))
+                 ORDER BY steps.id LIMIT 1000",
+            )?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Unfinished steps that are signed and were in no block when they were last looked for.
+    pub(crate) fn signed_steps(&self) -> Result<Vec<i64>, JournalError> {
+        self.with(|db| {
+            let mut statement = db.prepare_cached(
+                "SELECT steps.id FROM steps JOIN intents ON intents.id = steps.intent
+                 WHERE intents.state = 'open' AND steps.state = 'signed'",
+            )?;
+            let rows = statement.query_map([], |row| row.get(0))?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
     }
@@ -416,15 +465,14 @@ impl Journal {
         })
     }
 
-    pub(crate) fn call_of(&self, step: i64) -> Result<Call, JournalError> {
+    pub(crate) fn step(&self, step: i64) -> Result<Step, JournalError> {
         self.with(|db| {
             let mut statement = db.prepare_cached(
                 "SELECT id, target, data, value, state, hash, block, gas_used, fee_wei
                  FROM steps WHERE id = ?1",
             )?;
             let mut rows = statement.query([step])?;
-            let row = rows.next()?.ok_or(JournalError::Damaged("a transaction without a step"))?;
-            Ok(read_step(row)?.call)
+            read_step(rows.next()?.ok_or(JournalError::Damaged("a transaction without a step"))?)
         })
     }
 
@@ -512,10 +560,22 @@ impl Journal {
         })
     }
 
-    /// Writes a signed transaction down, before it is sent for the first time.
+    /// Writes a signed transaction down, before it is sent for the first time. No nonce is of two
+    /// unfinished steps: one of the two could never be mined.
     pub(crate) fn sign(&self, step: i64, attempt: &Attempt) -> Result<(), JournalError> {
         self.with(|db| {
             let transaction = db.transaction()?;
+            let held: bool = transaction.query_row(
+                "SELECT EXISTS (
+                     SELECT 1 FROM steps JOIN intents ON intents.id = steps.intent
+                     WHERE intents.state = 'open' AND steps.state IN ('signed', 'mined')
+                     AND nonce = ?1 AND steps.id <> ?2)",
+                params![attempt.nonce as i64, step],
+                |row| row.get(0),
+            )?;
+            if held {
+                return Err(JournalError::Damaged("a nonce that another transaction holds"));
+            }
             transaction.execute(
                 "INSERT INTO attempts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
@@ -700,6 +760,12 @@ impl Journal {
     }
 }
 
+fn open_with(db: &Connection, digest: B256) -> Result<Option<i64>, JournalError> {
+    let mut statement =
+        db.prepare_cached("SELECT id FROM intents WHERE state = 'open' AND digest = ?1")?;
+    Ok(statement.query_row([digest.as_slice()], |row| row.get(0)).optional()?)
+}
+
 fn read_step(row: &Row<'_>) -> Result<Step, JournalError> {
     let target: Option<Vec<u8>> = row.get(1)?;
     let target = target
@@ -736,78 +802,4 @@ fn wei_of(text: &str) -> Result<u128, JournalError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn call() -> Call {
-        Call { target: None, data: Bytes::from_static(&[1]), value: U256::ONE }
-    }
-
-    fn attempt(nonce: u64) -> Attempt {
-        let hash = B256::repeat_byte(nonce as u8 + 1);
-        let raw = Bytes::from_static(&[2]);
-        Attempt { hash, nonce, raw, gas: 3, max_fee: u128::MAX, tip: None, signed_secs: 4 }
-    }
-
-    #[test]
-    fn what_was_written_is_there_after_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal");
-        let journal = Journal::open(&path).unwrap();
-        journal.claim(Address::ZERO, 1).unwrap();
-        let intent = journal.plan("deposit", B256::ZERO, &[call(), call()], false, 5).unwrap();
-        let step = journal.steps(intent).unwrap()[0].id;
-        journal.sign(step, &attempt(7)).unwrap();
-        drop(journal);
-
-        let journal = Journal::open(&path).unwrap();
-        assert_eq!(journal.open_intent(B256::ZERO).unwrap(), Some(intent));
-        assert_eq!(journal.nonces_in_flight().unwrap(), [7]);
-        assert_eq!(journal.unfinished().unwrap(), 1);
-        let steps = journal.steps(intent).unwrap();
-        assert_eq!(steps[0].state, StepState::Signed);
-        assert_eq!((steps[1].state, &steps[1].call), (StepState::Planned, &call()));
-        assert_eq!(journal.attempts(step).unwrap()[0].max_fee, u128::MAX);
-        journal.displace(step).unwrap();
-        assert_eq!(journal.unfinished().unwrap(), 0);
-        assert!(matches!(
-            journal.claim(Address::repeat_byte(1), 1),
-            Err(JournalError::OtherOwner { chain_id: 1, .. })
-        ));
-    }
-
-    #[test]
-    fn a_journal_of_the_first_version_is_gone_on_with() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal");
-        let old = Connection::open(&path).unwrap();
-        old.execute_batch(SCHEMA).unwrap();
-        old.pragma_update(None, "user_version", 1).unwrap();
-        old.execute(
-            "INSERT INTO intents VALUES (7, ?1, 'claim', 'open', NULL, 5)",
-            [B256::ZERO.as_slice()],
-        )
-        .unwrap();
-        drop(old);
-        for _ in 0..2 {
-            let journal = Journal::open(&path).unwrap();
-            assert_eq!(journal.open_intent(B256::ZERO).unwrap(), Some(7));
-            assert!(!journal.is_urgent(7).unwrap());
-            assert_eq!(journal.foreign_use().unwrap(), None);
-        }
-        let shown = Journal::peek(&path).unwrap().unwrap().under_way;
-        assert_eq!((shown.len(), &*shown[0].intent, shown[0].since_secs), (1, "claim", 5));
-        assert_eq!(Journal::peek(dir.path().join("none")).unwrap(), None);
-    }
-
-    #[test]
-    fn a_second_holder_is_told_that_it_is_in_use() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal");
-        let first = Journal::open(&path).unwrap();
-        assert!(matches!(Journal::open(&path), Err(JournalError::InUse)));
-        drop(first);
-        Journal::open(&path).unwrap();
-    }
-}
+mod tests;

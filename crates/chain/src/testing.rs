@@ -146,6 +146,8 @@ pub(crate) enum Verdict {
     Without(&'static str),
     /// Asks the chain, and puts this into a field of its answer.
     With(&'static str, Value),
+    /// Refuses to be asked so often (HTTP 429), with these words as `Retry-After`.
+    Limit(&'static str),
     /// Does not answer.
     Silence,
     /// Never answers, and does not hang up.
@@ -214,6 +216,9 @@ impl Service<RequestPacket> for Misbehaving {
                     let mut answer = this.chain.handle(request);
                     answer["result"][field] = value;
                     answer
+                }
+                Verdict::Limit(after) => {
+                    return Err(TransportErrorKind::http_error(429, after.to_owned()));
                 }
                 Verdict::Silence => {
                     return Err(TransportErrorKind::custom_str("connection refused"));

@@ -38,23 +38,10 @@ pub async fn deploy(
     signer: Arc<dyn Signer>,
     policy: Policy,
 ) -> Result<Deployment, ChainError> {
-    let node = Nodes::new(endpoint, &policy)?;
-    let chain_id = node.chain_id().await?;
-    let wallet = signer.address();
-    let follower = Follower::new(node, signer, Journal::in_memory()?, policy, chain_id)?;
-    let mut created = Vec::new();
-    for code in [&TestToken::BYTECODE, &Channels::BYTECODE] {
-        let nonce = follower.node.nonce(wallet).await?;
-        let call = Call { target: None, data: code.clone(), value: U256::ZERO };
-        follower.perform("deploy", keccak256(code), Plan::new(vec![call])).await?;
-        let address = wallet.create(nonce);
-        if follower.node.code(address, None).await?.is_empty() {
-            return Err(ChainError::NoContract { contract: address, chain_id });
-        }
-        created.push(address);
-    }
-    let (token, contract) = (created[0], created[1]);
-    Ok(Deployment { token, domain: Domain { chain_id, contract } })
+    let deployer = Deployer::new(endpoint, signer, policy).await?;
+    let token = deployer.create(TestToken::BYTECODE.clone()).await?;
+    let contract = deployer.create(Channels::BYTECODE.clone()).await?;
+    Ok(Deployment { token, domain: Domain { chain_id: deployer.0.chain_id, contract } })
 }
 
 /// Deploys the contract that holds watchtowers' rewards for the channel contract `channels`, and
@@ -93,20 +80,37 @@ async fn deploy_beside(
     policy: Policy,
     channels: Address,
 ) -> Result<Address, ChainError> {
-    let node = Nodes::new(endpoint, &policy)?;
-    let chain_id = node.chain_id().await?;
-    let wallet = signer.address();
-    let follower = Follower::new(node, signer, Journal::in_memory()?, policy, chain_id)?;
-    let contract = wallet.create(follower.node.nonce(wallet).await?);
-    let arguments = channels.into_word();
-    let code: Bytes = [bytecode.as_ref(), arguments.as_slice()].concat().into();
-    let digest = keccak256(&code);
-    let call = Call { target: None, data: code, value: U256::ZERO };
-    follower.perform("deploy", digest, Plan::new(vec![call])).await?;
-    if follower.node.code(contract, None).await?.is_empty() {
-        return Err(ChainError::NoContract { contract, chain_id });
+    let code = [bytecode.as_ref(), channels.into_word().as_slice()].concat();
+    Deployer::new(endpoint, signer, policy).await?.create(code.into()).await
+}
+
+/// A wallet that puts contracts on a chain, with a journal of its own in memory.
+struct Deployer(Follower);
+
+impl Deployer {
+    async fn new(
+        endpoint: Endpoint,
+        signer: Arc<dyn Signer>,
+        policy: Policy,
+    ) -> Result<Self, ChainError> {
+        let node = Nodes::new(endpoint, &policy)?;
+        let chain_id = node.chain_id().await?;
+        Ok(Self(Follower::new(node, signer, Journal::in_memory()?, policy, chain_id)?))
     }
-    Ok(contract)
+
+    /// Creates a contract and returns its address, where there is code then.
+    async fn create(&self, code: Bytes) -> Result<Address, ChainError> {
+        let Self(follower) = self;
+        let wallet = follower.wallet();
+        let contract = wallet.create(follower.node.nonce(wallet).await?);
+        let digest = keccak256(&code);
+        let call = Call { target: None, data: code, value: U256::ZERO };
+        follower.perform("deploy", digest, Plan::new(vec![call])).await?;
+        if follower.node.code(contract, None).await?.is_empty() {
+            return Err(ChainError::NoContract { contract, chain_id: follower.chain_id });
+        }
+        Ok(contract)
+    }
 }
 
 impl EvmChain {

@@ -1,6 +1,7 @@
 //! Signs, sends and follows transactions until they are final: the transaction state machine.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -12,18 +13,19 @@ use alloy_primitives::{Address, B256, U256};
 use futures_util::future::join_all;
 use sparewire_core::Signer;
 use sparewire_protocol::settlement::{ChainError, Outcome, TransactionSummary};
-use tokio::{sync::Mutex, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     Policy,
     node::NodeError,
     nodes::Nodes,
     send::{ATTEMPTS_MAX, Sent, raised},
+    turns::Turns,
 };
 use crate::{
     chain_work::ForeignUse,
     contracts::reason_in_words,
-    journal::{Call, Journal, JournalError, Step, StepState},
+    journal::{Call, Journal, JournalError, Step, StepState, versions},
 };
 
 /// How often a nonce must be seen taken, with none of our hashes mined, before we believe it: the
@@ -45,10 +47,11 @@ pub(crate) struct Follower {
     pub(crate) chain_id: u64,
     /// Whether the chain is a rollup that takes a fee for data; known once it was asked.
     pub(super) data_oracle: OnceLock<bool>,
-    /// Held from choosing a nonce until its transaction is mined: one performer at a time.
-    performer: Mutex<()>,
+    /// Taken from choosing a nonce until its transaction is mined: one performer at a time, who also
+    /// signs what is urgent beside his own ([`Follower::sign_beside`]).
+    turns: Arc<Turns>,
     /// How many urgent intents wait for their turn, or for their transaction to be mined.
-    hurried: AtomicUsize,
+    pub(super) hurried: AtomicUsize,
 }
 
 /// What an intent takes, as far as nothing of it is under way.
@@ -106,8 +109,8 @@ impl Follower {
         chain_id: u64,
     ) -> Result<Self, JournalError> {
         journal.claim(signer.address(), chain_id)?;
-        let (data_oracle, performer, hurried) = Default::default();
-        Ok(Self { node, signer, journal, policy, chain_id, data_oracle, performer, hurried })
+        let (data_oracle, turns, hurried) = Default::default();
+        Ok(Self { node, signer, journal, policy, chain_id, data_oracle, turns, hurried })
     }
 
     pub(crate) fn wallet(&self) -> Address {
@@ -125,18 +128,22 @@ impl Follower {
         if plan.calls.is_empty() {
             return Ok(Outcome::default());
         }
-        let hurry = plan.urgent.then(|| Hurry::begin(&self.hurried));
-        let performer = self.performer.lock().await;
+        let Plan { calls, urgent } = plan;
+        let hurry = urgent.then(|| Hurry::begin(&self.hurried));
+        let planned = || self.journal.plan(kind, digest, &calls, urgent, now_secs());
+        // What is urgent is durable before its turn: whoever has the turn signs it beside his own.
+        let waiting = urgent.then(planned).transpose()?;
+        let turn = self.turns.take(urgent).await;
         // What an earlier process left un-mined holds lower nonces: it goes first.
-        for earlier in self.journal.open_intents()? {
+        for earlier in self.journal.signed_intents()? {
             self.mine_signed(kind_of(&earlier.kind), earlier.id).await?;
         }
-        let intent = match self.journal.open_intent(digest)? {
+        let intent = match waiting {
             Some(intent) => intent,
-            None => self.journal.plan(kind, digest, &plan.calls, plan.urgent, now_secs())?,
+            None => planned()?,
         };
         self.mine_all(kind, intent).await?;
-        drop((performer, hurry));
+        drop((turn, hurry));
         self.wait_until_final(kind, intent).await
     }
 
@@ -148,7 +155,7 @@ impl Follower {
         digest: B256,
         plan: impl Future<Output = Result<Plan, ChainError>> + Send,
     ) -> Result<Outcome, ChainError> {
-        let performer = self.performer.lock().await;
+        let turn = self.turns.take(false).await;
         let open = self.journal.open_intents()?;
         for earlier in open.iter().filter(|earlier| earlier.kind == kind) {
             match self.mine_all(kind, earlier.id).await {
@@ -172,7 +179,7 @@ impl Follower {
             }
         };
         self.mine_all(kind, intent).await?;
-        drop(performer);
+        drop(turn);
         self.wait_until_final(kind, intent).await
     }
 
@@ -183,8 +190,9 @@ impl Follower {
         intent: i64,
     ) -> Result<Outcome, ChainError> {
         {
-            let _hurry = self.journal.is_urgent(intent)?.then(|| Hurry::begin(&self.hurried));
-            let _performer = self.performer.lock().await;
+            let urgent = self.journal.is_urgent(intent)?;
+            let _hurry = urgent.then(|| Hurry::begin(&self.hurried));
+            let _turn = self.turns.take(urgent).await;
             self.mine_all(kind, intent).await?;
         }
         self.wait_until_final(kind, intent).await
@@ -210,7 +218,7 @@ impl Follower {
                 transactions += usize::from(step.state != StepState::Final);
                 if step.state == StepState::Mined {
                     // What was seen in a block then may be in none now, and hold up the rest.
-                    let _performer = self.performer.lock().await;
+                    let _turn = self.turns.take(false).await;
                     if let Seen::Failed(reason) = self.look(kind, &step).await? {
                         self.journal.fail_step(intent.id, step.id, &reason)?;
                     }
@@ -220,8 +228,9 @@ impl Follower {
         }
         // What is signed holds nonces below all that is not.
         for (kind, id) in &open {
-            let _hurry = self.urgent_waits(&open)?.then(|| Hurry::begin(&self.hurried));
-            let _performer = self.performer.lock().await;
+            let urgent = self.urgent_waits(&open)?;
+            let _hurry = urgent.then(|| Hurry::begin(&self.hurried));
+            let _turn = self.turns.take(urgent).await;
             unless_over(kind, self.mine_signed(kind, *id).await)?;
         }
         // Turns are taken in this order: an urgent one never waits for what does not block it.
@@ -250,7 +259,7 @@ impl Follower {
     async fn mine_signed(&self, kind: &'static str, intent: i64) -> Result<(), ChainError> {
         for step in self.journal.steps(intent)? {
             if step.state == StepState::Signed {
-                match self.mine(kind, intent, step).await {
+                match self.mine(kind, intent, step.id).await {
                     Ok(_) | Err(ChainError::Reverted { .. }) => {}
                     Err(error) => return Err(error),
                 }
@@ -265,7 +274,7 @@ impl Follower {
         for step in self.journal.steps(intent)? {
             match step.state {
                 StepState::Planned | StepState::Signed => {
-                    if !self.mine(kind, intent, step).await? {
+                    if !self.mine(kind, intent, step.id).await? {
                         // It reverted on chain; what comes after it builds on it.
                         break;
                     }
@@ -278,8 +287,11 @@ impl Follower {
     }
 
     /// Brings one step into a block; `false` where it reverted there.
-    async fn mine(&self, kind: &'static str, intent: i64, step: Step) -> Result<bool, ChainError> {
+    async fn mine(&self, kind: &'static str, intent: i64, step: i64) -> Result<bool, ChainError> {
         let urgent = self.journal.is_urgent(intent)?;
+        // As it is now: whoever had the turn before may have signed it.
+        let step = self.journal.step(step)?;
+        let mut tried = BTreeSet::new();
         let mut planned = step.state == StepState::Planned;
         let (mut sent_at, mut displaced) = (Instant::now(), 0);
         let mut resent_at = Instant::now();
@@ -337,6 +349,7 @@ impl Follower {
                         self.resend_up_to(&step).await?;
                         resent_at = Instant::now();
                     }
+                    self.sign_beside(&mut tried).await?;
                 }
             }
             self.pause(started).await?;
@@ -355,18 +368,18 @@ impl Follower {
             // A step that failed ends what is not signed yet; what is signed is followed to its end.
             let (mut open, mut halted, mut failed) = (0, false, false);
             for step in self.journal.steps(intent)? {
-                let _performer = match step.state {
+                let _turn = match step.state {
                     StepState::Final => continue,
                     StepState::Failed => {
                         (halted, failed) = (true, true);
                         continue;
                     }
                     StepState::Planned if halted => continue,
-                    _ => self.performer.lock().await,
+                    _ => self.turns.take(false).await,
                 };
                 if step.state == StepState::Planned {
                     // What it waited for was reverted, then reorganised into a success.
-                    self.mine(kind, intent, step).await?;
+                    self.mine(kind, intent, step.id).await?;
                     open += 1;
                     continue;
                 }
@@ -382,7 +395,7 @@ impl Follower {
                     }
                     // A reorganisation took it out of its block: bring it back into one.
                     Seen::Pending { .. } | Seen::Displaced { .. } => {
-                        self.mine(kind, intent, Step { state: StepState::Signed, ..step }).await?;
+                        self.mine(kind, intent, step.id).await?;
                         open += 1;
                     }
                 }
@@ -469,7 +482,7 @@ impl Follower {
         let Some(newest) = attempts.first() else { return Ok(false) };
         let cap = self.fee_cap(true);
         let now = self.node.fees(cap).await?;
-        let can_be_raised = attempts.len() < ATTEMPTS_MAX && raised(newest.max_fee) <= cap;
+        let can_be_raised = versions(&attempts) < ATTEMPTS_MAX && raised(newest.max_fee) <= cap;
         Ok(newest.max_fee < now.expected && can_be_raised)
     }
 
@@ -509,7 +522,7 @@ impl Follower {
 
 /// Whether the contract takes the same call a second time for nothing, or refuses it: vouchers are
 /// cumulative, and a channel is opened and closed once.
-fn is_repeatable(kind: &str) -> bool {
+pub(super) fn is_repeatable(kind: &str) -> bool {
     matches!(
         kind,
         "claim"
@@ -535,7 +548,7 @@ fn unless_over(kind: &'static str, result: Result<(), ChainError>) -> Result<(),
 }
 
 /// Kinds are words of ours; what a newer version wrote is told in general.
-fn kind_of(kind: &str) -> &'static str {
+pub(super) fn kind_of(kind: &str) -> &'static str {
     const KINDS: [&str; 20] = [
         "deposit",
         "withdraw",

@@ -6,10 +6,7 @@ use alloy_primitives::{Address, Bytes, U256};
 use alloy_sol_types::SolCall;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use sparewire_core::ChannelId;
-use sparewire_protocol::{
-    channel::ChannelFacts,
-    settlement::{Chain, ChainError},
-};
+use sparewire_protocol::{channel::ChannelFacts, settlement::ChainError};
 
 use super::{EvmChain, NodeError, facts_of};
 use crate::contracts::Channels;
@@ -163,27 +160,5 @@ impl EvmChain {
             answers.extend(told);
         }
         Ok(answers)
-    }
-
-    /// What final state says of channels, in their order.
-    pub(super) async fn channels_now(
-        &self,
-        ids: &[ChannelId],
-    ) -> Result<Vec<Option<ChannelFacts>>, ChainError> {
-        match ids {
-            [] => Ok(Vec::new()),
-            // As one channel is asked about elsewhere.
-            [id] => Ok(vec![self.channel(*id).await?]),
-            _ => {
-                let block = self.head().await?.final_number;
-                match self.channels_at(ids, block).await {
-                    // The final block may be older than the contract.
-                    Err(ChainError::Nonsense { .. }) if self.deployed_after(block).await? => {
-                        Ok(vec![None; ids.len()])
-                    }
-                    answer => Ok(answer?.into_iter().map(|(facts, _)| facts).collect()),
-                }
-            }
-        }
     }
 }

@@ -12,6 +12,7 @@ mod plan;
 mod quorum;
 mod quote;
 mod send;
+mod turns;
 
 use std::{
     fmt,
@@ -89,7 +90,7 @@ pub struct Policy {
     /// Most that we pay for a unit of gas, in wei. Dearer times are waited out.
     pub fee_max_wei: u128,
     /// The same for what cannot wait, where it is more: claims from channels whose payer is leaving,
-    /// the end of our own leaving, and whatever of ours holds these up.
+    /// defences, revocations, the end of our own leaving, and whatever of ours holds these up.
     pub fee_max_urgent_wei: u128,
     /// How long a call waits for its transactions to be final; they are followed on at
     /// [`Chain::resume`].
@@ -286,22 +287,23 @@ impl Chain for EvmChain {
     }
 
     async fn channel(&self, id: ChannelId) -> Result<Option<ChannelFacts>, ChainError> {
-        let block = self.head().await?.final_number;
-        let state =
-            match self.read(self.domain.contract, Channels::channelCall::new((id.0,)), block).await
-            {
-                Ok(state) => state,
-                // The final block may be older than the contract.
-                Err(ChainError::Nonsense { .. }) if self.deployed_after(block).await? => {
-                    return Ok(None);
-                }
-                Err(error) => return Err(error),
-            };
-        facts_of(&state).map_err(|reason| self.follower.node.blame(NodeError::Nonsense(reason)))
+        let facts = self.channels(&[id]).await?;
+        assert_eq!(facts.len(), 1, "each channel that is asked about is answered");
+        Ok(facts[0])
     }
 
     async fn channels(&self, ids: &[ChannelId]) -> Result<Vec<Option<ChannelFacts>>, ChainError> {
-        self.channels_now(ids).await
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let block = self.head().await?.final_number;
+        match self.channels_at(ids, block).await {
+            // The final block may be older than the contract.
+            Err(ChainError::Nonsense { .. }) if self.deployed_after(block).await? => {
+                Ok(vec![None; ids.len()])
+            }
+            answer => Ok(answer?.into_iter().map(|(facts, _)| facts).collect()),
+        }
     }
 
     async fn closes_started(

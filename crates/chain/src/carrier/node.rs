@@ -25,6 +25,9 @@ use crate::{
 const TOO_NEW: [&str; 5] =
     ["header not found", "block not found", "unknown block", "out of range", "requested was"];
 
+/// Words of nodes that limit our requests.
+const LIMITING: [&str; 3] = ["rate limit", "too many requests", "request limit"];
+
 /// A node may ask for longer, and is asked again all the same.
 const LIMITED_MAX: Duration = Duration::from_secs(600);
 
@@ -91,12 +94,10 @@ impl NodeError {
     pub(crate) fn limit(&self) -> Option<Duration> {
         match self {
             Self::Limited(after) => Some(after.unwrap_or_default().min(LIMITED_MAX)),
-            Self::Refused { code: -32005 | -32029 | 429, revert: None, .. } => Some(Duration::ZERO),
-            Self::Refused { message, revert: None, .. }
-                if says(message, &["rate limit", "too many requests", "request limit"]) =>
-            {
-                Some(Duration::ZERO)
-            }
+            // A contract may use such words too.
+            _ if self.is_revert() => None,
+            Self::Refused { code: -32005 | -32029 | 429, .. } => Some(Duration::ZERO),
+            Self::Refused { message, .. } if says(message, &LIMITING) => Some(Duration::ZERO),
             _ => None,
         }
     }
@@ -107,10 +108,8 @@ impl NodeError {
             Self::Silent(_) | Self::Nonsense(_) | Self::Limited(_) => true,
             Self::Refused { revert: Some(_), .. } => false,
             Self::Refused { code, message, .. } => {
-                // -32005 and 429: too many requests; -32603: the node's own trouble.
-                matches!(code, -32005 | 429 | -32603)
-                    || says(message, &TOO_NEW)
-                    || message.contains("rate limit")
+                // -32603: the node's own trouble.
+                self.limit().is_some() || *code == -32603 || says(message, &TOO_NEW)
             }
         }
     }
@@ -156,14 +155,13 @@ impl NodeError {
 
     /// Whether it serves nothing now, or not us, whatever is asked.
     pub(crate) fn is_silence(&self) -> bool {
-        let Self::Refused { code, message, .. } = self else { return true };
+        let Self::Refused { message, .. } = self else { return true };
         if self.is_too_much() || self.is_history_gone() {
             return false;
         }
-        let words = ["rate limit", "too many requests", "request limit", "quota", "unauthorized"];
         !self.is_revert()
             && !self.is_lack()
-            && (self.is_passing() || *code == -32029 || says(message, &words))
+            && (self.is_passing() || says(message, &["quota", "unauthorized"]))
     }
 
     /// Whether that is its answer, to be weighed as any other.
@@ -398,4 +396,36 @@ fn nested_revert(payload: &ErrorPayload) -> Option<Bytes> {
         _ => return None,
     };
     text.strip_prefix("Reverted ").unwrap_or(text).parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(code: i64, message: &str) -> NodeError {
+        NodeError::Refused { code, message: message.to_owned(), revert: None }
+    }
+
+    #[test]
+    fn a_node_that_limits_us_is_asked_again_however_it_says_so() {
+        for limited in [
+            NodeError::Limited(Some(Duration::from_secs(7))),
+            refused(-32005, "daily request count exceeded"),
+            refused(-32029, "slow down"),
+            refused(429, "no"),
+            refused(-32000, "Too Many Requests"),
+            refused(-32000, "your request limit is reached"),
+            refused(-32000, "rate limited"),
+        ] {
+            assert!(limited.limit().is_some(), "{limited:?}");
+            assert!(limited.is_passing() && limited.is_silence(), "{limited:?}");
+            assert!(!limited.is_verdict() && !limited.is_too_much(), "{limited:?}");
+        }
+        // A contract's own words are its answer, and so is a refusal of another kind.
+        for verdict in [refused(3, "execution reverted: too many requests"), refused(-32602, "no")]
+        {
+            assert_eq!(verdict.limit(), None, "{verdict:?}");
+            assert!(!verdict.is_passing() && verdict.is_verdict(), "{verdict:?}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! From intents to contract calls: what there is left to do, checked against final facts first.
 
-use alloy_primitives::{Address, B256, U256, keccak256};
+use alloy_primitives::{Address, B256, U256, aliases::U40, keccak256};
 use alloy_sol_types::SolCall;
 use sparewire_core::Amount;
 use sparewire_protocol::{
@@ -32,8 +32,7 @@ impl EvmChain {
         keccak256(bytes)
     }
 
-    /// What is left to do for an intent, and whether it is urgent: a claim while its payer leaves,
-    /// and the end of our own leaving.
+    /// What is left to do for an intent, and whether it is urgent.
     pub(super) async fn plan_for(&self, intent: &Intent) -> Result<Plan, ChainError> {
         let over = async |config: &ChannelConfig, over: fn(ChannelStatus) -> bool| {
             let facts = self.channel(config.id(&self.domain())).await?;
@@ -41,7 +40,7 @@ impl EvmChain {
             Ok::<_, ChainError>(if nothing { Vec::new() } else { self.all_calls(intent) })
         };
         let closed = |status| status == ChannelStatus::Closed;
-        Ok(Plan::new(match intent {
+        let calls = match intent {
             Intent::Deposit { token, amount } => self.deposit_calls(*token, *amount).await?,
             Intent::Open { channels } => {
                 let left = self.unopened(channels).await?;
@@ -56,10 +55,7 @@ impl EvmChain {
             Intent::StartClose { config } => {
                 over(config, |status| status != ChannelStatus::Open).await?
             }
-            Intent::FinishClose { config } => {
-                let calls = over(config, closed).await?;
-                return Ok(Plan { calls, urgent: true });
-            }
+            Intent::FinishClose { config } => over(config, closed).await?,
             Intent::Sweep { payee, token } => {
                 let funds = self.funds(*payee, *token).await?;
                 let nothing = funds.claimable == Amount::ZERO;
@@ -72,8 +68,7 @@ impl EvmChain {
                     matches!(facts.status, ChannelStatus::Closing { .. })
                         && facts.claimed < claim.amount
                 });
-                let calls = if due { self.all_calls(intent) } else { Vec::new() };
-                return Ok(Plan { calls, urgent: true });
+                if due { self.all_calls(intent) } else { Vec::new() }
             }
             Intent::CollectReward { towers, config } => {
                 let facts = self.reward(*towers, config, config.token).await?;
@@ -93,18 +88,17 @@ impl EvmChain {
             | Intent::Revoke { keys, .. }
             | Intent::SetCap { keys, .. } => {
                 self.require_registry(*keys, self.follower.node.newest().await?).await?;
-                let urgent = matches!(intent, Intent::Revoke { .. });
-                return Ok(Plan { calls: self.all_calls(intent), urgent });
+                self.all_calls(intent)
             }
-        }))
+        };
+        Ok(Plan { calls, urgent: cannot_wait(intent) })
     }
 
     /// Whether an intent that is under way has become urgent.
     pub(super) async fn is_urgent(&self, intent: &Intent) -> Result<bool, ChainError> {
         match intent {
-            Intent::FinishClose { .. } | Intent::Defend { .. } | Intent::Revoke { .. } => Ok(true),
             Intent::Claim { claims } => Ok(self.unclaimed(claims).await?.1),
-            _ => Ok(false),
+            _ => Ok(cannot_wait(intent)),
         }
     }
 
@@ -191,6 +185,12 @@ impl EvmChain {
         let urgent = left.iter().any(|(_, facts)| leaving(facts));
         Ok((left.into_iter().map(|(claim, _)| claim).collect(), urgent))
     }
+}
+
+/// Whether an intent is urgent whenever it is asked for: the end of our own leaving, a defence, which
+/// is asked for only while a payer leaves, and a revocation. A claim is while its payer leaves.
+fn cannot_wait(intent: &Intent) -> bool {
+    matches!(intent, Intent::FinishClose { .. } | Intent::Defend { .. } | Intent::Revoke { .. })
 }
 
 /// The calls that carry out the whole of `wallet`'s intent, in order: to the channel contract, or
@@ -282,7 +282,7 @@ fn reward_calls(wallet: Address, intent: &Intent) -> Vec<Call> {
         Intent::Defend { towers, claim, appointment } => {
             let promise = &appointment.body;
             let claim = Towers::Claim {
-                config: towers_config_of(&claim.config),
+                config: config_of(&claim.config),
                 amount: claim.amount.get(),
                 signature: claim.signature.to_bytes().into(),
             };
@@ -298,7 +298,7 @@ fn reward_calls(wallet: Address, intent: &Intent) -> Vec<Call> {
             (towers, Towers::defendCall::new((claim, promise, signature, wallet)).abi_encode())
         }
         Intent::CollectReward { towers, config } => {
-            (towers, Towers::collectCall::new((towers_config_of(config),)).abi_encode())
+            (towers, Towers::collectCall::new((config_of(config),)).abi_encode())
         }
         Intent::DepositReward { towers, authorizer, token, amount } => {
             let money = (wallet, *authorizer, *token, amount.get());
@@ -322,37 +322,19 @@ pub fn approval(token: Address, spender: Address, value: U256) -> Call {
     Call { target: Some(token), data: data.into(), value: U256::ZERO }
 }
 
-/// The configuration as the contract's ABI has it.
-pub(super) fn config_of(config: &ChannelConfig) -> Channels::ChannelConfig {
-    Channels::ChannelConfig {
-        payer: config.payer,
-        payerAuthorizer: config.payer_authorizer,
-        payee: config.payee,
-        payeeAuthorizer: config.payee_authorizer,
-        token: config.token,
-        withdrawDelay: alloy_primitives::aliases::U40::from(config.withdraw_delay_secs),
-        salt: B256::from(U256::from(config.salt)),
-    }
+/// The configuration as contracts' ABIs have it, each in its own type.
+pub(super) fn config_of<C: From<ConfigWords>>(config: &ChannelConfig) -> C {
+    C::from((
+        config.payer,
+        config.payer_authorizer,
+        config.payee,
+        config.payee_authorizer,
+        config.token,
+        U40::from(config.withdraw_delay_secs),
+        B256::from(U256::from(config.salt)),
+    ))
 }
 
-/// The same in the words of the contract that holds rewards.
-pub(super) fn towers_config_of(config: &ChannelConfig) -> Towers::ChannelConfig {
-    let Channels::ChannelConfig {
-        payer,
-        payerAuthorizer,
-        payee,
-        payeeAuthorizer,
-        token,
-        withdrawDelay,
-        salt,
-    } = config_of(config);
-    Towers::ChannelConfig {
-        payer,
-        payerAuthorizer,
-        payee,
-        payeeAuthorizer,
-        token,
-        withdrawDelay,
-        salt,
-    }
-}
+/// What a configuration is in all of them: payer, its authorizer, payee, its authorizer, token,
+/// withdraw delay in seconds, salt.
+type ConfigWords = (Address, Address, Address, Address, Address, U40, B256);

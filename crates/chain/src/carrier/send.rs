@@ -1,6 +1,6 @@
 //! Simulates, signs, sends and re-sends one transaction; `follow` says when.
 
-use std::mem::discriminant;
+use std::{collections::BTreeSet, mem::discriminant, sync::atomic::Ordering};
 
 use alloy_consensus::{SignableTransaction, TxEip1559, TxLegacy, TypedTransaction};
 use alloy_eips::eip2718::Encodable2718;
@@ -10,15 +10,19 @@ use sparewire_core::SignerError;
 use sparewire_protocol::settlement::ChainError;
 
 use super::{
-    follow::{Follower, now_secs},
+    follow::{Follower, is_repeatable, kind_of, now_secs},
     node::{Fees, NodeError},
     quote::Cost,
 };
-use crate::journal::{Attempt, Call, Step, StepState};
+use crate::journal::{Attempt, Call, JournalError, Step, StepState, versions};
 
 /// Most signed versions of one transaction. Each costs 12.5 % more than the one before: 24 of them
 /// raise the fee 15 times, and [`super::Policy::fee_max_wei`] ends it before.
 pub(super) const ATTEMPTS_MAX: usize = 24;
+
+/// Most transactions of a wallet that wait for blocks together, where they need not go one by one. As
+/// many of one account are pending with any node (geth's `txpool.accountslots`), whatever else comes.
+const UNDER_WAY_MAX: usize = 16;
 
 /// The least fee that replaces `old`: nodes want 10 % more (geth) or 12.5 % (others) of both parts.
 pub(super) fn raised(old: u128) -> u128 {
@@ -34,7 +38,8 @@ pub(super) enum Sent {
 }
 
 impl Follower {
-    /// Simulates a step, signs it with a nonce of its own, writes it down and sends it.
+    /// Simulates a step, signs it with a nonce of its own, writes it down and sends it. Who has the
+    /// turn may do this, and nobody else.
     pub(super) async fn sign_and_send(
         &self,
         kind: &'static str,
@@ -42,7 +47,7 @@ impl Follower {
         step: &Step,
         urgent: bool,
     ) -> Result<Sent, ChainError> {
-        let cost = match self.prepare(kind, &step.call, urgent).await {
+        let cost = match self.prepare(kind, &step.call, urgent, U256::ZERO).await {
             Ok(prepared) => prepared,
             Err(error) => {
                 // With nothing signed, nothing can happen behind the caller's back any more; what
@@ -58,6 +63,68 @@ impl Follower {
                 return Err(error);
             }
         };
+        self.sign_step(kind, step, cost).await
+    }
+
+    /// Signs urgent intents that wait, and sends them, beside what is under way: then they need not
+    /// wait for a block each. Each is tried once (`tried`) while somebody has the turn; what cannot
+    /// be signed beside others, or is not to be, waits for its own turn, and is told there.
+    ///
+    /// Only what may be done twice for nothing is signed here: the simulation does not know of what is
+    /// under way. Where one reverts for that, gas is lost and nothing else; where one is dropped, the
+    /// nodes keep those behind it, or get them again.
+    pub(super) async fn sign_beside(&self, tried: &mut BTreeSet<i64>) -> Result<(), ChainError> {
+        if self.hurried.load(Ordering::SeqCst) == 0 {
+            return Ok(());
+        }
+        for (kind, id) in self.journal.urgent_next()? {
+            let kind = kind_of(&kind);
+            if !is_repeatable(kind) || tried.contains(&id) {
+                continue;
+            }
+            if self.journal.signed_steps()?.len() >= UNDER_WAY_MAX {
+                return Ok(());
+            }
+            tried.insert(id);
+            let step = self.journal.step(id)?;
+            assert_eq!(step.state, StepState::Planned, "a step is signed with one nonce at a time");
+            let signed = async {
+                let cost = self.prepare(kind, &step.call, true, self.reserved()?).await?;
+                self.sign_step(kind, &step, cost).await
+            };
+            match signed.await {
+                Ok(Sent::Following) => {}
+                Ok(Sent::Poor | Sent::Refused(_)) => {
+                    // All nodes say so. The nonce is above all others: nothing waits behind it.
+                    self.journal.displace(id)?;
+                    return Ok(());
+                }
+                Err(error @ ChainError::Journal { .. }) => return Err(error),
+                Err(error) => tracing::debug!(kind, %error, "not signed beside what is under way"),
+            }
+        }
+        Ok(())
+    }
+
+    /// What the transactions that are under way may take from the wallet, in wei, without what a rollup
+    /// takes for their data: where that is missing, the nodes say so.
+    pub(super) fn reserved(&self) -> Result<U256, JournalError> {
+        let mut reserved = U256::ZERO;
+        for step in self.journal.signed_steps()? {
+            let Some(newest) = self.journal.attempts(step)?.into_iter().next() else { continue };
+            let gas = U256::from(newest.gas) * U256::from(newest.max_fee);
+            reserved = reserved.saturating_add(gas + self.journal.step(step)?.call.value);
+        }
+        Ok(reserved)
+    }
+
+    /// Signs a step that was simulated, writes it down and sends it.
+    async fn sign_step(
+        &self,
+        kind: &'static str,
+        step: &Step,
+        cost: Cost,
+    ) -> Result<Sent, ChainError> {
         let nonce = self.free_nonce().await?;
         let attempt = self.sign(&step.call, nonce, cost.gas_limit, cost.fees).await?;
         self.journal.sign(step.id, &attempt)?;
@@ -66,15 +133,17 @@ impl Follower {
         Ok(sent)
     }
 
-    /// What a call that would succeed now takes, where the wallet can pay for it.
+    /// What a call that would succeed now takes, where the wallet can pay for it beside what is
+    /// `reserved`, in wei.
     async fn prepare(
         &self,
         kind: &'static str,
         call: &Call,
         urgent: bool,
+        reserved: U256,
     ) -> Result<Cost, ChainError> {
         let cost = self.cost(kind, call, urgent).await?;
-        let needed = U256::from(cost.fee_max()) + call.value;
+        let needed = (U256::from(cost.fee_max()) + call.value).saturating_add(reserved);
         let available = self.node.balance(self.wallet(), None).await?;
         if U256::from(available) < needed {
             return Err(self.poor(needed).await);
@@ -269,18 +338,17 @@ impl Follower {
     async fn bump(&self, step: i64, urgent: bool) -> Result<(), ChainError> {
         let attempts = self.journal.attempts(step)?;
         let Some(newest) = attempts.first() else { return Ok(()) };
-        let versions = attempts.iter().filter(|it| it.nonce == newest.nonce).count();
         let cap = self.fee_cap(urgent);
         let now = self.node.fees(cap).await?;
         let max_fee = now.max_fee.max(raised(newest.max_fee));
-        if versions >= ATTEMPTS_MAX || max_fee > cap {
+        if versions(&attempts) >= ATTEMPTS_MAX || max_fee > cap {
             tracing::warn!(hash = %newest.hash, "a transaction is stuck, and its fee is at our limit");
             self.send(newest).await;
             return Ok(());
         }
         let tip = newest.tip.map(|tip| raised(tip).max(now.tip.unwrap_or(0)).min(max_fee));
         let fees = Fees { max_fee, tip, ..now };
-        let call = self.journal.call_of(step)?;
+        let call = self.journal.step(step)?.call;
         let attempt = self.sign(&call, newest.nonce, newest.gas, fees).await?;
         self.journal.sign(step, &attempt)?;
         tracing::info!(old = %newest.hash, new = %attempt.hash, max_fee, "fee raised");

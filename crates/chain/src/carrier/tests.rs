@@ -23,6 +23,7 @@ use crate::{
 
 mod anvil;
 mod batch;
+mod beside;
 mod ends;
 mod proxy;
 mod quorum;

@@ -8,7 +8,7 @@
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
 use alloy_primitives::{Address, U256};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 use sparewire_core::ChannelId;
 use sparewire_protocol::{
     channel::{ChannelFacts, ChannelStatus},
@@ -52,12 +52,23 @@ impl EvmChain {
     /// [`IndexError::InDoubt`] where it does not fit: what is not verified is taken back.
     /// [`IndexError::Chain`] where state cannot be read: nothing changes then.
     pub async fn check_index(&self, index: &Index, all: bool) -> Result<Checked, IndexError> {
+        let final_number = self.head().await?.final_number;
+        self.check_index_at(index, all, final_number).await
+    }
+
+    /// The same for who has just asked which block is final.
+    pub(super) async fn check_index_at(
+        &self,
+        index: &Index,
+        all: bool,
+        final_number: u64,
+    ) -> Result<Checked, IndexError> {
         self.assert_of(index);
         let cursor = index.work(|db| store::checkpoint(db, u64::MAX)).await?;
         let state = index.work(|db| store::state(db)).await?;
         let mut checked = Checked { verified: state.verified, ..Checked::default() };
         let Some((block, _)) = cursor else { return Ok(checked) };
-        if block > self.head().await?.final_number {
+        if block > final_number {
             return Ok(checked);
         }
         let all = all || state.doubt.is_some();
@@ -284,10 +295,15 @@ fn touched(db: &mut Connection, since: u64) -> Result<Vec<i64>, IndexError> {
 /// The payers of channels, and whoever deposited or withdrew after a block.
 fn payers_of(db: &mut Connection, rows: &[i64], since: u64) -> Result<Vec<Account>, IndexError> {
     let moment = db.transaction()?;
+    let account = |row: &Row<'_>| -> Result<Account, IndexError> {
+        Ok((Address::from(fixed::<20>(row, 0)?), Address::from(fixed::<20>(row, 1)?)))
+    };
     let mut accounts = BTreeSet::new();
+    let mut statement =
+        moment.prepare_cached("SELECT payer, token FROM channels WHERE row = ?1")?;
     for row in rows {
-        let opening = channel_at(&moment, *row)?.opening;
-        accounts.insert((opening.payer, opening.token));
+        let mut found = statement.query([row])?;
+        accounts.insert(account(found.next()?.ok_or(IndexError::Damaged("a channel"))?)?);
     }
     let mut statement = moment.prepare_cached(
         "SELECT party, substr(body, 1, 20) FROM events WHERE block > ?1 AND kind IN (?2, ?3)",
@@ -295,7 +311,7 @@ fn payers_of(db: &mut Connection, rows: &[i64], since: u64) -> Result<Vec<Accoun
     let since = i64::try_from(since).unwrap_or(i64::MAX);
     let mut found = statement.query(params![since, kind::DEPOSITED, kind::WITHDRAWN])?;
     while let Some(row) = found.next()? {
-        accounts.insert((Address::from(fixed::<20>(row, 0)?), Address::from(fixed::<20>(row, 1)?)));
+        accounts.insert(account(row)?);
     }
     Ok(accounts.into_iter().collect())
 }

@@ -122,13 +122,25 @@ impl EvmChain {
                     let endpoint = self.endpoint().to_owned();
                     return Err(IndexError::HistoryGone { endpoint, from: next, to, reason });
                 }
-                // An answer that is too large or takes too long looks like none.
                 Err(LogsError::Node(error)) if error.is_passing() && silences < SILENCES_MAX => {
                     silences += 1;
-                    tracing::debug!(from = next, to, %error, "no logs; trying fewer blocks");
-                    index.inner.span.store(((to - next) / 2).max(1), Ordering::Relaxed);
+                    tracing::debug!(from = next, to, %error, "no logs");
                     let pause = Duration::from_millis(100) * 2u32.pow(silences);
-                    tokio::time::sleep(pause.min(self.policy().retry_for)).await;
+                    let patience = self.policy().retry_for;
+                    let pause = match error.limit() {
+                        // An answer that is too large or takes too long looks like none.
+                        None => {
+                            index.inner.span.store(((to - next) / 2).max(1), Ordering::Relaxed);
+                            pause.min(patience)
+                        }
+                        // A node that counts requests wants fewer of them, not smaller ones; where
+                        // it says when, it is not asked before.
+                        Some(after) if after > patience => {
+                            return Err(self.follower.node.blame(error).into());
+                        }
+                        Some(after) => after.max(pause.min(patience)),
+                    };
+                    tokio::time::sleep(pause).await;
                 }
                 Err(LogsError::Node(error)) => {
                     return Err(self.follower.node.blame(error).into());
@@ -154,7 +166,7 @@ impl EvmChain {
     ) -> Result<Vec<StartedClose>, IndexError> {
         let progress = self.advance_index(index, ranges_max).await?;
         if progress.is_done() {
-            self.check_index(index, false).await?;
+            self.check_index_at(index, false, progress.final_number).await?;
         }
         let stored = index.clone();
         let closes = tokio::task::spawn_blocking(move || stored.closes(Some(payee)));

@@ -113,22 +113,8 @@ impl Index {
     }
 
     /// All events of a channel, in their order.
-    ///
-    /// # Errors
-    /// As [`Index::events`].
-    pub fn events_of(&self, channel: ChannelId) -> Result<Vec<EventRecord>, IndexError> {
+    pub(super) fn events_of(&self, channel: ChannelId) -> Result<Vec<EventRecord>, IndexError> {
         self.events(&EventFilter { channel: Some(channel), ..EventFilter::default() }, usize::MAX)
-    }
-
-    /// A channel; `None` where it was never opened.
-    ///
-    /// # Errors
-    /// As [`Index::events`].
-    pub fn channel(&self, id: ChannelId) -> Result<Option<IndexedChannel>, IndexError> {
-        self.ask(|db| {
-            let Some(row) = row_of(db, id)? else { return Ok(None) };
-            Ok(Some(indexed(channel_at(db, row)?)))
-        })
     }
 
     /// All channels that were ever opened for `payee`, oldest first.
@@ -136,15 +122,14 @@ impl Index {
     /// # Errors
     /// As [`Index::events`].
     pub fn channels_to(&self, payee: Address) -> Result<Vec<IndexedChannel>, IndexError> {
-        self.channels("SELECT row FROM channels WHERE payee = ?1 ORDER BY row", payee)
-    }
-
-    /// All channels that `payer` ever opened, oldest first.
-    ///
-    /// # Errors
-    /// As [`Index::events`].
-    pub fn channels_from(&self, payer: Address) -> Result<Vec<IndexedChannel>, IndexError> {
-        self.channels("SELECT row FROM channels WHERE payer = ?1 ORDER BY row", payer)
+        self.ask(|db| {
+            let mut statement =
+                db.prepare_cached("SELECT row FROM channels WHERE payee = ?1 ORDER BY row")?;
+            let rows: Vec<i64> = statement
+                .query_map([payee.as_slice()], |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
+            rows.into_iter().map(|row| Ok(indexed(channel_at(db, row)?))).collect()
+        })
     }
 
     /// Closes that were started and are not finished, of channels to `payee` or of all.
@@ -206,16 +191,6 @@ impl Index {
         self.ask(|db| {
             let count: i64 = db.query_row("SELECT count(*) FROM events", [], |row| row.get(0))?;
             Ok(count as u64)
-        })
-    }
-
-    fn channels(&self, sql: &str, of: Address) -> Result<Vec<IndexedChannel>, IndexError> {
-        self.ask(|db| {
-            let mut statement = db.prepare_cached(sql)?;
-            let rows: Vec<i64> = statement
-                .query_map([of.as_slice()], |row| row.get(0))?
-                .collect::<Result<_, _>>()?;
-            rows.into_iter().map(|row| Ok(indexed(channel_at(db, row)?))).collect()
         })
     }
 

@@ -183,14 +183,12 @@ async fn what_the_events_add_up_to_is_what_the_contract_says() {
 
     let payee = world.payee.wallet();
     let channels = index.channels_to(payee).unwrap();
-    assert_eq!(channels, index.channels_from(world.payer.wallet()).unwrap());
     assert_eq!(channels.len(), 4);
     for (channel, config) in channels.iter().zip(configs) {
         assert_eq!(channel.opening.config(), Some(config));
         assert_eq!(channel.id, world.id(config));
         let facts = world.payee.channel(channel.id).await.unwrap();
         assert_eq!(Some(channel.facts), facts, "as the contract has it");
-        assert_eq!(index.channel(channel.id).unwrap(), Some(*channel));
     }
     assert!(index.channels_to(world.payer.wallet()).unwrap().is_empty());
 
@@ -200,9 +198,8 @@ async fn what_the_events_add_up_to_is_what_the_contract_says() {
     let left = world.id(configs[2]);
     let closes = index.closes(Some(payee)).unwrap();
     assert_eq!(closes.iter().map(|close| close.channel).collect::<Vec<_>>(), [left]);
-    let status = index.channel(left).unwrap().unwrap().facts.status;
     let finish_at_secs = closes[0].finish_at_secs;
-    assert_eq!(status, ChannelStatus::Closing { finish_at_secs });
+    assert_eq!(channels[2].facts.status, ChannelStatus::Closing { finish_at_secs });
     assert!(index.closes(Some(world.payer.wallet())).unwrap().is_empty());
 
     // Events in order, with transaction and time as the chain has them; pages continue each other.
@@ -274,11 +271,12 @@ async fn it_goes_on_where_it_stopped_with_a_handful_of_requests() {
     all(&world.payee, &whole).await.unwrap();
     assert_eq!(everything(&open()), everything(&whole));
 
-    let requests = Arc::new(AtomicUsize::new(0));
-    let counter = requests.clone();
+    let (requests, heads) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counters = (requests.clone(), heads.clone());
     let counted = world
-        .through(move |_, _| {
-            counter.fetch_add(1, SeqCst);
+        .through(move |_, params| {
+            counters.0.fetch_add(1, SeqCst);
+            counters.1.fetch_add(usize::from(params[0] == "latest"), SeqCst);
             Verdict::Pass
         })
         .await;
@@ -286,6 +284,9 @@ async fn it_goes_on_where_it_stopped_with_a_handful_of_requests() {
     let progress = counted.advance_index(&open(), usize::MAX).await.unwrap();
     assert!(progress.is_done() && progress.stored == 0);
     assert!(requests.load(SeqCst) <= 2, "{} requests to resume", requests.load(SeqCst));
+    heads.store(0, SeqCst);
+    counted.closes_by_index(&open(), world.payee.wallet(), 1).await.unwrap();
+    assert_eq!(heads.load(SeqCst), 1, "one head for the whole look");
 
     // Two processes at once: what one has stored the other does not store again.
     let (one, other) = (open(), open());
@@ -397,6 +398,49 @@ async fn ranges_shrink_to_what_the_node_takes() {
         .await;
     let error = chain.advance_index(&world.index(), usize::MAX).await.unwrap_err();
     assert!(error.to_string().contains("does not answer"), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_that_limits_us_is_not_asked_before_it_says_and_not_for_less() {
+    let world = World::new().await;
+    world.live().await;
+    // What is asked for the logs, and when: the first `limits` answers are refusals.
+    let limited = async |limits: usize, after: &'static str, retry_for: Duration| {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = asked.clone();
+        let judge = move |method: &str, params: &Value| {
+            if method != "eth_getLogs" {
+                return Verdict::Pass;
+            }
+            let mut asked = log.lock().unwrap();
+            asked.push((params[0]["toBlock"].clone(), std::time::Instant::now()));
+            match asked.len() <= limits {
+                true => Verdict::Limit(after),
+                false => Verdict::Pass,
+            }
+        };
+        let policy = Policy { retry_for, ..at_once() };
+        let endpoint = Misbehaving::endpoint(&world.chain, judge);
+        let chain = seen(endpoint, &world.deployed, PAYEE, policy).await;
+        let done = chain.advance_index(&world.index(), usize::MAX).await;
+        let asked = asked.lock().unwrap().clone();
+        (done, asked)
+    };
+    let (done, asked) = limited(2, "", Duration::from_millis(50)).await;
+    assert!(done.unwrap().is_done());
+    assert_eq!(asked.len(), 3);
+    assert!(asked.iter().all(|(to, _)| *to == asked[0].0), "no fewer blocks: {asked:?}");
+
+    let (done, asked) = limited(1, "1", Duration::from_secs(20)).await;
+    assert!(done.unwrap().is_done());
+    let [(_, first), (_, second)] = asked[..] else { panic!("{asked:?}") };
+    assert!(second - first >= Duration::from_secs(1), "{:?}", second - first);
+
+    // Longer than we wait: the next look asks again.
+    let (done, asked) = limited(1, "1000", Duration::from_secs(20)).await;
+    let error = done.unwrap_err().to_string();
+    assert!(error.contains("limits our requests, for 1000 s"), "{error}");
+    assert_eq!(asked.len(), 1);
 }
 
 #[tokio::test]

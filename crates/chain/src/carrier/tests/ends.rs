@@ -8,8 +8,8 @@
 
 use std::path::Path;
 
-use super::*;
-use crate::testing::Fuse;
+use super::{beside::Pool, *};
+use crate::{chain_work::Stands, testing::Fuse};
 
 const CHILD_DIR: &str = "SPAREWIRE_ENDS_TEST_DIR";
 const CHILD_EVENTS: &str = "SPAREWIRE_ENDS_TEST_EVENTS";
@@ -26,7 +26,13 @@ struct World {
     base: u64,
     configs: Vec<ChannelConfig>,
     dir: tempfile::TempDir,
+    /// Where transactions wait for every so-manieth block, if there is one; else each has its own at
+    /// once.
+    pool: Option<Pool>,
 }
+
+/// So many requests for a block bring one with what waits.
+const REQUESTS_PER_BLOCK: u64 = 12;
 
 fn policy() -> Policy {
     // Two blocks on top, so that "mined" and "final" are apart; each look at the head brings one.
@@ -52,18 +58,28 @@ impl World {
             chain.mine().unwrap();
         }
         let base = chain.block_number();
-        Self { chain, deployed, base, configs, dir: tempfile::tempdir().unwrap() }
+        Self { chain, deployed, base, configs, dir: tempfile::tempdir().unwrap(), pool: None }
     }
 
     /// A process whose events `fuse` counts.
     async fn process(&self, seed: u8, journal: &Path, fuse: &Fuse) -> EvmChain {
-        let (chain, counter) = (self.chain.clone(), fuse.clone());
-        let judge = move |method: &str, _: &serde_json::Value| {
+        let (chain, counter, pool) = (self.chain.clone(), fuse.clone(), self.pool.clone());
+        let mut asked = 0u64;
+        let judge = move |method: &str, params: &serde_json::Value| {
             if !counter.holds() {
                 return Verdict::Hang;
             }
-            if method == "eth_getBlockByNumber" {
-                chain.mine().unwrap();
+            match (method, &pool) {
+                ("eth_getBlockByNumber", None) => chain.mine().unwrap(),
+                ("eth_getBlockByNumber", Some(pool)) => {
+                    asked += 1;
+                    match asked.is_multiple_of(REQUESTS_PER_BLOCK) {
+                        true => pool.mine(&chain),
+                        false => chain.mine().unwrap(),
+                    }
+                }
+                ("eth_sendRawTransaction", Some(pool)) => return pool.take(params),
+                _ => {}
             }
             Verdict::Pass
         };
@@ -249,6 +265,75 @@ async fn closes_that_end_anywhere_are_done_once() {
     end_everywhere(PAYER, start, 1, None).await;
     let finish = |world: &World| Intent::FinishClose { config: world.configs[3] };
     end_everywhere(PAYER, finish, 1, None).await;
+}
+
+/// Two claims of one wallet, whose transactions wait for blocks together: ended at each event, and
+/// ended again at some while they are gone on with.
+#[tokio::test]
+async fn two_urgent_intents_that_end_anywhere_while_both_are_under_way_are_each_done_once() {
+    let mut world = World::new().await;
+    let endpoint = Endpoint::Embedded(world.chain.clone());
+    let payer = connect(endpoint, &world.deployed, PAYER, quick()).await;
+    let (domain, leaving) = (world.deployed.domain, [world.configs[1], world.configs[2]]);
+    for config in leaving {
+        payer.perform(&Intent::StartClose { config }).await.unwrap();
+    }
+    (0..3).for_each(|_| world.chain.mine().unwrap());
+    world.base = world.chain.block_number();
+    let used = world.used(PAYEE);
+    let pool = Pool::default();
+    world.pool = Some(pool.clone());
+    let intents = leaving.map(|config| Intent::Claim { claims: vec![claim(config, &domain, 90)] });
+    let both = async |chain: &EvmChain| {
+        let (one, other) = tokio::join!(chain.perform(&intents[0]), chain.perform(&intents[1]));
+        one.and(other).map(drop)
+    };
+    let (mut together, mut runs) = (0, 0);
+    let mut check = async |journal: &Path, ended: bool| {
+        let under_way = Journal::peek(journal).unwrap().unwrap().under_way;
+        let in_no_block = |stands: &Stands| matches!(stands, Stands::Sent { mined: false, .. });
+        together += u32::from(under_way.iter().filter(|it| in_no_block(&it.stands)).count() == 2);
+        runs += 1;
+        let process = world.process(PAYEE, journal, &Fuse::unarmed()).await;
+        process.resume().await.unwrap();
+        assert!(process.work().unwrap().under_way.is_empty(), "forgotten");
+        let signed = process.follower.journal.signed();
+        assert!(signed.values().all(|steps| steps.len() == 1), "a nonce for two: {signed:?}");
+        let ids = leaving.map(|config| config.id(&domain));
+        let claimed = process.channels(&ids).await.unwrap();
+        let claimed = claimed.iter().filter(|facts| facts.unwrap().claimed == amount(90)).count();
+        drop(process);
+        assert_eq!(world.used(PAYEE) - used, claimed as u64, "each once");
+        assert!(claimed >= under_way.len(), "it was durable, and is lost: {under_way:?}");
+        assert!(ended || claimed == 2);
+        world.chain.rollback(world.chain.block_number() - world.base).unwrap();
+        pool.reset(used);
+    };
+    for events in 1..EVENTS_MAX {
+        pool.reset(used);
+        let journal = world.dir.path().join(format!("{events}"));
+        let done = world.run(PAYEE, &journal, events, both).await;
+        check(&journal, done.is_none()).await;
+        if done.is_some() {
+            assert!(runs > 40 && together > 10, "{runs} runs, {together} with both under way");
+            println!("ended at each of {events} events, {together} times with both under way");
+            return;
+        }
+        for later in (1..EVENTS_MAX).step_by(13) {
+            if events % 11 != 0 {
+                break;
+            }
+            let journal = world.dir.path().join(format!("{events}-{later}"));
+            world.run(PAYEE, &journal, events, both).await;
+            let resume = async |chain: &EvmChain| chain.resume().await.map(drop);
+            let done = world.run(PAYEE, &journal, later, resume).await;
+            check(&journal, true).await;
+            if done.is_some() {
+                break;
+            }
+        }
+    }
+    panic!("it does not come to an end");
 }
 
 /// Somebody on a chain in a file, whose events `fuse` counts.

@@ -3,6 +3,8 @@
 use alloy_primitives::B256;
 use serde_json::Value;
 
+use tokio::task::JoinHandle;
+
 use super::*;
 use crate::{chain_work::Stands, journal::StepState};
 
@@ -21,16 +23,27 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 
 /// A price of gas that a test sets; what pays less is taken and never mined.
 #[derive(Clone, Default)]
-struct Market(Arc<AtomicU64>);
+struct Market {
+    price: Arc<AtomicU64>,
+    /// How often a transaction was looked for.
+    looks: Arc<AtomicU64>,
+}
 
 impl Market {
     fn set(&self, gwei: u64) {
-        self.0.store(gwei, Ordering::SeqCst);
+        self.price.store(gwei, Ordering::SeqCst);
+    }
+
+    /// Returns when what is under way was looked for often enough for anything to happen to it.
+    async fn looked(&self) {
+        let before = self.looks.load(Ordering::SeqCst);
+        until("it is looked for", || self.looks.load(Ordering::SeqCst) > before + 10).await;
     }
 
     fn judge(&self) -> impl FnMut(&str, &Value) -> Verdict + Send + use<> {
-        let price = self.0.clone();
+        let Self { price, looks } = self.clone();
         move |method, params| {
+            looks.fetch_add(u64::from(method == "eth_getTransactionReceipt"), Ordering::SeqCst);
             let base = u128::from(price.load(Ordering::SeqCst)) * GWEI;
             match method {
                 _ if base == 0 => Verdict::Pass,
@@ -78,19 +91,21 @@ async fn a_lower_nonce_that_a_reorganisation_dropped_is_sent_again_by_whoever_wa
     assert!(carrier.follower.journal.signed().values().all(|steps| steps.len() == 1));
 }
 
-#[tokio::test]
-async fn what_holds_an_urgent_intent_up_is_replaced_at_the_urgent_price() {
-    let market = Market::default();
-    let policy = Policy {
-        // Only hurry raises a fee here.
+/// Only hurry raises a fee: up to 100 gwei instead of 3.
+fn dear() -> Policy {
+    Policy {
         bump_after: Duration::from_secs(3_600),
         fee_max_wei: 3 * GWEI,
         fee_max_urgent_wei: 100 * GWEI,
         ..quick()
-    };
+    }
+}
+
+/// A payer in this market who can finish the close of a channel.
+async fn leaving(market: &Market) -> (EmbeddedChain, Deployment, Arc<EvmChain>, ChannelConfig) {
     let (chain, deployed, carrier) =
-        misbehaving(policy, Journal::in_memory().unwrap(), market.judge()).await;
-    let (token, carrier) = (deployed.token, Arc::new(carrier));
+        misbehaving(dear(), Journal::in_memory().unwrap(), market.judge()).await;
+    let token = deployed.token;
     carrier.mint(token, carrier.wallet(), amount(500)).await.unwrap();
     carrier.perform(&Intent::Deposit { token, amount: amount(500) }).await.unwrap();
     let config = config(token, 1);
@@ -98,19 +113,32 @@ async fn what_holds_an_urgent_intent_up_is_replaced_at_the_urgent_price() {
     carrier.perform(&Intent::StartClose { config }).await.unwrap();
     chain.increase_time(u64::from(DELAY)).unwrap();
     chain.mine().unwrap();
+    (chain, deployed, Arc::new(carrier), config)
+}
 
+fn transferring(carrier: &Arc<EvmChain>, wei: u128) -> JoinHandle<Result<Outcome, ChainError>> {
+    let carrier = carrier.clone();
+    tokio::spawn(async move { carrier.transfer(TO, wei).await })
+}
+
+/// Returns when the oldest intent has a transaction that is in no block.
+async fn sent(carrier: &EvmChain) {
+    let in_no_block = || {
+        let under_way = carrier.work().unwrap().under_way;
+        let stands = under_way.first().map(|it| &it.stands);
+        matches!(stands, Some(Stands::Sent { mined: false, .. }))
+    };
+    until("it is sent", in_no_block).await;
+}
+
+#[tokio::test]
+async fn what_holds_an_urgent_intent_up_is_replaced_at_the_urgent_price() {
+    let market = Market::default();
+    let (chain, deployed, carrier, config) = leaving(&market).await;
     // Gas becomes dear; a transfer is caught by it.
     market.set(10);
-    let transfer = tokio::spawn({
-        let carrier = carrier.clone();
-        async move { carrier.transfer(TO, 1_000).await }
-    });
-    let stuck = || {
-        let under_way = carrier.work().unwrap().under_way;
-        under_way.first().is_some_and(|it| matches!(it.stands, Stands::Sent { .. }))
-    };
-    until("the transfer is sent", stuck).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let transfer = transferring(&carrier, 1_000);
+    sent(&carrier).await;
     let [waiting] = &carrier.work().unwrap().under_way[..] else { panic!() };
     let words = waiting.words(waiting.since_secs + 5, carrier.work().unwrap().base_fee_wei);
     assert!(words.starts_with("transfer, asked for 5 s ago: 0x"), "{words}");
@@ -127,8 +155,14 @@ async fn what_holds_an_urgent_intent_up_is_replaced_at_the_urgent_price() {
     assert!(carrier.work().unwrap().under_way.is_empty());
 
     // What is not urgent waits again.
-    let next = tokio::time::timeout(Duration::from_millis(300), carrier.transfer(TO, 1));
-    assert!(next.await.is_err(), "its limit is 3 gwei");
+    let next = transferring(&carrier, 1);
+    sent(&carrier).await;
+    market.looked().await;
+    let [waiting] = &carrier.work().unwrap().under_way[..] else { panic!() };
+    let Stands::Sent { max_fee_wei, replaced, mined, .. } = waiting.stands else { panic!() };
+    assert_eq!((max_fee_wei, replaced, mined), (3 * GWEI, 0, false), "its limit is 3 gwei");
+    next.abort();
+    let _ = next.await;
     market.set(2);
     assert_eq!(carrier.resume().await.unwrap(), 1);
     assert_eq!(balance(&chain, TO), 1_001);
@@ -137,20 +171,13 @@ async fn what_holds_an_urgent_intent_up_is_replaced_at_the_urgent_price() {
 #[tokio::test]
 async fn a_claim_is_urgent_while_its_payer_leaves_and_becomes_so_while_it_is_stuck() {
     let market = Market::default();
-    let policy = Policy {
-        bump_after: Duration::from_secs(3_600),
-        fee_max_wei: 3 * GWEI,
-        fee_max_urgent_wei: 100 * GWEI,
-        patience: Duration::from_millis(200),
-        ..quick()
-    };
     let chain = embedded();
     let endpoint = Endpoint::Embedded(chain.clone());
     let deployed = deploy(endpoint.clone(), signer(PAYER), quick()).await.unwrap();
     let (token, domain) = (deployed.token, deployed.domain);
     let payer = connect(endpoint, &deployed, PAYER, quick()).await;
     let misbehaving = Misbehaving::endpoint(&chain, market.judge());
-    let payee = connect(misbehaving, &deployed, PAYEE, policy).await;
+    let payee = Arc::new(connect(misbehaving, &deployed, PAYEE, dear()).await);
     payer.mint(token, payer.wallet(), amount(500)).await.unwrap();
     payer.perform(&Intent::Deposit { token, amount: amount(500) }).await.unwrap();
     let config = config(token, 1);
@@ -159,8 +186,14 @@ async fn a_claim_is_urgent_while_its_payer_leaves_and_becomes_so_while_it_is_stu
     let claims = Intent::Claim { claims: vec![claim(config, &domain, 200)] };
     assert!(!payee.plan_for(&claims).await.unwrap().urgent);
     market.set(10);
-    let error = payee.perform(&claims).await.unwrap_err();
-    assert!(matches!(error, ChainError::Unreachable { .. }), "{error:?}");
+    let stuck = tokio::spawn({
+        let (payee, claims) = (payee.clone(), claims.clone());
+        async move { payee.perform(&claims).await }
+    });
+    sent(&payee).await;
+    market.looked().await;
+    stuck.abort();
+    let _ = stuck.await;
     let cheap = payee.quote(&claims).await.unwrap();
 
     payer.perform(&Intent::StartClose { config }).await.unwrap();
@@ -176,47 +209,36 @@ async fn a_claim_is_urgent_while_its_payer_leaves_and_becomes_so_while_it_is_stu
 #[tokio::test]
 async fn a_restart_replaces_what_holds_an_urgent_intent_up_and_not_what_comes_after_it() {
     let market = Market::default();
-    let policy = Policy {
-        bump_after: Duration::from_secs(3_600),
-        fee_max_wei: 3 * GWEI,
-        fee_max_urgent_wei: 100 * GWEI,
-        patience: Duration::from_secs(4),
-        ..quick()
-    };
-    let (chain, deployed, carrier) =
-        misbehaving(policy, Journal::in_memory().unwrap(), market.judge()).await;
-    let (token, carrier) = (deployed.token, Arc::new(carrier));
-    carrier.mint(token, carrier.wallet(), amount(500)).await.unwrap();
-    carrier.perform(&Intent::Deposit { token, amount: amount(500) }).await.unwrap();
-    let config = config(token, 1);
-    carrier.perform(&Intent::Open { channels: vec![(config, amount(300))] }).await.unwrap();
-    carrier.perform(&Intent::StartClose { config }).await.unwrap();
-    chain.increase_time(u64::from(DELAY)).unwrap();
-    chain.mine().unwrap();
-
+    let (chain, deployed, carrier, config) = leaving(&market).await;
     // Gas becomes dear; a process ends that has sent a transfer and written down two more intents.
     market.set(10);
-    let transfer = tokio::spawn({
-        let carrier = carrier.clone();
-        async move { carrier.transfer(TO, 1_000).await }
-    });
-    let journal = &carrier.follower.journal;
-    until("the transfer is sent", || journal.nonces_in_flight().unwrap().len() == 1).await;
+    let transfer = transferring(&carrier, 1_000);
+    sent(&carrier).await;
     transfer.abort();
     let _ = transfer.await;
+    let journal = &carrier.follower.journal;
     let other = crate::Call { target: Some(TO), data: Bytes::new(), value: U256::from(10) };
     journal.plan("transfer", B256::repeat_byte(1), &[other], false, 1).unwrap();
     let finish = Intent::FinishClose { config };
     let calls = carrier.plan_for(&finish).await.unwrap().calls;
     journal.plan("finish_close", carrier.digest_of(&finish), &calls, true, 1).unwrap();
 
-    let error = carrier.resume().await.unwrap_err();
-    assert!(matches!(error, ChainError::Unreachable { .. }), "the last one waits: {error:?}");
+    let resumed = tokio::spawn({
+        let carrier = carrier.clone();
+        async move { carrier.resume().await }
+    });
+    let only_the_last = || {
+        let under_way = carrier.work().unwrap().under_way;
+        under_way.len() == 1 && matches!(under_way[0].stands, Stands::Sent { mined: false, .. })
+    };
+    until("only the last one waits", only_the_last).await;
+    market.looked().await;
+    assert!(only_the_last() && !resumed.is_finished());
     let facts = carrier.channel(config.id(&deployed.domain)).await.unwrap().unwrap();
     assert_eq!(facts.status, ChannelStatus::Closed);
     assert_eq!(balance(&chain, TO), 1_000, "it held the urgent one up; the other does not");
     market.set(2);
-    assert_eq!(carrier.resume().await.unwrap(), 1);
+    assert_eq!(resumed.await.unwrap().unwrap(), 3);
     assert_eq!(balance(&chain, TO), 1_010);
 }
 
