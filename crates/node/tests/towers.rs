@@ -10,17 +10,17 @@ use std::{
     sync::{Arc, atomic::Ordering::SeqCst},
 };
 
-use market::{FakeChain, Keys, Seat, TOKEN, amount, clock, domain, open_store, until};
-use sparewire_core::{
-    Address, Amount, ByteCount, ChannelId, DeviceSigner, SessionId, Signed, Signer, Verified,
+use market::{
+    FakeChain, Keys, Seat, TOKEN, amount, clock, domain, open_store, payment, promise, until,
 };
+use sparewire_core::{Address, Amount, ChannelId, DeviceSigner, Signed, Signer};
 use sparewire_node::{
     store::{SqliteStore, Store},
     tower::{EntrustConfig, Entrusting, TowerService, TowerStatus, TowerStore},
     transport::{Endpoint, EndpointConfig, PeerAddress, WATCH_ALPN},
 };
 use sparewire_protocol::{
-    Appointment, ChannelConfig, ChannelStatus, Entrust, Payment, Reading, Record, Role, Voucher,
+    Appointment, ChannelConfig, ChannelStatus, Entrust,
     settlement::Intent,
     watch::{Charge, TowerPolicy, WatchRecord},
 };
@@ -120,16 +120,7 @@ impl Payee {
     }
 
     fn is_promised(&self, salt: u64, units: u128) -> ChannelId {
-        let config = self.channel(salt);
-        let channel = config.id(&domain());
-        let voucher = Voucher { channel, amount: amount(units) };
-        let voucher =
-            *Verified::sign(voucher, &domain(), &*self.payer.authorizer).unwrap().signed();
-        let reading = Reading { up: ByteCount::ZERO, down: ByteCount::new(units as u64) };
-        let payment = Payment { session: SessionId([7; 32].into()), reading, voucher };
-        self.store.keep_channel(Role::Payee, &domain(), &config).unwrap();
-        self.store.record(&[Record::Payment { channel, payment }]).unwrap();
-        channel
+        promise(&*self.store, &self.payer, &self.channel(salt), units)
     }
 
     async fn entrusting(&self, tower: &PeerAddress) -> Arc<Entrusting> {
@@ -231,8 +222,7 @@ async fn a_tower_with_a_full_disk_acknowledges_nothing_until_there_is_room() {
 /// An appointment without a reward over all of a channel, as if it had been handed over before.
 fn charge(payer: &Keys, payee: &Keys, salt: u64) -> Charge {
     let config = payer.channel_to(payee, salt);
-    let voucher = Voucher { channel: config.id(&domain()), amount: amount(100) };
-    let voucher = *Verified::sign(voucher, &domain(), &*payer.authorizer).unwrap().signed();
+    let voucher = payment(payer, &config, 100).voucher;
     let body = Appointment {
         channel: voucher.body.channel,
         amount: voucher.body.amount,
