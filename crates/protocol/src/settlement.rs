@@ -7,9 +7,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sparewire_core::{Address, Amount, B256, ChannelId, Domain, NodeId, Signature, Signed};
 
-pub use crate::claiming::{
-    NativePrice, Occasion, SettlePolicy, Verdict, Waiting, Weighed, margin_secs,
-};
+pub use crate::claiming::{NativePrice, Occasion, SettlePolicy, Verdict, Waiting, Weighed};
 use crate::{
     appointment::Appointment,
     channel::{ChannelConfig, ChannelFacts, Claim, Delegation},
