@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sparewire_core::{Amount, ByteCount, DecodeError, Timestamp};
+use sparewire_core::{Amount, ByteCount, DecodeError, SessionId, Timestamp};
 use sparewire_protocol::{
     ChannelFacts, Event, Message, Output, Payee, Payer, ProtocolError, Reading, Record, Role,
     Statement, StopReason,
@@ -218,7 +218,7 @@ impl Driver {
         let result = self.turns(machine, on_event, &mut stops).await;
         let now = (self.clock)();
         if let Some(stop) = stops.end(now) {
-            self.keep_stop(machine.statement(now), stop).await;
+            self.keep_stop(machine.statement(now).session, stop).await;
         }
         result
     }
@@ -238,7 +238,7 @@ impl Driver {
             let now = (self.clock)();
             let statement = machine.statement(now);
             if let Some(stop) = stops.look(&self.seen(machine, &statement, heard), now) {
-                self.keep_stop(statement.clone(), stop).await;
+                self.keep_stop(statement.session, stop).await;
             }
             self.figures.send_replace(Some(statement));
             self.meter.set_mark(machine.poll_mark());
@@ -298,8 +298,7 @@ impl Driver {
     }
 
     /// Evidence only: where it cannot be kept, the next thing that must be will say so.
-    async fn keep_stop(&self, statement: Statement, stop: Stop) {
-        let session = statement.session;
+    async fn keep_stop(&self, session: SessionId, stop: Stop) {
         if let Err(error) = ask(&self.store, move |store| store.stopped(session, &stop)).await {
             tracing::warn!(%session, %error, "a stop is not remembered");
         }
