@@ -3,6 +3,9 @@
 mod account;
 mod assemble;
 mod backup;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod cast;
 mod commands;
 mod config;
 mod console;

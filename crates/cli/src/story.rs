@@ -364,65 +364,14 @@ fn runs(receipts: &[ReceiptLine], is_so: Check<'_>) -> Vec<String> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use sparewire_chain::Part;
-    use sparewire_core::{Address, Domain, NodeId, Price, SessionId, Signer, Verified};
+    use sparewire_core::{Address, NodeId};
     use sparewire_node::store::Stop;
-    use sparewire_protocol::{
-        Agreement, ChannelConfig, ChannelStatus, CountingRule, CreditRule, Payment, Receipt,
-        Service, StopReason, Terms, Voucher,
-        settlement::{TokenInfo, TransactionSummary},
-    };
-    use sparewire_wallet::LocalKey;
+    use sparewire_protocol::{ChannelStatus, Receipt, StopReason, settlement::TokenInfo};
 
     use super::*;
+    use crate::cast::{self, DOMAIN, PAYEE, PAYER, down, signed, units};
 
-    const DOMAIN: Domain = Domain { chain_id: 1, contract: Address::repeat_byte(9) };
     const BASE: u128 = 1_000;
-
-    fn key(number: u8) -> LocalKey {
-        LocalKey::from_secret(&[number; 32]).unwrap()
-    }
-
-    fn units(amount: u128) -> Amount {
-        Amount::new(amount).unwrap()
-    }
-
-    fn down(bytes: u64) -> Reading {
-        Reading { up: ByteCount::ZERO, down: ByteCount::new(bytes) }
-    }
-
-    fn agreement() -> Agreement {
-        let config = ChannelConfig {
-            payer: Address::repeat_byte(1),
-            payer_authorizer: key(1).address(),
-            payee: Address::repeat_byte(3),
-            payee_authorizer: key(2).address(),
-            token: Address::repeat_byte(5),
-            withdraw_delay_secs: 900,
-            salt: 7,
-        };
-        let terms = Terms {
-            provider: NodeId(B256::repeat_byte(6)),
-            service: Service::ExitTcp,
-            counting: CountingRule::StreamPayload,
-            price: Price::per_gib(1 << 30).unwrap(),
-            credit: CreditRule::default(),
-            domain: DOMAIN,
-            token: config.token,
-            payee: config.payee,
-            payee_authorizer: config.payee_authorizer,
-            withdraw_delay_secs_min: 900,
-            channel_min: Amount::ZERO,
-            issued: Timestamp::from_ms(1),
-            expires: Timestamp::from_ms(2),
-        };
-        let session = SessionId(B256::repeat_byte(4));
-        Agreement { session, config, terms, base: units(BASE), history: ByteCount::ZERO }
-    }
-
-    fn signed<T: TypedData + Copy>(body: T, by: u8) -> Signed<T> {
-        *Verified::sign(body, &DOMAIN, &key(by)).unwrap().signed()
-    }
 
     /// What a side keeps of a session of a unit for each byte: receipts at 100, 200 and 300 bytes,
     /// and 300 bytes paid for.
@@ -436,7 +385,7 @@ mod tests {
     }
 
     fn kept(role: Role) -> Kept {
-        let agreement = agreement();
+        let agreement = cast::agreement(4, 7, BASE);
         let (channel, session) = (agreement.channel(), agreement.session);
         let mut previous = B256::ZERO;
         let receipts = (1..=3_u64).map(|sequence| {
@@ -451,18 +400,17 @@ mod tests {
             };
             previous = body.digest(&DOMAIN);
             KeptReceipt {
-                receipt: signed(body, 1),
-                payee_signature: Some(signed(body, 2).signature),
+                receipt: signed(body, PAYER),
+                payee_signature: Some(signed(body, PAYEE).signature),
             }
         });
         let receipts = receipts.collect();
-        let voucher = signed(Voucher { channel, amount: units(BASE + 300) }, 1);
         let session = KnownSession {
             role,
             peer: NodeId(B256::repeat_byte(8)),
+            payment: Some(cast::payment(&agreement, 300)),
             agreement,
             started: Timestamp::from_ms(3),
-            payment: Some(Payment { session, reading: down(300), voucher }),
             receipts: 3,
             lost: ByteCount::ZERO,
             statement: None,
@@ -537,8 +485,8 @@ mod tests {
                     let mut body = kept.receipts[2].receipt.body;
                     body.amount = units(BASE + 301);
                     kept.receipts[2] = KeptReceipt {
-                        receipt: signed(body, 1),
-                        payee_signature: Some(signed(body, 2).signature),
+                        receipt: signed(body, PAYER),
+                        payee_signature: Some(signed(body, PAYEE).signature),
                     };
                 },
                 &["receipt 3: another amount than the bytes cost"],
@@ -554,7 +502,7 @@ mod tests {
                 Role::Payee,
                 |kept| {
                     let payment = kept.session.payment.as_mut().unwrap();
-                    payment.voucher = signed(payment.voucher.body, 2);
+                    payment.voucher = signed(payment.voucher.body, PAYEE);
                 },
                 &["the newest voucher bears no valid signature of the consumer's authorizer"],
             ),
@@ -590,15 +538,7 @@ mod tests {
     #[test]
     fn claims_and_their_fees_are_told_as_far_as_they_are_the_sessions() {
         let mut kept = kept(Role::Payee);
-        let channel = kept.session.agreement.channel();
-        let claim = |amount, fee_wei| Spending {
-            kind: "claim".into(),
-            signed_secs: 7,
-            transaction: TransactionSummary { hash: B256::ZERO, block: 1, gas_used: 2, fee_wei },
-            succeeded: true,
-            sweeps: true,
-            parts: vec![Part { channel, amount: units(amount) }],
-        };
+        let claim = |amount, fee_wei| cast::spending("claim", 7, fee_wei, &[(7, amount)]);
         // Half of the first is of what was promised before; the second goes on beyond the session.
         kept.spendings = vec![claim(BASE, 50), claim(BASE + 100, 60), claim(BASE + 400, 300)];
         let status = ChannelStatus::Open;
