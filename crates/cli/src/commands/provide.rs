@@ -6,7 +6,11 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 use sparewire_core::{Amount, ByteCount};
-use sparewire_node::{provider::Provider, store::Store, tower::Entrusting};
+use sparewire_node::{
+    provider::Provider,
+    store::Store,
+    tower::{Entrusting, TowerStatus},
+};
 use sparewire_protocol::{
     Role,
     settlement::{Standing, TokenInfo},
@@ -130,6 +134,13 @@ struct Seller {
     token: TokenInfo,
 }
 
+impl Seller {
+    fn towers(&self) -> Result<Vec<TowerStatus>> {
+        let Some(entrusting) = &self.entrusting else { return Ok(Vec::new()) };
+        Ok(entrusting.status(|channel| self.provider.settler().settled_up_to(channel))?)
+    }
+}
+
 impl Shown for Seller {
     fn status(&self) -> Result<serde_json::Value> {
         let sessions: Vec<_> = self
@@ -148,10 +159,9 @@ impl Shown for Seller {
                 })
             })
             .collect();
-        let towers = self.entrusting.as_ref().map(|entrusting| entrusting.status());
         Ok(json!({
             "role": "provider",
-            "towers": towers.transpose()?.unwrap_or_default(),
+            "towers": self.towers()?,
             "address": self.address,
             "wallet": self.wallet,
             "token": self.token,
@@ -167,8 +177,8 @@ impl Shown for Seller {
             live.iter().map(|live| of(&live.statement)).sum::<u64>() as f64
         };
         let promised = promised(&*self.store, Role::Payee).unwrap_or_default();
-        let towers = self.entrusting.as_ref().and_then(|entrusting| entrusting.status().ok());
-        let watched = towers.iter().flatten().map(|tower| tower.watched_units.get()).max();
+        let towers = self.towers().unwrap_or_default();
+        let watched = towers.iter().map(|tower| tower.watched_units.get()).max();
         vec![
             Figure { name: "sessions", help: "Sessions running", value: live.len() as f64 },
             Figure {
