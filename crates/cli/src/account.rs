@@ -31,7 +31,7 @@ pub(crate) struct Sums {
     pub(crate) promised: Amount,
     /// What our own transactions claimed (provider).
     pub(crate) claimed: Amount,
-    /// What of it was paid out to the wallet, finally.
+    /// What of it was paid out to the payee, finally.
     pub(crate) settled: Amount,
     /// Fees, in wei of the chain's native currency.
     #[serde(serialize_with = "as_text")]

@@ -11,6 +11,7 @@ mod config;
 mod console;
 mod control;
 mod dates;
+mod delegation;
 mod descriptors;
 mod hint;
 mod home;

@@ -92,6 +92,8 @@ pub enum Intent {
     DepositReward {
         /// The contract that holds them.
         towers: Address,
+        /// Whose they are from then on: the payee of the channels that are defended.
+        payee: Address,
         /// Whose appointments they back: our authorizer's.
         authorizer: Address,
         /// The token.

@@ -40,6 +40,7 @@ impl Story<'_> {
                 output::bytes(terms.credit.initial),
                 output::bytes(terms.credit.maximum)
             ),
+            format!("  paid to   {}", agreement.config.payee),
             format!("  channel   {}", agreement.channel()),
             format!(
                 "            on chain {}, contract {}; {} were promised over it before",

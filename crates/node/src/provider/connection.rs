@@ -182,6 +182,8 @@ impl Provider {
             }
             None => None,
         };
+        // Terms by which another wallet was paid cannot be offered under the delegation of this one.
+        let terms = terms.filter(|terms| terms.payee == self.identity.wallet());
         let terms = terms.unwrap_or_else(|| self.terms(ours));
         let signature = self.identity.device.sign_bytes(&terms.signing_bytes());
         let offer = Offer { terms, delegation: self.identity.delegation, signature };

@@ -232,9 +232,12 @@ impl Entrusting {
     }
 
     fn ours(&self, channels: Vec<KnownChannel>) -> Vec<KnownChannel> {
-        let (domain, payee) = (self.domain, self.identity.wallet());
+        // Whichever wallet they pay: appointments are our authorizer's to sign.
+        let (domain, authorizer) = (self.domain, self.identity.authorizer.address());
         let ours = |channel: &KnownChannel| {
-            channel.domain == domain && channel.config.payee == payee && channel.claim().is_some()
+            channel.domain == domain
+                && channel.config.payee_authorizer == authorizer
+                && channel.claim().is_some()
         };
         channels.into_iter().filter(ours).collect()
     }

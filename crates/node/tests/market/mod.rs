@@ -235,12 +235,26 @@ impl Seller {
         config: ProviderConfig,
         exit: Exit,
     ) -> Self {
+        let identity = keys.identity();
+        Self::start_as(chain, keys, identity, directory, addr, config, exit).await
+    }
+
+    /// The same by the word of another wallet than the one that pays gas.
+    pub async fn start_as(
+        chain: &Arc<FakeChain>,
+        keys: &Arc<Keys>,
+        identity: Identity,
+        directory: &Path,
+        addr: Option<SocketAddr>,
+        config: ProviderConfig,
+        exit: Exit,
+    ) -> Self {
         let seat = Seat::new(chain, keys.wallet.address());
         let disk = Arc::new(Disk { sqlite: open_store(directory).await, full: false.into() });
         let endpoint = keys.endpoint(addr).await;
         let provider = Provider::new(
             config,
-            keys.identity(),
+            identity,
             endpoint.clone(),
             disk.clone(),
             seat.clone(),
