@@ -2,19 +2,20 @@
 
 use sparewire_chain::{Part, Spending};
 use sparewire_core::{
-    Address, Amount, B256, ByteCount, Domain, NodeId, Price, SessionId, Signed, Signer, Timestamp,
-    TypedData, Verified,
+    Address, Amount, B256, ByteCount, DeviceSigner, DeviceStatement, Domain, Price, SessionId,
+    Signed, Signer, Timestamp, TypedData, Verified,
 };
 use sparewire_protocol::{
-    Agreement, ChannelConfig, CountingRule, CreditRule, Payment, Reading, Service, Terms, Voucher,
-    settlement::TransactionSummary,
+    Agreement, ChannelConfig, CountingRule, CreditRule, Delegation, Offer, Payment, Reading,
+    Service, Terms, Voucher, settlement::TransactionSummary,
 };
-use sparewire_wallet::LocalKey;
+use sparewire_wallet::{DeviceKey, LocalKey};
 
 pub(crate) const DOMAIN: Domain = Domain { chain_id: 1, contract: Address::repeat_byte(9) };
 /// Whose keys sign.
 pub(crate) const PAYER: u8 = 1;
 pub(crate) const PAYEE: u8 = 2;
+const PAYEE_WALLET: u8 = 3;
 
 pub(crate) fn units(amount: u128) -> Amount {
     Amount::new(amount).unwrap()
@@ -29,12 +30,16 @@ pub(crate) fn signed<T: TypedData + Copy>(body: T, by: u8) -> Signed<T> {
     *Verified::sign(body, &DOMAIN, &key).unwrap().signed()
 }
 
+fn provider() -> DeviceKey {
+    DeviceKey::from_secret(&[6; 32])
+}
+
 pub(crate) fn config(salt: u64) -> ChannelConfig {
     let key = |by| LocalKey::from_secret(&[by; 32]).unwrap().address();
     ChannelConfig {
         payer: Address::repeat_byte(1),
         payer_authorizer: key(PAYER),
-        payee: Address::repeat_byte(3),
+        payee: key(PAYEE_WALLET),
         payee_authorizer: key(PAYEE),
         token: Address::repeat_byte(5),
         withdraw_delay_secs: 900,
@@ -46,7 +51,7 @@ pub(crate) fn config(salt: u64) -> ChannelConfig {
 pub(crate) fn agreement(id: u8, salt: u64, base: u128) -> Agreement {
     let config = config(salt);
     let terms = Terms {
-        provider: NodeId(B256::repeat_byte(6)),
+        provider: provider().node_id(),
         service: Service::ExitTcp,
         counting: CountingRule::StreamPayload,
         price: Price::per_gib(1 << 30).unwrap(),
@@ -62,6 +67,19 @@ pub(crate) fn agreement(id: u8, salt: u64, base: u128) -> Agreement {
     };
     let session = SessionId(B256::repeat_byte(id));
     Agreement { session, config, terms, base: units(base), history: ByteCount::ZERO }
+}
+
+/// The terms as the provider signed them.
+pub(crate) fn offer(agreement: &Agreement) -> Offer {
+    let terms = agreement.terms;
+    let delegation = Delegation {
+        wallet: terms.payee,
+        device: terms.provider,
+        authorizer: terms.payee_authorizer,
+        expiry_secs: 9,
+    };
+    let signature = provider().sign_bytes(&terms.signing_bytes());
+    Offer { terms, delegation: signed(delegation, PAYEE_WALLET), signature }
 }
 
 /// The payment for so many bytes of a session.

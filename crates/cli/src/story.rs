@@ -8,13 +8,15 @@ use serde_json::{Value, json};
 use sparewire_chain::Spending;
 use sparewire_core::{Amount, B256, ByteCount, Signed, Timestamp, TypedData};
 use sparewire_node::store::{KeptReceipt, KnownSession, Stops};
-use sparewire_protocol::{ChannelFacts, Reading, Role};
+use sparewire_protocol::{Agreement, ChannelFacts, Delegation, Offer, Reading, Role};
 
 use crate::{account, output};
 
 /// What there is to tell from.
 pub(crate) struct Evidence<'a> {
     pub(crate) session: &'a KnownSession,
+    /// The terms as the provider signed them; `None` where that is not kept.
+    pub(crate) offer: Option<Offer>,
     pub(crate) receipts: &'a [KeptReceipt],
     /// What the payee had carried as its connection last broke.
     pub(crate) carried: Reading,
@@ -75,6 +77,8 @@ pub(crate) struct Story<'a> {
     receipted: (Amount, ByteCount),
     paid: Amount,
     paid_bytes: ByteCount,
+    /// Whether the provider's device signed the terms, by the word of the wallet that is paid.
+    terms_signed: Option<bool>,
     voucher_signed: Option<bool>,
     voucher_right: Option<bool>,
     /// Counted and not paid for.
@@ -117,6 +121,7 @@ impl<'a> Story<'a> {
         };
         let unpaid = counted.checked_total().unwrap_or_default().saturating_sub(paid_bytes);
         let domain = agreement.domain();
+        let terms_signed = evidence.offer.map(|offer| is_signed(&offer, agreement));
         let voucher_signed = session.payment.map(|payment| {
             let voucher = payment.voucher;
             voucher.body.channel == agreement.channel()
@@ -164,6 +169,7 @@ impl<'a> Story<'a> {
             receipted,
             paid: top.saturating_sub(base),
             paid_bytes,
+            terms_signed,
             voucher_signed,
             voucher_right,
             unpaid,
@@ -276,7 +282,11 @@ impl<'a> Story<'a> {
                 "the session has not ended on both sides: there is no last receipt of it".into(),
             );
         }
-        found.push("the provider's signature of the terms is not kept: the price rests on the receipts and vouchers, which both sides signed by it".into());
+        match self.terms_signed {
+            Some(true) => {}
+            Some(false) => found.push("the terms bear no valid signature of the provider's device, or it did not speak for the wallet that is paid: damaged or false, and no evidence of the price".into()),
+            None => found.push("the provider's signature of the terms is not kept, as in sessions that began under an older release: the price rests on the receipts and vouchers, which both sides signed by it".into()),
+        }
         found
     }
 
@@ -289,7 +299,13 @@ impl<'a> Story<'a> {
             "session": agreement.session, "side": session.role, "peer": session.peer.to_string(),
             "channel": agreement.channel(), "chain_id": agreement.domain().chain_id,
             "contract": agreement.domain().contract, "channel_config": agreement.config,
-            "terms": agreement.terms, "started_ms": session.started,
+            "terms": agreement.terms, "terms_signed": self.terms_signed,
+            "terms_signature": self.evidence.offer.map(|offer| json!({
+                "device": offer.terms.provider, "delegation": offer.delegation.body,
+                "signature": hex(&offer.signature.0),
+                "delegation_signature": hex(&offer.delegation.signature.to_bytes()),
+            })),
+            "started_ms": session.started,
             "ended_ms": session.statement.as_ref().map(|statement| statement.ended),
             "promised_before": base, "promised_since": top,
             "paid": self.paid, "paid_bytes": self.paid_bytes,
@@ -311,6 +327,26 @@ impl<'a> Story<'a> {
             "findings": self.findings,
         })
     }
+}
+
+/// Whether an offer is of these very terms, and signed by who may speak for the payee.
+fn is_signed(offer: &Offer, agreement: &Agreement) -> bool {
+    let terms = &agreement.terms;
+    let delegation = offer.delegation;
+    let speaker = Delegation {
+        wallet: terms.payee,
+        device: terms.provider,
+        authorizer: terms.payee_authorizer,
+        expiry_secs: delegation.body.expiry_secs,
+    };
+    offer.terms == *terms
+        && offer.signature.verify(terms.provider, terms).is_ok()
+        && delegation.body == speaker
+        && delegation.verify(&terms.domain, terms.payee).is_ok()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold("0x".into(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 fn check_receipts(evidence: &Evidence<'_>) -> Vec<ReceiptLine> {
@@ -377,6 +413,7 @@ mod tests {
     /// and 300 bytes paid for.
     struct Kept {
         session: KnownSession,
+        offer: Option<Offer>,
         receipts: Vec<KeptReceipt>,
         carried: Reading,
         stops: Stops,
@@ -386,6 +423,7 @@ mod tests {
 
     fn kept(role: Role) -> Kept {
         let agreement = cast::agreement(4, 7, BASE);
+        let offer = Some(cast::offer(&agreement));
         let (channel, session) = (agreement.channel(), agreement.session);
         let mut previous = B256::ZERO;
         let receipts = (1..=3_u64).map(|sequence| {
@@ -417,21 +455,21 @@ mod tests {
         };
         let (spendings, facts) = (Vec::new(), None);
         let (carried, stops) = (down(300), Stops::default());
-        Kept { session, receipts, carried, stops, spendings, facts }
+        Kept { session, offer, receipts, carried, stops, spendings, facts }
     }
 
     impl Kept {
         fn told<T>(&self, ask: impl FnOnce(&Story<'_>) -> T) -> T {
-            let Self { session, receipts, carried, stops, spendings, facts } = self;
-            let (carried, facts) = (*carried, *facts);
-            ask(&Story::of(Evidence { session, receipts, carried, stops, spendings, facts }))
+            let Self { session, offer, receipts, carried, stops, spendings, facts } = self;
+            let (offer, carried, facts) = (*offer, *carried, *facts);
+            ask(&Story::of(Evidence { session, offer, receipts, carried, stops, spendings, facts }))
         }
 
-        /// The findings beside those of every session that has not ended.
+        /// The findings beside that of every session that has not ended.
         fn found(&self) -> Vec<String> {
             let mut findings = self.told(|story| story.findings.clone());
-            let always = findings.split_off(findings.len() - 2);
-            assert!(always[0].contains("has not ended") && always[1].contains("terms"));
+            let open = findings.iter().position(|found| found.contains("has not ended"));
+            findings.remove(open.expect("it has not ended"));
             findings
         }
 
@@ -449,6 +487,7 @@ mod tests {
             let text = kept.text();
             assert!(!text.contains("FALSE") && !text.contains("WRONG"), "{text}");
             assert!(text.contains("of both for 300 B (300 T)"), "{text}");
+            assert!(text.contains("terms     signed by device"), "{text}");
             let json = kept.told(|story| story.json());
             assert_eq!((&json["paid"], &json["receipted"]), (&"300".into(), &"300".into()));
         }
@@ -457,7 +496,7 @@ mod tests {
     #[test]
     fn whose_signature_is_missing_and_what_is_false_is_named() {
         type Break = fn(&mut Kept);
-        let cases: [(Role, Break, &[&str]); 9] = [
+        let cases: [(Role, Break, &[&str]); 12] = [
             (
                 Role::Payer,
                 |kept| kept.receipts[1..].iter_mut().for_each(|kept| kept.payee_signature = None),
@@ -522,6 +561,21 @@ mod tests {
                 Role::Payee,
                 |kept| kept.session.lost = ByteCount::new(12),
                 &["12 B were carried and written off", "lost: 12 units"],
+            ),
+            (
+                Role::Payer,
+                |kept| kept.offer = None,
+                &["the provider's signature of the terms is not kept"],
+            ),
+            (
+                Role::Payer,
+                |kept| kept.offer.as_mut().unwrap().signature.0[5] ^= 1,
+                &["the terms bear no valid signature of the provider's device"],
+            ),
+            (
+                Role::Payer,
+                |kept| kept.offer.as_mut().unwrap().delegation.body.expiry_secs += 1,
+                &["or it did not speak for the wallet that is paid"],
             ),
         ];
         for (role, damage, expected) in cases {

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use sparewire_core::{Amount, ByteCount, DecodeError, SessionId, Timestamp};
 use sparewire_protocol::{
-    ChannelFacts, Event, Message, Output, Payee, Payer, ProtocolError, Reading, Record, Role,
-    Statement, StopReason,
+    ChannelFacts, Event, Message, Offer, Output, Payee, Payer, ProtocolError, Reading, Record,
+    Role, Statement, StopReason,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -200,6 +200,8 @@ pub(crate) struct Driver {
     pub(crate) meter: Arc<SessionMeter>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) figures: watch::Sender<Option<Statement>>,
+    /// What the session runs under, until it is kept as evidence.
+    pub(crate) offer: Option<Offer>,
     pub(crate) clock: Clock,
 }
 
@@ -237,6 +239,10 @@ impl Driver {
             }
             let now = (self.clock)();
             let statement = machine.statement(now);
+            // The session is recorded now: it was among the machine's first outputs.
+            if let Some(offer) = self.offer.take() {
+                self.keep_offer(statement.session, offer).await;
+            }
             if let Some(stop) = stops.look(&self.seen(machine, &statement, heard), now) {
                 self.keep_stop(statement.session, stop).await;
             }
@@ -294,6 +300,13 @@ impl Driver {
             waiting: self.meter.waiting(),
             unpaid: counted.saturating_sub(paid),
             heard,
+        }
+    }
+
+    /// Evidence only, as stops are.
+    async fn keep_offer(&self, session: SessionId, offer: Offer) {
+        if let Err(error) = ask(&self.store, move |store| store.offered(session, &offer)).await {
+            tracing::warn!(%session, %error, "the provider's signature of the terms is not kept");
         }
     }
 
