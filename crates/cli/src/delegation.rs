@@ -255,8 +255,8 @@ mod tests {
         scene.keep(&scene.delegation(60));
         let (path, mut elsewhere) = (scene.home.dir.join(FILE), scene.home.clone());
         elsewhere.config.chain.contract = Address::repeat_byte(9).to_string();
-        let told = identity(&elsewhere, &scene.own).err().unwrap().to_string();
-        assert!(format!("{told}").contains("delegation"), "{told}");
+        let told = format!("{:#}", identity(&elsewhere, &scene.own).err().unwrap());
+        assert!(told.contains("this node settles on chain"), "{told}");
 
         // Whoever changes the file finds that it is not signed any more.
         let text = fs::read_to_string(&path).unwrap();
