@@ -31,7 +31,7 @@ pub(crate) struct Sums {
     pub(crate) promised: Amount,
     /// What our own transactions claimed (provider).
     pub(crate) claimed: Amount,
-    /// What of it was paid out to the wallet, finally.
+    /// What of it was paid out to the payee, finally.
     pub(crate) settled: Amount,
     /// Fees, in wei of the chain's native currency.
     #[serde(serialize_with = "as_text")]
@@ -259,107 +259,46 @@ fn earned(session: &KnownSession, receipts: &[KeptReceipt], now: Timestamp, to: 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use sparewire_chain::Part;
-    use sparewire_core::{Address, B256, ByteCount, Domain, NodeId, Price, Signature, Signed};
-    use sparewire_protocol::{
-        Agreement, ChannelConfig, CountingRule, CreditRule, Payment, Reading, Receipt, Service,
-        Terms, Voucher, settlement::TransactionSummary,
-    };
+    use sparewire_core::{B256, ByteCount, NodeId};
+    use sparewire_protocol::Receipt;
 
     use super::*;
+    use crate::cast::{self, PAYEE, PAYER, down, signed, units};
 
     const DAY_MS: u64 = 86_400_000;
-    const DOMAIN: Domain = Domain { chain_id: 1, contract: Address::repeat_byte(9) };
-
-    fn units(amount: u128) -> Amount {
-        Amount::new(amount).unwrap()
-    }
-
-    fn config(salt: u64) -> ChannelConfig {
-        ChannelConfig {
-            payer: Address::repeat_byte(1),
-            payer_authorizer: Address::repeat_byte(2),
-            payee: Address::repeat_byte(3),
-            payee_authorizer: Address::repeat_byte(4),
-            token: Address::repeat_byte(5),
-            withdraw_delay_secs: 900,
-            salt,
-        }
-    }
-
-    fn signature() -> Signature {
-        let mut bytes = [1; 65];
-        bytes[64] = 27;
-        Signature::from_bytes(bytes).unwrap()
-    }
 
     /// A session of a unit for each byte, with receipts at these totals, one a day.
     fn session(role: Role, id: u8, salt: u64, base: u128, paid: u64, receipts: &[u64]) -> Told {
-        let session = SessionId(B256::repeat_byte(id));
-        let channel = config(salt).id(&DOMAIN);
-        let reading = |bytes| Reading { up: ByteCount::ZERO, down: ByteCount::new(bytes) };
-        let amount = |bytes: u64| units(base + u128::from(bytes));
-        let config = config(salt);
-        let terms = Terms {
-            provider: NodeId(B256::repeat_byte(6)),
-            service: Service::ExitTcp,
-            counting: CountingRule::StreamPayload,
-            price: Price::per_gib(1 << 30).unwrap(),
-            credit: CreditRule::default(),
-            domain: DOMAIN,
-            token: config.token,
-            payee: config.payee,
-            payee_authorizer: config.payee_authorizer,
-            withdraw_delay_secs_min: 900,
-            channel_min: Amount::ZERO,
-            issued: Timestamp::from_ms(1),
-            expires: Timestamp::from_ms(2),
-        };
-        let history = ByteCount::ZERO;
-        let voucher = Voucher { channel, amount: amount(paid) };
+        let agreement = cast::agreement(id, salt, base);
+        let kept = receipts.iter().enumerate().map(|(index, bytes)| {
+            let body = Receipt {
+                channel: agreement.channel(),
+                session: agreement.session,
+                sequence: index as u64 + 1,
+                reading: down(*bytes),
+                amount: units(base + u128::from(*bytes)),
+                previous: B256::ZERO,
+                time: Timestamp::from_ms((index as u64 + 1) * DAY_MS),
+            };
+            let payee_signature = Some(signed(body, PAYEE).signature);
+            KeptReceipt { receipt: signed(body, PAYER), payee_signature }
+        });
+        let kept = kept.collect();
         let known = KnownSession {
             role,
             peer: NodeId(B256::repeat_byte(8)),
-            agreement: Agreement { session, config, terms, base: units(base), history },
             started: Timestamp::from_ms(DAY_MS),
-            payment: (paid > 0).then_some(Payment {
-                session,
-                reading: reading(paid),
-                voucher: Signed { body: voucher, signature: signature() },
-            }),
+            payment: (paid > 0).then(|| cast::payment(&agreement, paid)),
+            agreement,
             receipts: receipts.len() as u64,
             lost: ByteCount::ZERO,
             statement: None,
         };
-        let kept = receipts.iter().enumerate().map(|(index, bytes)| {
-            let body = Receipt {
-                channel,
-                session,
-                sequence: index as u64 + 1,
-                reading: reading(*bytes),
-                amount: amount(*bytes),
-                previous: B256::ZERO,
-                time: Timestamp::from_ms((index as u64 + 1) * DAY_MS),
-            };
-            let receipt = Signed { body, signature: signature() };
-            KeptReceipt { receipt, payee_signature: Some(signature()) }
-        });
-        (known, kept.collect())
+        (known, kept)
     }
 
     fn spending(kind: &str, day: u64, fee_wei: u128, parts: &[(u64, u128)]) -> Spending {
-        let parts = parts.iter().map(|(salt, amount)| Part {
-            channel: config(*salt).id(&DOMAIN),
-            amount: units(*amount),
-        });
-        Spending {
-            kind: kind.into(),
-            signed_secs: day * DAY_MS / 1_000,
-            transaction: TransactionSummary { hash: B256::ZERO, block: 1, gas_used: 2, fee_wei },
-            succeeded: true,
-            sweeps: kind == "claim",
-            parts: parts.collect(),
-        }
+        cast::spending(kind, day * DAY_MS / 1_000, fee_wei, parts)
     }
 
     fn total(entries: &[Entry], of: impl Fn(&Entry) -> bool) -> Sums {

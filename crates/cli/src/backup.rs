@@ -23,7 +23,7 @@ use sparewire_wallet::{Cost, NodeKeys, SealedError, Sealer, Unsealer};
 
 use crate::{
     control::{self, Request},
-    dates,
+    dates, delegation,
     hint::Hint,
     home::{Home, clock},
 };
@@ -110,9 +110,11 @@ pub(crate) async fn create(
     );
     let snapshots = Snapshots::take(home).await?;
     let mut sources: Vec<(String, PathBuf)> = snapshots.files()?;
-    let config = home.dir.join("config.toml");
-    if config.is_file() {
-        sources.push(("config.toml".into(), config));
+    for name in ["config.toml", delegation::FILE] {
+        let path = home.dir.join(name);
+        if path.is_file() {
+            sources.push((name.into(), path));
+        }
     }
     let keys_dir = home.keys_dir();
     let mut keys = false;
@@ -349,10 +351,11 @@ fn refuse_used(dir: &Path) -> Result<()> {
 
 /// The files that a data directory may have and a backup may hold.
 fn is_known(name: &str) -> bool {
-    const FILES: [&str; 6] = [
+    const FILES: [&str; 7] = [
         "store.sqlite",
         "watch.sqlite",
         "config.toml",
+        delegation::FILE,
         "keys/wallet.json",
         "keys/authorizer.json",
         "keys/device.json",

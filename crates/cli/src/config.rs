@@ -181,6 +181,11 @@ pub(crate) struct ProviderConfig {
     /// Ports that are not served. The default is mail's.
     #[toml_example(default = [25, 465, 587, 2525])]
     pub(crate) deny_ports: Vec<u16>,
+    /// A wallet that is paid instead of this node's own, whose key need not be here: the file with its
+    /// word for this node, in the data directory, as `sparewire wallet delegation import` wrote it.
+    /// This node's own wallet pays gas all the same. Empty: the own wallet is paid.
+    #[toml_example(default = "")]
+    pub(crate) delegation: String,
     /// Watchtowers that your newest vouchers are entrusted to, as `sparewire watch serve` shows
     /// them: `node-id@ip:port`. At most 16. They claim for you if a payer leaves while you sleep.
     #[toml_example(default = [])]
@@ -215,6 +220,7 @@ impl Default for ProviderConfig {
             deny_domains: Vec::new(),
             deny_networks: Vec::new(),
             deny_ports: vec![25, 465, 587, 2525],
+            delegation: String::new(),
             towers: Vec::new(),
             tower_reward: "0".into(),
             tower_step: "0.01".into(),

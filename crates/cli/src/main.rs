@@ -3,11 +3,15 @@
 mod account;
 mod assemble;
 mod backup;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod cast;
 mod commands;
 mod config;
 mod console;
 mod control;
 mod dates;
+mod delegation;
 mod descriptors;
 mod hint;
 mod home;

@@ -8,13 +8,15 @@ use serde_json::{Value, json};
 use sparewire_chain::Spending;
 use sparewire_core::{Amount, B256, ByteCount, Signed, Timestamp, TypedData};
 use sparewire_node::store::{KeptReceipt, KnownSession, Stops};
-use sparewire_protocol::{ChannelFacts, Reading, Role};
+use sparewire_protocol::{Agreement, ChannelFacts, Delegation, Offer, Reading, Role};
 
 use crate::{account, output};
 
 /// What there is to tell from.
 pub(crate) struct Evidence<'a> {
     pub(crate) session: &'a KnownSession,
+    /// The terms as the provider signed them; `None` where that is not kept.
+    pub(crate) offer: Option<Offer>,
     pub(crate) receipts: &'a [KeptReceipt],
     /// What the payee had carried as its connection last broke.
     pub(crate) carried: Reading,
@@ -75,6 +77,8 @@ pub(crate) struct Story<'a> {
     receipted: (Amount, ByteCount),
     paid: Amount,
     paid_bytes: ByteCount,
+    /// Whether the provider's device signed the terms, by the word of the wallet that is paid.
+    terms_signed: Option<bool>,
     voucher_signed: Option<bool>,
     voucher_right: Option<bool>,
     /// Counted and not paid for.
@@ -117,6 +121,7 @@ impl<'a> Story<'a> {
         };
         let unpaid = counted.checked_total().unwrap_or_default().saturating_sub(paid_bytes);
         let domain = agreement.domain();
+        let terms_signed = evidence.offer.map(|offer| is_signed(&offer, agreement));
         let voucher_signed = session.payment.map(|payment| {
             let voucher = payment.voucher;
             voucher.body.channel == agreement.channel()
@@ -164,6 +169,7 @@ impl<'a> Story<'a> {
             receipted,
             paid: top.saturating_sub(base),
             paid_bytes,
+            terms_signed,
             voucher_signed,
             voucher_right,
             unpaid,
@@ -276,7 +282,11 @@ impl<'a> Story<'a> {
                 "the session has not ended on both sides: there is no last receipt of it".into(),
             );
         }
-        found.push("the provider's signature of the terms is not kept: the price rests on the receipts and vouchers, which both sides signed by it".into());
+        match self.terms_signed {
+            Some(true) => {}
+            Some(false) => found.push("the terms bear no valid signature of the provider's device, or it did not speak for the wallet that is paid: damaged or false, and no evidence of the price".into()),
+            None => found.push("the provider's signature of the terms is not kept, as in sessions that began under an older release: the price rests on the receipts and vouchers, which both sides signed by it".into()),
+        }
         found
     }
 
@@ -289,7 +299,13 @@ impl<'a> Story<'a> {
             "session": agreement.session, "side": session.role, "peer": session.peer.to_string(),
             "channel": agreement.channel(), "chain_id": agreement.domain().chain_id,
             "contract": agreement.domain().contract, "channel_config": agreement.config,
-            "terms": agreement.terms, "started_ms": session.started,
+            "terms": agreement.terms, "terms_signed": self.terms_signed,
+            "terms_signature": self.evidence.offer.map(|offer| json!({
+                "device": offer.terms.provider, "delegation": offer.delegation.body,
+                "signature": hex(&offer.signature.0),
+                "delegation_signature": hex(&offer.delegation.signature.to_bytes()),
+            })),
+            "started_ms": session.started,
             "ended_ms": session.statement.as_ref().map(|statement| statement.ended),
             "promised_before": base, "promised_since": top,
             "paid": self.paid, "paid_bytes": self.paid_bytes,
@@ -311,6 +327,26 @@ impl<'a> Story<'a> {
             "findings": self.findings,
         })
     }
+}
+
+/// Whether an offer is of these very terms, and signed by who may speak for the payee.
+fn is_signed(offer: &Offer, agreement: &Agreement) -> bool {
+    let terms = &agreement.terms;
+    let delegation = offer.delegation;
+    let speaker = Delegation {
+        wallet: terms.payee,
+        device: terms.provider,
+        authorizer: terms.payee_authorizer,
+        expiry_secs: delegation.body.expiry_secs,
+    };
+    offer.terms == *terms
+        && offer.signature.verify(terms.provider, terms).is_ok()
+        && delegation.body == speaker
+        && delegation.verify(&terms.domain, terms.payee).is_ok()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold("0x".into(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 fn check_receipts(evidence: &Evidence<'_>) -> Vec<ReceiptLine> {
@@ -364,70 +400,20 @@ fn runs(receipts: &[ReceiptLine], is_so: Check<'_>) -> Vec<String> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use sparewire_chain::Part;
-    use sparewire_core::{Address, Domain, NodeId, Price, SessionId, Signer, Verified};
+    use sparewire_core::{Address, NodeId};
     use sparewire_node::store::Stop;
-    use sparewire_protocol::{
-        Agreement, ChannelConfig, ChannelStatus, CountingRule, CreditRule, Payment, Receipt,
-        Service, StopReason, Terms, Voucher,
-        settlement::{TokenInfo, TransactionSummary},
-    };
-    use sparewire_wallet::LocalKey;
+    use sparewire_protocol::{ChannelStatus, Receipt, StopReason, settlement::TokenInfo};
 
     use super::*;
+    use crate::cast::{self, DOMAIN, PAYEE, PAYER, down, signed, units};
 
-    const DOMAIN: Domain = Domain { chain_id: 1, contract: Address::repeat_byte(9) };
     const BASE: u128 = 1_000;
-
-    fn key(number: u8) -> LocalKey {
-        LocalKey::from_secret(&[number; 32]).unwrap()
-    }
-
-    fn units(amount: u128) -> Amount {
-        Amount::new(amount).unwrap()
-    }
-
-    fn down(bytes: u64) -> Reading {
-        Reading { up: ByteCount::ZERO, down: ByteCount::new(bytes) }
-    }
-
-    fn agreement() -> Agreement {
-        let config = ChannelConfig {
-            payer: Address::repeat_byte(1),
-            payer_authorizer: key(1).address(),
-            payee: Address::repeat_byte(3),
-            payee_authorizer: key(2).address(),
-            token: Address::repeat_byte(5),
-            withdraw_delay_secs: 900,
-            salt: 7,
-        };
-        let terms = Terms {
-            provider: NodeId(B256::repeat_byte(6)),
-            service: Service::ExitTcp,
-            counting: CountingRule::StreamPayload,
-            price: Price::per_gib(1 << 30).unwrap(),
-            credit: CreditRule::default(),
-            domain: DOMAIN,
-            token: config.token,
-            payee: config.payee,
-            payee_authorizer: config.payee_authorizer,
-            withdraw_delay_secs_min: 900,
-            channel_min: Amount::ZERO,
-            issued: Timestamp::from_ms(1),
-            expires: Timestamp::from_ms(2),
-        };
-        let session = SessionId(B256::repeat_byte(4));
-        Agreement { session, config, terms, base: units(BASE), history: ByteCount::ZERO }
-    }
-
-    fn signed<T: TypedData + Copy>(body: T, by: u8) -> Signed<T> {
-        *Verified::sign(body, &DOMAIN, &key(by)).unwrap().signed()
-    }
 
     /// What a side keeps of a session of a unit for each byte: receipts at 100, 200 and 300 bytes,
     /// and 300 bytes paid for.
     struct Kept {
         session: KnownSession,
+        offer: Option<Offer>,
         receipts: Vec<KeptReceipt>,
         carried: Reading,
         stops: Stops,
@@ -436,7 +422,8 @@ mod tests {
     }
 
     fn kept(role: Role) -> Kept {
-        let agreement = agreement();
+        let agreement = cast::agreement(4, 7, BASE);
+        let offer = Some(cast::offer(&agreement));
         let (channel, session) = (agreement.channel(), agreement.session);
         let mut previous = B256::ZERO;
         let receipts = (1..=3_u64).map(|sequence| {
@@ -451,39 +438,38 @@ mod tests {
             };
             previous = body.digest(&DOMAIN);
             KeptReceipt {
-                receipt: signed(body, 1),
-                payee_signature: Some(signed(body, 2).signature),
+                receipt: signed(body, PAYER),
+                payee_signature: Some(signed(body, PAYEE).signature),
             }
         });
         let receipts = receipts.collect();
-        let voucher = signed(Voucher { channel, amount: units(BASE + 300) }, 1);
         let session = KnownSession {
             role,
             peer: NodeId(B256::repeat_byte(8)),
+            payment: Some(cast::payment(&agreement, 300)),
             agreement,
             started: Timestamp::from_ms(3),
-            payment: Some(Payment { session, reading: down(300), voucher }),
             receipts: 3,
             lost: ByteCount::ZERO,
             statement: None,
         };
         let (spendings, facts) = (Vec::new(), None);
         let (carried, stops) = (down(300), Stops::default());
-        Kept { session, receipts, carried, stops, spendings, facts }
+        Kept { session, offer, receipts, carried, stops, spendings, facts }
     }
 
     impl Kept {
         fn told<T>(&self, ask: impl FnOnce(&Story<'_>) -> T) -> T {
-            let Self { session, receipts, carried, stops, spendings, facts } = self;
-            let (carried, facts) = (*carried, *facts);
-            ask(&Story::of(Evidence { session, receipts, carried, stops, spendings, facts }))
+            let Self { session, offer, receipts, carried, stops, spendings, facts } = self;
+            let (offer, carried, facts) = (*offer, *carried, *facts);
+            ask(&Story::of(Evidence { session, offer, receipts, carried, stops, spendings, facts }))
         }
 
-        /// The findings beside those of every session that has not ended.
+        /// The findings beside that of every session that has not ended.
         fn found(&self) -> Vec<String> {
             let mut findings = self.told(|story| story.findings.clone());
-            let always = findings.split_off(findings.len() - 2);
-            assert!(always[0].contains("has not ended") && always[1].contains("terms"));
+            let open = findings.iter().position(|found| found.contains("has not ended"));
+            findings.remove(open.expect("it has not ended"));
             findings
         }
 
@@ -501,6 +487,7 @@ mod tests {
             let text = kept.text();
             assert!(!text.contains("FALSE") && !text.contains("WRONG"), "{text}");
             assert!(text.contains("of both for 300 B (300 T)"), "{text}");
+            assert!(text.contains("terms     signed by device"), "{text}");
             let json = kept.told(|story| story.json());
             assert_eq!((&json["paid"], &json["receipted"]), (&"300".into(), &"300".into()));
         }
@@ -509,7 +496,7 @@ mod tests {
     #[test]
     fn whose_signature_is_missing_and_what_is_false_is_named() {
         type Break = fn(&mut Kept);
-        let cases: [(Role, Break, &[&str]); 9] = [
+        let cases: [(Role, Break, &[&str]); 12] = [
             (
                 Role::Payer,
                 |kept| kept.receipts[1..].iter_mut().for_each(|kept| kept.payee_signature = None),
@@ -537,8 +524,8 @@ mod tests {
                     let mut body = kept.receipts[2].receipt.body;
                     body.amount = units(BASE + 301);
                     kept.receipts[2] = KeptReceipt {
-                        receipt: signed(body, 1),
-                        payee_signature: Some(signed(body, 2).signature),
+                        receipt: signed(body, PAYER),
+                        payee_signature: Some(signed(body, PAYEE).signature),
                     };
                 },
                 &["receipt 3: another amount than the bytes cost"],
@@ -554,7 +541,7 @@ mod tests {
                 Role::Payee,
                 |kept| {
                     let payment = kept.session.payment.as_mut().unwrap();
-                    payment.voucher = signed(payment.voucher.body, 2);
+                    payment.voucher = signed(payment.voucher.body, PAYEE);
                 },
                 &["the newest voucher bears no valid signature of the consumer's authorizer"],
             ),
@@ -575,6 +562,21 @@ mod tests {
                 |kept| kept.session.lost = ByteCount::new(12),
                 &["12 B were carried and written off", "lost: 12 units"],
             ),
+            (
+                Role::Payer,
+                |kept| kept.offer = None,
+                &["the provider's signature of the terms is not kept"],
+            ),
+            (
+                Role::Payer,
+                |kept| kept.offer.as_mut().unwrap().signature.0[5] ^= 1,
+                &["the terms bear no valid signature of the provider's device"],
+            ),
+            (
+                Role::Payer,
+                |kept| kept.offer.as_mut().unwrap().delegation.body.expiry_secs += 1,
+                &["or it did not speak for the wallet that is paid"],
+            ),
         ];
         for (role, damage, expected) in cases {
             let mut kept = kept(role);
@@ -590,15 +592,7 @@ mod tests {
     #[test]
     fn claims_and_their_fees_are_told_as_far_as_they_are_the_sessions() {
         let mut kept = kept(Role::Payee);
-        let channel = kept.session.agreement.channel();
-        let claim = |amount, fee_wei| Spending {
-            kind: "claim".into(),
-            signed_secs: 7,
-            transaction: TransactionSummary { hash: B256::ZERO, block: 1, gas_used: 2, fee_wei },
-            succeeded: true,
-            sweeps: true,
-            parts: vec![Part { channel, amount: units(amount) }],
-        };
+        let claim = |amount, fee_wei| cast::spending("claim", 7, fee_wei, &[(7, amount)]);
         // Half of the first is of what was promised before; the second goes on beyond the session.
         kept.spendings = vec![claim(BASE, 50), claim(BASE + 100, 60), claim(BASE + 400, 300)];
         let status = ChannelStatus::Open;

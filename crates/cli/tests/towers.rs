@@ -70,12 +70,12 @@ fn tokens(market: &Market, address: &str) -> u128 {
 }
 
 /// A provider with something earned that its towers know of; it then falls asleep, and its consumer
-/// starts to leave. Returns the channel and what was promised over it.
-fn asleep(market: &mut Market, towers: &[&Tower]) -> (String, u128) {
+/// starts to leave. `more` is put into `[provider]`. Returns the channel and what was promised over it.
+fn asleep(market: &mut Market, towers: &[&Tower], more: &str) -> (String, u128) {
     let addresses: Vec<_> = towers.iter().map(|tower| format!("\"{}\"", tower.address)).collect();
     let config = format!(
         "[provider]\ntowers = [{}]\ntower_reward = \"0.5\"\ntower_step = \"0\"\n\
-         tower_minutes = 0\n",
+         tower_minutes = 0\n{more}",
         addresses.join(", ")
     );
     fs::write(market.provider.dir.join("config.toml"), config).unwrap();
@@ -107,7 +107,7 @@ fn asleep(market: &mut Market, towers: &[&Tower]) -> (String, u128) {
 fn a_tower_that_was_killed_and_cut_off_claims_for_a_provider_that_sleeps_and_gets_its_reward() {
     let mut market = Market::funded();
     let mut tower = Tower::start(&market, "tower");
-    let (id, promised) = asleep(&mut market, &[&tower]);
+    let (id, promised) = asleep(&mut market, &[&tower], "");
     let listed = tower.node.json(&["watch", "list"]);
     assert_eq!(number(&listed["watching"][0]["amount"]), promised, "{listed:#}");
     assert_eq!(listed["watching"][0]["channel"], id.as_str());
@@ -139,7 +139,7 @@ fn a_tower_that_was_killed_and_cut_off_claims_for_a_provider_that_sleeps_and_get
 fn of_two_towers_one_acts_in_its_turn_and_the_other_spends_nothing() {
     let mut market = Market::funded();
     let towers = [Tower::start(&market, "tower-a"), Tower::start(&market, "tower-b")];
-    let (_, promised) = asleep(&mut market, &[&towers[0], &towers[1]]);
+    let (_, promised) = asleep(&mut market, &[&towers[0], &towers[1]], "");
     market.pass(SLOT + 60);
     until("a tower to claim", || (market.consumer.claimed() == promised).then_some(()));
     // The other's turn comes, and nothing is left to do for it.
@@ -150,6 +150,24 @@ fn of_two_towers_one_acts_in_its_turn_and_the_other_spends_nothing() {
     });
     let sent = towers.each_ref().map(|tower| tower.sent(&market));
     assert_eq!(sent.iter().sum::<u64>(), 1, "{sent:?}");
+}
+
+#[test]
+fn a_tower_defends_what_is_owed_to_a_wallet_whose_key_is_elsewhere() {
+    let mut market = Market::funded();
+    let tower = Tower::start(&market, "tower");
+    let cold = Node::fresh(market.root.path(), "cold", market.rpc);
+    market.provider.delegated_by(&cold);
+    let paid_elsewhere = "delegation = \"delegation.json\"\n";
+    let (_, promised) = asleep(&mut market, &[&tower], paid_elsewhere);
+    market.pass(SLOT + 60);
+    until("the tower to claim", || (market.consumer.claimed() == promised).then_some(()));
+    // It is credited; whoever settles has it paid out.
+    assert_eq!(tokens(&market, &cold.wallet()), 0);
+    market.provider.settle();
+    assert_eq!(tokens(&market, &cold.wallet()), promised);
+    let taken = market.provider.unlock(["watch", "withdraw"]);
+    taken.fails_with(&[&cold.wallet(), "only that wallet can take it back"]);
 }
 
 #[test]

@@ -74,6 +74,19 @@ impl Signature {
         Ok(Address::from_slice(&keccak256(&key.serialize_uncompressed()[1..])[12..]))
     }
 
+    /// Checks that `signer` signed `digest`.
+    ///
+    /// # Errors
+    /// [`SignatureError`] where it did not.
+    pub fn verify(&self, digest: B256, signer: Address) -> Result<(), SignatureError> {
+        let actual = self.recover(digest)?;
+        if actual == signer {
+            Ok(())
+        } else {
+            Err(SignatureError::WrongSigner { expected: signer, actual })
+        }
+    }
+
     fn recoverable(&self) -> Result<RecoverableSignature, SignatureError> {
         let id = match self.0[64] {
             27 => RecoveryId::Zero,
@@ -131,10 +144,7 @@ impl<T: TypedData> Signed<T> {
     /// # Errors
     /// [`SignatureError`] where it did not.
     pub fn verify(self, domain: &Domain, signer: Address) -> Result<Verified<T>, SignatureError> {
-        let actual = self.signature.recover(self.body.digest(domain))?;
-        if actual != signer {
-            return Err(SignatureError::WrongSigner { expected: signer, actual });
-        }
+        self.signature.verify(self.body.digest(domain), signer)?;
         Ok(Verified(self))
     }
 }

@@ -29,7 +29,7 @@ pub trait TypedData {
 
     /// The digest that is signed: `keccak256(0x1901 || domainSeparator || hashStruct)`.
     fn digest(&self, domain: &Domain) -> B256 {
-        digest(domain.separator(), self.struct_hash())
+        typed_digest(domain.separator(), self.struct_hash())
     }
 }
 
@@ -99,7 +99,9 @@ impl Domain {
     }
 }
 
-fn digest(separator: B256, struct_hash: B256) -> B256 {
+/// What is signed of a struct in the domain of `separator`, which need not be a [`Domain`]:
+/// `keccak256(0x1901 || separator || structHash)`.
+pub fn typed_digest(separator: B256, struct_hash: B256) -> B256 {
     let mut message = [0u8; 66];
     message[..2].copy_from_slice(&[0x19, 0x01]);
     message[2..34].copy_from_slice(separator.as_slice());

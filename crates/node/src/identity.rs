@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use sparewire_core::{
-    Address, DeviceSigner, Domain, NodeId, Signed, Signer, SignerError, Timestamp, Verified,
+    Address, DeviceSigner, Domain, NodeId, SignatureError, Signed, Signer, SignerError, Timestamp,
+    Verified,
 };
 use sparewire_protocol::{
     Delegation,
@@ -46,6 +47,29 @@ impl Identity {
         Ok(Self { device, authorizer, delegation })
     }
 
+    /// An identity by the word of a wallet whose key is elsewhere.
+    ///
+    /// # Errors
+    /// [`DelegationError`] where the word is not about these keys, is not the wallet's on `domain`, or
+    /// does not count any more.
+    pub fn delegated(
+        device: Arc<dyn DeviceSigner>,
+        authorizer: Arc<dyn Signer>,
+        delegation: Signed<Delegation>,
+        domain: &Domain,
+        now: Timestamp,
+    ) -> Result<Self, DelegationError> {
+        let Delegation { wallet, device: named, authorizer: key, expiry_secs } = delegation.body;
+        if (named, key) != (device.node_id(), authorizer.address()) {
+            return Err(DelegationError::OtherKeys { device: named, authorizer: key });
+        }
+        delegation.verify(domain, wallet)?;
+        if now.as_secs() > expiry_secs {
+            return Err(DelegationError::Expired { expired_secs: expiry_secs });
+        }
+        Ok(Self { device, authorizer, delegation })
+    }
+
     /// The wallet that pays or is paid.
     pub fn wallet(&self) -> Address {
         self.delegation.body.wallet
@@ -55,6 +79,28 @@ impl Identity {
     pub fn node_id(&self) -> NodeId {
         self.device.node_id()
     }
+}
+
+/// Why a wallet's word makes no identity.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DelegationError {
+    /// It is about another node.
+    #[error("it names device {device} and authorizer {authorizer}, which are not this node's")]
+    OtherKeys {
+        /// The device that it names.
+        device: NodeId,
+        /// The authorizer that it names.
+        authorizer: Address,
+    },
+    /// It is forged, or for another chain or contract.
+    #[error("it is not its wallet's word on this chain and contract: {0}")]
+    Forged(#[from] SignatureError),
+    /// It is over.
+    #[error("it counted until {expired_secs} s after 1970")]
+    Expired {
+        /// The last second in which it counted.
+        expired_secs: u64,
+    },
 }
 
 /// Waits until the keys of a session's other end do not act for their wallet any more, looking

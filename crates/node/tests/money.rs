@@ -16,9 +16,9 @@ use std::{
 use async_trait::async_trait;
 use market::{
     Buyer, Client, Keys, Market, amount, assert_agree, connect, consumer_config, domain, echo,
-    exit_policy, provider_config, sink, source, target, total, until, within,
+    exit_policy, promise, provider_config, sink, source, target, total, until, within,
 };
-use sparewire_core::{ByteCount, ChannelId, SessionId, Signer, Verified};
+use sparewire_core::{ChannelId, Signer};
 use sparewire_node::{
     exit::{Exit, Resolve},
     session::SessionError,
@@ -26,23 +26,10 @@ use sparewire_node::{
     target::Target,
 };
 use sparewire_protocol::{
-    ChannelConfig, ChannelStatus, Message, Payment, Reading, Record, Role, Voucher,
+    ChannelStatus, Message,
     settlement::{ChainError, Intent, StartedClose},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-/// The provider remembers a promise of `units` over the channel.
-fn promise(market: &Market, keys: &Keys, config: &ChannelConfig, units: u128) -> ChannelId {
-    let channel = config.id(&domain());
-    let voucher = Voucher { channel, amount: amount(units) };
-    let voucher = *Verified::sign(voucher, &domain(), &*keys.authorizer).unwrap().signed();
-    let reading = Reading { up: ByteCount::ZERO, down: ByteCount::new(units as u64) };
-    let payment = Payment { session: SessionId([7; 32].into()), reading, voucher };
-    let disk = &market.seller.disk;
-    disk.keep_channel(Role::Payee, &domain(), config).unwrap();
-    disk.record(&[Record::Payment { channel, payment }]).unwrap();
-    channel
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_channel_that_cannot_be_asked_about_keeps_no_other_from_being_claimed() {
@@ -52,7 +39,7 @@ async fn a_channel_that_cannot_be_asked_about_keeps_no_other_from_being_claimed(
         .map(|salt| {
             let config = keys.channel_to(&market.seller.keys, salt);
             market.chain.open(&config, 1_000);
-            promise(&market, &keys, &config, 100 + u128::from(salt))
+            promise(&*market.seller.disk, &keys, &config, 100 + u128::from(salt))
         })
         .collect();
     let seat = &market.seller.seat;
@@ -95,7 +82,8 @@ async fn a_payer_who_leaves_is_noticed_and_settled_channels_are_not_asked_about_
     // Before anybody looks: there is something to look at from the first promise on.
     market.chain.set_claimed(config(1).id(&domain()), amount(100));
     market.chain.set_status(config(2).id(&domain()), ChannelStatus::Closed);
-    let [claimed, closed, open] = [1, 2, 3].map(|salt| promise(&market, &keys, &config(salt), 100));
+    let [claimed, closed, open] =
+        [1, 2, 3].map(|salt| promise(&*market.seller.disk, &keys, &config(salt), 100));
     let asked = |id| market.seller.seat.asked.lock().unwrap().get(&id).copied().unwrap_or(0);
     until("the open one is asked about again and again", || asked(open) >= 5).await;
     assert_eq!((asked(claimed), asked(closed)), (1, 1));
@@ -104,7 +92,7 @@ async fn a_payer_who_leaves_is_noticed_and_settled_channels_are_not_asked_about_
     // A higher promise is worth asking about; a payer who leaves is claimed from at once, also
     // while another channel cannot be asked about.
     market.seller.seat.muddled.lock().unwrap().insert(open);
-    promise(&market, &keys, &config(1), 200);
+    promise(&*market.seller.disk, &keys, &config(1), 200);
     market.chain.set_status(claimed, ChannelStatus::Closing { finish_at_secs: u64::MAX });
     until("it is claimed", || market.chain.facts(claimed).claimed == amount(200)).await;
     let before = asked(claimed);
@@ -127,7 +115,7 @@ async fn where_logs_are_followed_who_leaves_is_claimed_from_first_and_the_others
     for salt in 0..500 {
         let config = keys.channel_to(&market.seller.keys, salt);
         market.chain.open(&config, 1_000);
-        ids.push(promise(&market, &keys, &config, 100));
+        ids.push(promise(&*market.seller.disk, &keys, &config, 100));
     }
     // Each in its turn: whoever was asked about longest ago is next.
     seat.asked.lock().unwrap().clear();

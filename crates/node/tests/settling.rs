@@ -8,11 +8,14 @@ use std::{
     time::Duration,
 };
 
-use market::{Keys, Market, TOKEN, amount, domain, exit_policy, provider_config, until};
-use sparewire_core::{ByteCount, ChannelId, SessionId, Signature, Signed, Signer, Verified};
-use sparewire_node::{exit::Exit, provider::Row, store::Store};
+use market::{
+    Keys, Market, TOKEN, amount, domain, exit_policy, payment, promise, provider_config, remember,
+    until,
+};
+use sparewire_core::{ChannelId, Signature, Signer};
+use sparewire_node::{exit::Exit, provider::Row};
 use sparewire_protocol::{
-    ChannelConfig, ChannelStatus, Payment, Reading, Record, Role, Voucher,
+    ChannelConfig, ChannelStatus,
     settlement::{Intent, NativePrice, Occasion, SettlePolicy, Verdict},
 };
 
@@ -42,26 +45,17 @@ impl Scene {
 
     /// The provider remembers a promise of `units` over the channel with this salt.
     fn promise(&self, salt: u64, units: u128) -> ChannelId {
-        let config = self.config(salt);
-        let channel = config.id(&domain());
-        let voucher = Voucher { channel, amount: amount(units) };
-        let signed = *Verified::sign(voucher, &domain(), &*self.payer.authorizer).unwrap().signed();
-        self.remember(
-            &config,
-            Payment {
-                session: SessionId([7; 32].into()),
-                reading: Reading { up: ByteCount::ZERO, down: ByteCount::new(units as u64) },
-                voucher: signed,
-            },
-        )
+        promise(&*self.market.seller.disk, &self.payer, &self.config(salt), units)
     }
 
-    fn remember(&self, config: &ChannelConfig, payment: Payment) -> ChannelId {
-        let channel = config.id(&domain());
-        let disk = &self.market.seller.disk;
-        disk.keep_channel(Role::Payee, &domain(), config).unwrap();
-        disk.record(&[Record::Payment { channel, payment }]).unwrap();
-        channel
+    /// Final state does not show what is claimed of the channel until it is [`Scene::shown`].
+    fn unshown(&self, salt: u64) {
+        let channel = self.config(salt).id(&domain());
+        self.market.seller.seat.unshown.lock().unwrap().insert(channel);
+    }
+
+    fn shown(&self, channel: ChannelId) {
+        self.market.seller.seat.unshown.lock().unwrap().remove(&channel);
     }
 
     fn open(&self, salt: u64) {
@@ -148,16 +142,9 @@ async fn a_forged_claim_is_found_among_many_and_spoils_none() {
     let mut signature = [1; 65];
     signature[64] = 27;
     let config = scene.config(9);
-    let body = Voucher { channel: config.id(&domain()), amount: amount(5_000) };
-    let signature = Signature::from_bytes(signature).unwrap();
-    let forged = scene.remember(
-        &config,
-        Payment {
-            session: SessionId([7; 32].into()),
-            reading: Reading::default(),
-            voucher: Signed { body, signature },
-        },
-    );
+    let mut false_payment = payment(&scene.payer, &config, 5_000);
+    false_payment.voucher.signature = Signature::from_bytes(signature).unwrap();
+    let forged = remember(&*scene.market.seller.disk, &config, false_payment);
     let failed = scene.market.seller.provider.settler().settle().await.unwrap_err();
     assert!(failed.to_string().contains("signature"), "{failed}");
     assert_eq!(failed.outcome.transactions.len(), 1);
@@ -174,28 +161,31 @@ async fn a_leaving_payer_waits_for_no_finality_and_nothing_is_sent_twice() {
     let scene = Scene::new(policy).await;
     scene.market.seller.seat.never_final.send_replace(true);
     (1..=2).for_each(|salt| scene.open(salt));
+    scene.unshown(1);
     let first = scene.promise(1, 1_000);
     until("the first is sent", || scene.claimed(first) == 1_000).await;
-    // The node does not show it as final yet.
-    scene.market.chain.set_claimed(first, amount(0));
     scene.looks(first).await;
     assert_eq!(scene.claims(), [[1_000]]);
 
+    // The second is too dear for now, so that it is seen to leave.
+    *scene.market.seller.seat.fee_wei.lock().unwrap() = (400, 0);
     let second = scene.promise(2, 300);
     let finish_at_secs = 1 << 40;
     scene.market.chain.set_status(second, ChannelStatus::Closing { finish_at_secs });
-    until("the second is sent", || scene.claimed(second) == 300).await;
+    until("it is known", || !scene.leaving().is_empty()).await;
     let leaving = scene.leaving();
     assert_eq!(leaving.iter().map(|row| row.channel).collect::<Vec<_>>(), [second]);
     // Half an hour of an hour's delay is left for it.
     assert_eq!(leaving[0].claim_by_secs, Some(finish_at_secs - 1_800));
+    *scene.market.seller.seat.fee_wei.lock().unwrap() = (1, 0);
+    until("the second is sent", || scene.claimed(second) == 300).await;
 
     // Whoever asks waits for what is on its way.
     let seller = Arc::clone(&scene.market.seller.provider);
     let asked = tokio::spawn(async move { seller.settler().settle().await });
     scene.looks(first).await;
     assert!(!asked.is_finished());
-    scene.market.chain.set_claimed(first, amount(1_000));
+    scene.shown(first);
     scene.market.seller.seat.never_final.send_replace(false);
     asked.await.unwrap().unwrap();
     assert_eq!(scene.claims(), [[1_000], [300]]);
@@ -257,11 +247,12 @@ async fn a_claim_of_which_nobody_heard_is_asked_for_again_as_it_was() {
     let policy = SettlePolicy { threshold: Some(amount(900)), ..SettlePolicy::default() };
     let scene = Scene::new(policy).await;
     scene.market.seller.seat.unheard.store(1, SeqCst);
+    scene.market.seller.seat.never_final.send_replace(true);
     scene.open(1);
+    scene.unshown(1);
     let channel = scene.promise(1, 1_000);
     until("it is sent", || !scene.claims().is_empty()).await;
     // It is not final yet, and the voucher grows by less than is worth a claim of its own.
-    scene.market.chain.set_claimed(channel, amount(0));
     scene.promise(1, 1_300);
     until("it is asked for again", || scene.claims().len() >= 2).await;
     scene.looks(channel).await;
@@ -275,14 +266,13 @@ async fn a_claim_that_is_on_its_way_is_hurried_when_its_payer_leaves() {
     let scene = Scene::new(policy).await;
     scene.market.seller.seat.never_final.send_replace(true);
     scene.open(1);
+    scene.unshown(1);
     let channel = scene.promise(1, 1_000);
     until("it is sent", || !scene.claims().is_empty()).await;
-    scene.market.chain.set_claimed(channel, amount(0));
     scene.looks(channel).await;
     assert_eq!(scene.claims().len(), 1);
     scene.market.chain.set_status(channel, ChannelStatus::Closing { finish_at_secs: 1 << 40 });
     until("it is asked for again", || scene.claims().len() == 2).await;
-    scene.market.chain.set_claimed(channel, amount(0));
     scene.looks(channel).await;
     // The same intent, once: the chain has been told that it is urgent.
     assert_eq!(scene.claims(), [[1_000], [1_000]]);

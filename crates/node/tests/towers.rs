@@ -10,17 +10,17 @@ use std::{
     sync::{Arc, atomic::Ordering::SeqCst},
 };
 
-use market::{FakeChain, Keys, Seat, TOKEN, amount, clock, domain, open_store, until};
-use sparewire_core::{
-    Address, Amount, ByteCount, ChannelId, DeviceSigner, SessionId, Signed, Signer, Verified,
+use market::{
+    FakeChain, Keys, Seat, TOKEN, amount, clock, domain, open_store, payment, promise, until,
 };
+use sparewire_core::{Address, Amount, ChannelId, DeviceSigner, DeviceStatement, Signed, Signer};
 use sparewire_node::{
     store::{SqliteStore, Store},
     tower::{EntrustConfig, Entrusting, TowerService, TowerStatus, TowerStore},
     transport::{Endpoint, EndpointConfig, PeerAddress, WATCH_ALPN},
 };
 use sparewire_protocol::{
-    Appointment, ChannelConfig, ChannelStatus, Entrust, Payment, Reading, Record, Role, Voucher,
+    Appointment, ChannelConfig, ChannelStatus, Entrust, Kept,
     settlement::Intent,
     watch::{Charge, TowerPolicy, WatchRecord},
 };
@@ -120,16 +120,7 @@ impl Payee {
     }
 
     fn is_promised(&self, salt: u64, units: u128) -> ChannelId {
-        let config = self.channel(salt);
-        let channel = config.id(&domain());
-        let voucher = Voucher { channel, amount: amount(units) };
-        let voucher =
-            *Verified::sign(voucher, &domain(), &*self.payer.authorizer).unwrap().signed();
-        let reading = Reading { up: ByteCount::ZERO, down: ByteCount::new(units as u64) };
-        let payment = Payment { session: SessionId([7; 32].into()), reading, voucher };
-        self.store.keep_channel(Role::Payee, &domain(), &config).unwrap();
-        self.store.record(&[Record::Payment { channel, payment }]).unwrap();
-        channel
+        promise(&*self.store, &self.payer, &self.channel(salt), units)
     }
 
     async fn entrusting(&self, tower: &PeerAddress) -> Arc<Entrusting> {
@@ -150,7 +141,7 @@ impl Payee {
 }
 
 fn status(entrusting: &Entrusting) -> TowerStatus {
-    entrusting.status().unwrap().remove(0)
+    entrusting.status(|_| Amount::ZERO).unwrap().remove(0)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,11 +219,45 @@ async fn a_tower_with_a_full_disk_acknowledges_nothing_until_there_is_room() {
     running.await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_claimed_or_whose_appointment_expired_is_not_said_to_be_watched() {
+    let payee = Payee::new().await;
+    let now_secs = clock()().as_secs();
+    let tower = Keys::random();
+    let path = payee.dir.path().join("watch.sqlite");
+    let store = TowerStore::open(&path).unwrap();
+    // Three of 100 each: one that counts, one that expired, and one that is claimed.
+    let [counts, expired, claimed] = [1, 2, 3].map(|salt| payee.is_promised(salt, 100));
+    for (channel, expiry_secs) in
+        [(counts, now_secs + 60), (expired, now_secs), (claimed, now_secs + 60)]
+    {
+        let kept = Kept {
+            tower: tower.device.node_id(),
+            client: payee.keys.device.node_id(),
+            domain: domain(),
+            channel,
+            amount: amount(100),
+            reward: Amount::ZERO,
+            expiry_secs,
+            turn: (0, 1),
+            time: clock()(),
+        };
+        store.acknowledge(&kept, tower.device.sign_bytes(&kept.signing_bytes())).unwrap();
+    }
+    drop(store);
+    let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    let address = PeerAddress { node: tower.device.node_id(), addrs: vec![nowhere] };
+    let entrusting = payee.entrusting(&address).await;
+    let settled = |id| if id == claimed { amount(100) } else { Amount::ZERO };
+    let told = entrusting.status(settled).unwrap().remove(0);
+    assert_eq!((told.channels, told.watched_units), (1, amount(100)));
+    assert_eq!(told.unwatched_units, amount(100), "of the one that expired");
+}
+
 /// An appointment without a reward over all of a channel, as if it had been handed over before.
 fn charge(payer: &Keys, payee: &Keys, salt: u64) -> Charge {
     let config = payer.channel_to(payee, salt);
-    let voucher = Voucher { channel: config.id(&domain()), amount: amount(100) };
-    let voucher = *Verified::sign(voucher, &domain(), &*payer.authorizer).unwrap().signed();
+    let voucher = payment(payer, &config, 100).voucher;
     let body = Appointment {
         channel: voucher.body.channel,
         amount: voucher.body.amount,

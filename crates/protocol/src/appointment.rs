@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use sparewire_core::{
     Address, Amount, B256, ChannelId, DecodeError, DeviceSignature, DeviceStatement, Domain,
     NodeId, Signature, SignatureError, Signed, Signer, SignerError, StructHasher, Timestamp,
-    TypedData, decode, encode, keccak256,
+    TypedData, decode, encode, keccak256, typed_digest,
 };
 
 use crate::{
     channel::{ChannelConfig, Claim, Voucher},
-    message::{read_reason, short_reason},
+    message::{join_frame, read_reason, short_reason, split_frame},
 };
 
 /// Longest frame of this protocol, kind and body together: what a peer can make us allocate.
@@ -25,7 +25,7 @@ pub const WATCH_FRAME_LEN_MAX: usize = 2 << 10;
 pub const TOWERS_MAX: u8 = 16;
 /// Longest that one tower waits for the one before it, in seconds. It is far above what a public
 /// chain needs to make a claim final (about 13 minutes on Ethereum).
-pub const SLOT_SECS_MAX: u64 = 3_600;
+const SLOT_SECS_MAX: u64 = 3_600;
 /// The most that a reward may be: what the contract keeps in 96 bits.
 pub const REWARD_MAX: u128 = (1 << 96) - 1;
 /// Longest that an appointment may have left, in seconds: what covers its reward today can be
@@ -102,12 +102,8 @@ impl TypedData for Appointment {
 
 impl Appointment {
     /// The digest that the payee side signs and the contract of `towers` checks.
-    pub fn digest_for(&self, towers: &TowersDomain) -> B256 {
-        let mut message = [0u8; 66];
-        message[..2].copy_from_slice(&[0x19, 0x01]);
-        message[2..34].copy_from_slice(towers.struct_hash().as_slice());
-        message[34..].copy_from_slice(self.struct_hash().as_slice());
-        keccak256(message)
+    fn digest_for(&self, towers: &TowersDomain) -> B256 {
+        typed_digest(towers.struct_hash(), self.struct_hash())
     }
 
     /// Signs it for `towers` with the payee's authorizer.
@@ -127,18 +123,13 @@ impl Appointment {
     ///
     /// # Errors
     /// [`SignatureError`] where it did not.
-    pub fn verify(
+    pub(crate) fn verify(
         &self,
         signature: Signature,
         towers: &TowersDomain,
         signer: Address,
     ) -> Result<(), SignatureError> {
-        let actual = signature.recover(self.digest_for(towers))?;
-        if actual == signer {
-            Ok(())
-        } else {
-            Err(SignatureError::WrongSigner { expected: signer, actual })
-        }
+        signature.verify(self.digest_for(towers), signer)
     }
 }
 
@@ -174,7 +165,7 @@ impl Entrust {
     }
 
     /// Where the appointment is signed for.
-    pub fn towers_domain(&self) -> TowersDomain {
+    pub(crate) fn towers_domain(&self) -> TowersDomain {
         TowersDomain { chain_id: self.domain.chain_id, contract: self.towers }
     }
 
@@ -310,13 +301,7 @@ impl WatchMessage {
             Self::Kept { kept, signature } => (2, encode(&(kept, signature))),
             Self::Refused(refused) => (3, encode(refused)),
         };
-        let length = body.len() + 1;
-        assert!(length <= WATCH_FRAME_LEN_MAX, "our own messages fit a frame");
-        let mut frame = Vec::with_capacity(4 + length);
-        frame.extend_from_slice(&(length as u32).to_le_bytes());
-        frame.push(kind);
-        frame.extend_from_slice(&body);
-        frame
+        join_frame(kind, &body, WATCH_FRAME_LEN_MAX)
     }
 
     /// Reads kind and body of a frame, without its length. `None` for a kind that this version
@@ -325,13 +310,7 @@ impl WatchMessage {
     /// # Errors
     /// [`DecodeError`] where a known kind is malformed or the frame too long or empty.
     pub fn from_frame(frame: &[u8]) -> Result<Option<Self>, DecodeError> {
-        let length = frame.len();
-        if length > WATCH_FRAME_LEN_MAX {
-            return Err(DecodeError::TooLong { length, length_max: WATCH_FRAME_LEN_MAX });
-        }
-        let Some((kind, body)) = frame.split_first() else {
-            return Err(DecodeError::Malformed { reason: "empty frame".to_owned() });
-        };
+        let (kind, body) = split_frame(frame, WATCH_FRAME_LEN_MAX)?;
         Ok(Some(match kind {
             1 => Self::Entrust(decode(body, WATCH_FRAME_LEN_MAX)?),
             2 => {

@@ -27,7 +27,7 @@ pub struct NativePrice {
 impl NativePrice {
     /// What `fee_wei` is worth, rounded up (against whoever pays it); [`Amount::MAX`] where it is
     /// more than that.
-    pub fn of(self, fee_wei: u128) -> Amount {
+    fn of(self, fee_wei: u128) -> Amount {
         self.per_coin.mul_div_ceil(fee_wei, WEI_PER_COIN).unwrap_or(Amount::MAX)
     }
 }
@@ -42,8 +42,8 @@ pub struct SettlePolicy {
     pub period_ms: Option<u64>,
     /// Claim when the provider shuts down.
     pub at_shutdown: bool,
-    /// Most of a claim that its fee may take, in percent: 0 to 100. A payer that leaves and one who
-    /// asks are given up to 100: as long as anything is left.
+    /// Most of a claim that its fee may take, in percent: 0 to 100. When somebody asks, and in the
+    /// last moment before a payer has left, it may take up to 100: as long as anything is left.
     pub fee_percent_max: u8,
     /// What fees are worth. `None`, and tokens other than its own, where nobody has said it: fees
     /// cannot be weighed then.
@@ -115,7 +115,7 @@ impl Waiting {
 /// How long before the end of the withdraw delay a claim is sent at the latest: a quarter of the
 /// delay, at least half an hour or, in short ones, half of the delay. It is what a transaction gets
 /// for being raised until it is mined.
-pub fn margin_secs(config: &ChannelConfig) -> u64 {
+fn margin_secs(config: &ChannelConfig) -> u64 {
     let delay = u64::from(config.withdraw_delay_secs);
     (delay / 4).max((delay / 2).min(1_800))
 }
@@ -175,13 +175,9 @@ impl SettlePolicy {
         waiting.iter().filter_map(why).collect()
     }
 
-    /// All that waits, for a reason of ours; in their last moment, those of leaving payers.
-    pub fn all(
-        &self,
-        waiting: &[Waiting],
-        asked: Occasion,
-        block_secs: u64,
-    ) -> Vec<(Waiting, Occasion)> {
+    /// All that waits, for a reason of ours. Where nobody asked, what waits in channels that their
+    /// payers are leaving has that for its reason.
+    pub fn all(waiting: &[Waiting], asked: Occasion, block_secs: u64) -> Vec<(Waiting, Occasion)> {
         let why = |one: &Waiting| match (asked, one.occasion(block_secs)) {
             (Occasion::Asked, _) | (_, None) => (*one, asked),
             (_, Some(leaving)) => (*one, leaving),

@@ -57,8 +57,8 @@ mod terms;
 pub mod watch;
 
 pub use appointment::{
-    APPOINTMENT_SECS_MAX, Appointment, Entrust, Kept, REWARD_MAX, SLOT_SECS_MAX, TOWERS_MAX,
-    TowersDomain, WATCH_FRAME_LEN_MAX, WatchMessage, WatchRefusal, WatchRefused, turn_of,
+    APPOINTMENT_SECS_MAX, Appointment, Entrust, Kept, REWARD_MAX, TOWERS_MAX, TowersDomain,
+    WATCH_FRAME_LEN_MAX, WatchMessage, WatchRefusal, WatchRefused, turn_of,
 };
 pub use channel::{ChannelConfig, ChannelFacts, ChannelStatus, Claim, Delegation, Voucher};
 pub use credit::{CreditRule, PAID_PER_CREDIT, STEP_MAX};

@@ -190,13 +190,7 @@ impl Message {
             Self::Close { reason } => (12, encode(reason)),
             Self::Flow { stream, paused } => (13, encode(&(stream, paused))),
         };
-        let length = body.len() + 1;
-        assert!(length <= FRAME_LEN_MAX, "our own messages fit a frame");
-        let mut frame = Vec::with_capacity(4 + length);
-        frame.extend_from_slice(&(length as u32).to_le_bytes());
-        frame.push(kind);
-        frame.extend_from_slice(&body);
-        frame
+        join_frame(kind, &body, FRAME_LEN_MAX)
     }
 
     /// Reads kind and body of a frame, without its length. `None` for a kind that this version
@@ -205,9 +199,7 @@ impl Message {
     /// # Errors
     /// [`DecodeError`] where a known kind is malformed or the frame too long or empty.
     pub fn from_frame(frame: &[u8]) -> Result<Option<Self>, DecodeError> {
-        let Some((kind, body)) = frame.split_first() else {
-            return Err(DecodeError::Malformed { reason: "empty frame".to_owned() });
-        };
+        let (kind, body) = split_frame(frame, FRAME_LEN_MAX)?;
         fn read<T: BorshDeserialize>(body: &[u8]) -> Result<T, DecodeError> {
             decode(body, FRAME_LEN_MAX - 1)
         }
@@ -249,15 +241,36 @@ impl Message {
                 let (stream, paused) = read(body)?;
                 Self::Flow { stream, paused }
             }
-            _ if frame.len() > FRAME_LEN_MAX => {
-                return Err(DecodeError::TooLong {
-                    length: frame.len(),
-                    length_max: FRAME_LEN_MAX,
-                });
-            }
             _ => return Ok(None),
         }))
     }
+}
+
+/// A frame with its length.
+///
+/// # Panics
+/// Where kind and body together are longer than `length_max`.
+pub(crate) fn join_frame(kind: u8, body: &[u8], length_max: usize) -> Vec<u8> {
+    let length = body.len() + 1;
+    assert!(length <= length_max, "our own messages fit a frame");
+    let mut frame = Vec::with_capacity(4 + length);
+    frame.extend_from_slice(&(length as u32).to_le_bytes());
+    frame.push(kind);
+    frame.extend_from_slice(body);
+    frame
+}
+
+/// Kind and body of a frame without its length.
+///
+/// # Errors
+/// [`DecodeError`] where it is empty, or longer than `length_max`.
+pub(crate) fn split_frame(frame: &[u8], length_max: usize) -> Result<(u8, &[u8]), DecodeError> {
+    let length = frame.len();
+    if length > length_max {
+        return Err(DecodeError::TooLong { length, length_max });
+    }
+    let empty = || DecodeError::Malformed { reason: "empty frame".to_owned() };
+    frame.split_first().map(|(kind, body)| (*kind, body)).ok_or_else(empty)
 }
 
 #[derive(BorshDeserialize)]

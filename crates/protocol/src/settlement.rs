@@ -7,9 +7,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use sparewire_core::{Address, Amount, B256, ChannelId, Domain, NodeId, Signature, Signed};
 
-pub use crate::claiming::{
-    NativePrice, Occasion, SettlePolicy, Verdict, Waiting, Weighed, margin_secs,
-};
+pub use crate::claiming::{NativePrice, Occasion, SettlePolicy, Verdict, Waiting, Weighed};
 use crate::{
     appointment::Appointment,
     channel::{ChannelConfig, ChannelFacts, Claim, Delegation},
@@ -94,6 +92,8 @@ pub enum Intent {
     DepositReward {
         /// The contract that holds them.
         towers: Address,
+        /// Whose they are from then on: the payee of the channels that are defended.
+        payee: Address,
         /// Whose appointments they back: our authorizer's.
         authorizer: Address,
         /// The token.

@@ -23,7 +23,7 @@ use alloy_primitives::{Bytes, hex};
 use serde::{Deserialize, Serialize};
 use sparewire_core::{
     Address, B256, Domain, Signature, SignatureError, Signer, SignerError, TypedData, U256,
-    keccak256,
+    keccak256, typed_digest,
 };
 
 use crate::file::tame;
@@ -63,9 +63,7 @@ impl Payload {
             Self::Digest { digest } => Ok(*digest),
             Self::Eip712 { domain, encode_type, words } => {
                 fields(encode_type, words)?;
-                let separator = domain.separator();
-                let body = struct_hash(encode_type, words);
-                Ok(keccak256([&[0x19, 0x01], separator.as_slice(), body.as_slice()].concat()))
+                Ok(typed_digest(domain.separator(), struct_hash(encode_type, words)))
             }
             // EIP-2718: a type below 0x80, of which 1 to 4 are in use, or a legacy RLP list. What
             // starts with 0x19 would be signed data in a transaction's clothes.
@@ -214,10 +212,7 @@ pub struct OfflineResponse {
 
 impl OfflineResponse {
     fn new(digest: B256, signature: Signature, signer: Address) -> Result<Self, OfflineError> {
-        let actual = signature.recover(digest)?;
-        if actual != signer {
-            return Err(SignatureError::WrongSigner { expected: signer, actual }.into());
-        }
+        signature.verify(digest, signer)?;
         Ok(Self { digest, signature, signer })
     }
 

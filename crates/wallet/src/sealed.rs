@@ -192,16 +192,9 @@ impl<R: Read> Unsealer<R> {
             let (cipher, header) = (&self.chunks.cipher, &self.chunks.header);
             cipher.decrypt_in_place_detached(&nonce, header, chunk, &tag).is_ok()
         };
-        let mut sealed = chunk.clone();
-        let mut ended = last;
-        // A last chunk may be full.
-        let opened = open(last, &mut chunk)
-            || (!last && {
-                ended = true;
-                std::mem::swap(&mut chunk, &mut sealed);
-                open(true, &mut chunk)
-            });
-        if !opened {
+        // A last chunk may be full. What does not open stays as it was: its tag is checked first.
+        let ended = last || !open(false, &mut chunk);
+        if ended && !open(true, &mut chunk) {
             return Err(match self.chunks.number {
                 0 => SealedError::WrongPassword,
                 _ if last => SealedError::Truncated { intact },

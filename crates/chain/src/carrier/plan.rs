@@ -300,8 +300,8 @@ fn reward_calls(wallet: Address, intent: &Intent) -> Vec<Call> {
         Intent::CollectReward { towers, config } => {
             (towers, Towers::collectCall::new((config_of(config),)).abi_encode())
         }
-        Intent::DepositReward { towers, authorizer, token, amount } => {
-            let money = (wallet, *authorizer, *token, amount.get());
+        Intent::DepositReward { towers, payee, authorizer, token, amount } => {
+            let money = (*payee, *authorizer, *token, amount.get());
             (towers, Towers::depositCall::new(money).abi_encode())
         }
         Intent::AnnounceRewardWithdrawal { towers, authorizer, token, amount } => {

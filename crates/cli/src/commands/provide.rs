@@ -5,10 +5,14 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
-use sparewire_core::{Amount, ByteCount};
-use sparewire_node::{provider::Provider, store::Store, tower::Entrusting};
+use sparewire_core::{Address, Amount, ByteCount};
+use sparewire_node::{
+    provider::Provider,
+    store::Store,
+    tower::{Entrusting, TowerStatus},
+};
 use sparewire_protocol::{
-    Role,
+    Delegation, Role,
     settlement::{Standing, TokenInfo},
 };
 use tokio_util::sync::CancellationToken;
@@ -17,9 +21,9 @@ use super::settle::Settled;
 use crate::{
     assemble, backup,
     console::{Console, Shown},
-    descriptors,
+    delegation, descriptors,
     hint::Hint,
-    home::Home,
+    home::{Home, clock},
     metrics::{self, Figure},
     side::Side,
 };
@@ -57,7 +61,8 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
     let who = format!("{sessions} sessions of {tunnels} tunnels");
     descriptors::raise(sessions.saturating_mul(tunnels), &who);
 
-    let (side, carrier) = Side::open_to_stay(&home, args.password_file.as_deref()).await?;
+    let (mut side, carrier) = Side::open_to_stay(&home, args.password_file.as_deref()).await?;
+    side.node.identity = delegation::identity(&home, &side.node.identity)?;
     if side.own_standing().await? == Some(Standing::Revoked) {
         bail!(
             Hint::new(
@@ -69,6 +74,17 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
             )
         );
     }
+    let hot = side.node.wallet.address();
+    let delegation = side.node.identity.delegation.body;
+    if delegation.wallet != hot {
+        // What is earned goes elsewhere, so nothing refills this.
+        if side.chain.funds(hot, side.token.address).await?.native_wei == 0 {
+            eprintln!("warning: {hot} has nothing to pay gas with; claims need some");
+        }
+        if let Some(warning) = delegation::warning(&delegation, clock()().as_secs()) {
+            eprintln!("warning: {warning}");
+        }
+    }
     match home.index() {
         Ok(index) => carrier.use_index(index),
         // Payers that leave are found without it, later.
@@ -77,14 +93,14 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
     let (provider, endpoint) =
         assemble::provider(&home.config.provider, &home.config.settle, &side).await?;
     let entrusting = assemble::entrusting(&home, &side, &endpoint)?;
-    let (address, wallet) =
-        (endpoint.address().to_string(), side.node.wallet.address().to_string());
+    let (address, payee) = (endpoint.address().to_string(), delegation.wallet);
     let seller = Seller {
         provider: Arc::clone(&provider),
         entrusting: entrusting.clone(),
         store: side.store,
         address: address.clone(),
-        wallet: wallet.clone(),
+        wallet: hot,
+        delegation,
         token: side.token,
     };
     let console = Console::open(&home, metrics_at, seller, carrier).await?;
@@ -92,9 +108,9 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
     console.ready(
         json,
         &address,
-        &json!({ "address": address, "wallet": wallet }),
+        &json!({ "address": address, "wallet": hot, "payee": payee }),
         &format!(
-            "selling at {price} per GiB, paid to {wallet}; a consumer runs: sparewire connect {address}"
+            "selling at {price} per GiB, paid to {payee}; a consumer runs: sparewire connect {address}"
         ),
     )?;
     backup::remind(&home);
@@ -126,8 +142,18 @@ struct Seller {
     entrusting: Option<Arc<Entrusting>>,
     store: Arc<dyn Store>,
     address: String,
-    wallet: String,
+    /// Whose gas money is spent.
+    wallet: Address,
+    /// Who is paid, and until when it lets us.
+    delegation: Delegation,
     token: TokenInfo,
+}
+
+impl Seller {
+    fn towers(&self) -> Result<Vec<TowerStatus>> {
+        let Some(entrusting) = &self.entrusting else { return Ok(Vec::new()) };
+        Ok(entrusting.status(|channel| self.provider.settler().settled_up_to(channel))?)
+    }
 }
 
 impl Shown for Seller {
@@ -148,12 +174,13 @@ impl Shown for Seller {
                 })
             })
             .collect();
-        let towers = self.entrusting.as_ref().map(|entrusting| entrusting.status());
         Ok(json!({
             "role": "provider",
-            "towers": towers.transpose()?.unwrap_or_default(),
+            "towers": self.towers()?,
             "address": self.address,
             "wallet": self.wallet,
+            "payee": self.delegation.wallet,
+            "delegation_expiry": self.delegation.expiry_secs,
             "token": self.token,
             "promised": promised(&*self.store, Role::Payee)?,
             "sessions": sessions,
@@ -167,8 +194,8 @@ impl Shown for Seller {
             live.iter().map(|live| of(&live.statement)).sum::<u64>() as f64
         };
         let promised = promised(&*self.store, Role::Payee).unwrap_or_default();
-        let towers = self.entrusting.as_ref().and_then(|entrusting| entrusting.status().ok());
-        let watched = towers.iter().flatten().map(|tower| tower.watched_units.get()).max();
+        let towers = self.towers().unwrap_or_default();
+        let watched = towers.iter().map(|tower| tower.watched_units.get()).max();
         vec![
             Figure { name: "sessions", help: "Sessions running", value: live.len() as f64 },
             Figure {
@@ -195,6 +222,11 @@ impl Shown for Seller {
                 name: "promised_units",
                 help: "Promised by vouchers over all channels, in the token's smallest unit",
                 value: promised.get() as f64,
+            },
+            Figure {
+                name: "delegation_left_seconds",
+                help: "Until consumers turn this node down, unless its wallet's delegation is renewed",
+                value: self.delegation.expiry_secs.saturating_sub(clock()().as_secs()) as f64,
             },
             Figure {
                 name: "watched_units",

@@ -130,6 +130,7 @@ async fn explain(
     }
     let evidence = Evidence {
         session,
+        offer: store.offer(id)?,
         receipts: &receipts,
         carried: store.carried(id)?,
         stops: &stops,

@@ -17,7 +17,7 @@ use crate::{
     side::Side,
 };
 
-/// Claim on chain what your vouchers are worth, and pay it out to your wallet.
+/// Claim on chain what your vouchers are worth, and pay it out to the wallet that they name.
 #[derive(Debug, Args)]
 pub(crate) struct SettleArgs {
     /// Show what would be claimed, what that costs and from where on it pays. Nothing is sent.

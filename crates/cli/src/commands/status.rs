@@ -1,9 +1,10 @@
 //! `sparewire status`: what is going on in a data directory.
 
 use anyhow::Result;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sparewire_chain::ChainWork;
+use sparewire_core::Address;
 use sparewire_protocol::Role;
 use sparewire_wallet::NodeKeys;
 
@@ -11,7 +12,7 @@ use super::provide::promised;
 use crate::{
     backup::Stamp,
     control::{self, Request},
-    dates,
+    dates, delegation,
     home::{Home, clock},
     output,
 };
@@ -37,9 +38,10 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
         None => home.chain_work()?,
     };
     let backup = Stamp::read(home);
+    let payee = Payee::of(home);
     let value = json!({
         "data_dir": home.dir, "chain_work": work, "keys": keys, "chain": chain, "last_backup": backup,
-        "sessions": sessions, "earned_units": earned, "spent_units": spent, "running": running,
+        "payee": payee, "sessions": sessions, "earned_units": earned, "spent_units": spent, "running": running,
     });
     if json {
         return output::json(&value);
@@ -51,6 +53,9 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
             crate::output::out!("node id   {}", keys.node_id);
         }
         None => crate::output::out!("wallet    none; make one with `sparewire wallet new`"),
+    }
+    for line in payee.iter().flat_map(Payee::lines) {
+        crate::output::out!("{line}");
     }
     crate::output::out!("chain     {}", chain);
     let nodes = running.as_ref().and_then(|running| running["nodes"].as_array());
@@ -81,4 +86,48 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
         None => crate::output::out!("running   nothing"),
     }
     Ok(())
+}
+
+/// Another wallet that is paid instead of ours, as the configuration has it.
+#[derive(Debug, Serialize)]
+struct Payee {
+    /// `None` where its delegation cannot be read.
+    wallet: Option<Address>,
+    /// When its delegation ends, in seconds since the epoch.
+    expiry: Option<u64>,
+    /// What is wrong, or will be.
+    trouble: Option<String>,
+}
+
+impl Payee {
+    /// `None` where this node's own wallet is paid.
+    fn of(home: &Home) -> Option<Self> {
+        let found = match delegation::configured(home) {
+            Ok(found) => found?.body,
+            Err(error) => {
+                return Some(Self {
+                    wallet: None,
+                    expiry: None,
+                    trouble: Some(format!("{error:#}")),
+                });
+            }
+        };
+        let own = NodeKeys::peek(&home.keys_dir()).ok();
+        let is_ours =
+            own.is_none_or(|own| (found.device, found.authorizer) == (own.node_id, own.authorizer));
+        let trouble = match is_ours {
+            true => delegation::warning(&found, clock()().as_secs()),
+            false => Some("its delegation is for another node".into()),
+        };
+        Some(Self { wallet: Some(found.wallet), expiry: Some(found.expiry_secs), trouble })
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let (Some(wallet), Some(expiry)) = (self.wallet, self.expiry) {
+            lines.push(format!("paid to   {wallet}, until {}", dates::Day::of_secs(expiry)));
+        }
+        lines.extend(self.trouble.as_ref().map(|trouble| format!("          WARNING: {trouble}")));
+        lines
+    }
 }

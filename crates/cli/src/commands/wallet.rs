@@ -6,11 +6,12 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 use serde_json::json;
 use sparewire_wallet::{
-    Cost, Mnemonic, NodeKeys, NodeSecrets, OfflineRequest, PublicKeys, WordCount,
+    Cost, Field, Mnemonic, NodeKeys, NodeSecrets, OfflineRequest, PublicKeys, WordCount,
 };
 
-use super::device::DeviceCommand;
+use super::{delegation::DelegationCommand, device::DeviceCommand};
 use crate::{
+    dates::Day,
     hint::{self, Hint},
     home::{Home, key_error, password},
     output,
@@ -40,6 +41,9 @@ pub(crate) enum WalletCommand {
     /// The devices and authorizers that act for this wallet, in the registry of keys on chain.
     #[command(subcommand)]
     Device(DeviceCommand),
+    /// Another wallet that is paid for what this node sells.
+    #[command(subcommand)]
+    Delegation(DelegationCommand),
     /// Sign a request on a machine without a network: reads and writes JSON.
     Sign {
         /// The request file.
@@ -61,13 +65,19 @@ pub(crate) async fn run(command: WalletCommand, home: &Home, as_json: bool) -> R
         }
         WalletCommand::Show => show(home, as_json).await,
         WalletCommand::Device(command) => super::device::run(command, home, as_json).await,
+        WalletCommand::Delegation(command) => super::delegation::run(command, home, as_json),
         WalletCommand::Sign { request, password_file, blind } => {
             let text = std::fs::read_to_string(&request)
                 .with_context(|| format!("cannot read {}", request.display()))?;
             let request = OfflineRequest::from_json(&text)?;
             eprintln!("{}", output::tame(request.description()));
             for field in request.fields() {
-                eprintln!("  {field:?}");
+                let Field { name, kind, value } = field;
+                let date = match (name.as_str(), value.parse::<u64>()) {
+                    ("expiry", Ok(secs)) => format!(" ({})", Day::of_secs(secs)),
+                    _ => String::new(),
+                };
+                eprintln!("  {} ({}): {value}{date}", output::tame(&name), output::tame(&kind));
             }
             if request.is_blind() && !blind {
                 bail!(

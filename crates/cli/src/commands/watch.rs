@@ -2,11 +2,14 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::Subcommand;
 use serde_json::{Value, json};
 use sparewire_core::{Address, Amount};
-use sparewire_node::tower::{TowerService, TowerStore};
+use sparewire_node::{
+    identity::Identity,
+    tower::{TowerService, TowerStore},
+};
 use sparewire_protocol::{
     ChannelConfig, Kept,
     settlement::{Chain, Intent, RewardFacts, TokenInfo},
@@ -16,6 +19,7 @@ use sparewire_protocol::{
 use crate::{
     assemble,
     console::{Console, Shown},
+    delegation,
     hint::Hint,
     home::{Home, Node, known_token, token_info},
     metrics::{self, Figure},
@@ -67,11 +71,16 @@ pub(crate) async fn run(command: WatchCommand, mut home: Home, json: bool) -> Re
         WatchCommand::Fund { amount, password_file } => {
             let purse = Purse::open(&home, password_file).await?;
             let more = Amount::parse(&amount, purse.info.decimals)?;
+            // It backs the appointments of channels that pay this wallet.
+            let payee = delegation::identity(&home, &purse.own)?.wallet();
             let Purse { towers, authorizer, .. } = purse;
-            let token = purse.info.address;
-            let deposit = Intent::DepositReward { towers, authorizer, token, amount: more };
+            let (token, amount) = (purse.info.address, more);
+            let deposit = Intent::DepositReward { towers, payee, authorizer, token, amount };
             purse.chain.perform(&deposit).await?;
-            let RewardFacts { covered, .. } = purse.facts().await?;
+            if payee != purse.own.wallet() {
+                eprintln!("it is {payee}'s from now on: only that wallet can take it back");
+            }
+            let RewardFacts { covered, .. } = purse.facts(payee).await?;
             if json {
                 return output::json(&json!({ "deposited": more, "covered": covered }));
             }
@@ -249,6 +258,8 @@ struct Purse {
     chain: Arc<dyn Chain>,
     towers: Address,
     authorizer: Address,
+    /// With this node's own wallet, which pays.
+    own: Identity,
     info: TokenInfo,
 }
 
@@ -265,15 +276,16 @@ impl Purse {
         let node = Node::new(home.keys(password_file.as_deref()).await?, &domain)?;
         let chain = home.connect(Arc::clone(&node.wallet)).await?;
         let info = known_token(&*chain, token).await?;
-        Ok(Self { chain, towers, authorizer: node.identity.authorizer.address(), info })
+        let own = node.identity;
+        Ok(Self { chain, towers, authorizer: own.authorizer.address(), own, info })
     }
 
-    async fn facts(&self) -> Result<RewardFacts> {
+    async fn facts(&self, payee: Address) -> Result<RewardFacts> {
         // Reward money is kept by payee, authorizer and token; the other fields name a channel.
         let config = ChannelConfig {
             payer: Address::ZERO,
             payer_authorizer: Address::ZERO,
-            payee: self.chain.wallet(),
+            payee,
             payee_authorizer: self.authorizer,
             token: self.info.address,
             withdraw_delay_secs: 0,
@@ -286,8 +298,22 @@ impl Purse {
 async fn withdraw(home: &Home, password_file: Option<PathBuf>, json: bool) -> Result<()> {
     let purse = Purse::open(home, password_file).await?;
     let Purse { towers, authorizer, .. } = purse;
-    let token = purse.info.address;
-    let RewardFacts { balance, withdrawal_due_secs: due, .. } = purse.facts().await?;
+    let (token, own) = (purse.info.address, purse.own.wallet());
+    let RewardFacts { balance, withdrawal_due_secs: due, .. } = purse.facts(own).await?;
+    if balance == Amount::ZERO
+        && let Some(signed) = delegation::configured(home)?
+    {
+        let payee = signed.body.wallet;
+        let theirs = if payee == own { Amount::ZERO } else { purse.facts(payee).await?.balance };
+        ensure!(
+            theirs == Amount::ZERO,
+            Hint::new(format!(
+                "the reward money, {}, is {payee}'s, and only that wallet can take it back",
+                output::amount(theirs, &purse.info)
+            ))
+            .hint("call `announceWithdrawal` and `withdraw` of [chain] towers with its key")
+        );
+    }
     let now = purse.chain.head().await?.time_secs;
     let said = if balance == Amount::ZERO {
         "there is no reward money".to_owned()
@@ -303,7 +329,7 @@ async fn withdraw(home: &Home, password_file: Option<PathBuf>, json: bool) -> Re
         "paid out to your wallet".to_owned()
     };
     if json {
-        return output::json(&json!({ "said": said, "reward": purse.facts().await? }));
+        return output::json(&json!({ "said": said, "reward": purse.facts(own).await? }));
     }
     output::out!("{said}");
     Ok(())

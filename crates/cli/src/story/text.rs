@@ -40,6 +40,16 @@ impl Story<'_> {
                 output::bytes(terms.credit.initial),
                 output::bytes(terms.credit.maximum)
             ),
+            match (self.terms_signed, self.evidence.offer) {
+                (Some(true), Some(offer)) => format!(
+                    "  terms     signed by device {}, which speaks for the payee until {}",
+                    terms.provider,
+                    dates::Day::of_secs(offer.delegation.body.expiry_secs)
+                ),
+                (None, _) | (_, None) => "  terms     no signature of them is kept".into(),
+                _ => "  terms     their SIGNATURE IS FALSE".into(),
+            },
+            format!("  paid to   {}", agreement.config.payee),
             format!("  channel   {}", agreement.channel()),
             format!(
                 "            on chain {}, contract {}; {} were promised over it before",

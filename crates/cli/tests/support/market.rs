@@ -93,6 +93,18 @@ impl Node {
         shown["keys"]["wallet"].as_str().unwrap().to_owned()
     }
 
+    /// Has `wallet`'s machine, which asks no chain, sign that this node may be paid to it, and keeps
+    /// its word as `delegation.json`.
+    #[track_caller]
+    pub fn delegated_by(&self, wallet: &Self) {
+        let (request, response) = (self.dir.join("request.json"), self.dir.join("response.json"));
+        let asked = self.run(["wallet", "delegation", "request", "--wallet", &wallet.wallet()]);
+        fs::write(&request, asked.ok()).unwrap();
+        let [asked, told] = [&request, &response].map(|path| path.to_str().unwrap());
+        fs::write(&response, wallet.unlock(["wallet", "sign", "--request", asked]).ok()).unwrap();
+        self.run(["wallet", "delegation", "import", "--request", asked, "--response", told]).ok();
+    }
+
     /// What the running node says of itself.
     pub fn status(&self) -> Value {
         self.json(&["status"])["running"].clone()

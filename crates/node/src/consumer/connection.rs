@@ -175,6 +175,7 @@ impl Consumer {
             meter: Arc::clone(&meter),
             store: Arc::clone(&self.store),
             figures,
+            offer: Some(*offer),
             clock: Arc::clone(&self.clock),
         };
         let top_up = tokio::sync::Notify::new();

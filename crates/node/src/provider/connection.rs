@@ -59,7 +59,7 @@ impl Provider {
             () = shutdown.cancelled() => return Err(SessionError::Shutdown),
         };
         drop(stranger);
-        let Some(Greeted { control, reader, applicant }) = greeted else {
+        let Some(Greeted { control, reader, offer, applicant }) = greeted else {
             return Ok(());
         };
         let (peer, terms) = (applicant.peer, applicant.terms);
@@ -99,6 +99,7 @@ impl Provider {
             meter: Arc::clone(&meter),
             store: Arc::clone(&self.store),
             figures,
+            offer: Some(offer),
             clock: Arc::clone(&self.clock),
         };
         let look = Notify::new();
@@ -182,6 +183,8 @@ impl Provider {
             }
             None => None,
         };
+        // Terms by which another wallet was paid cannot be offered under the delegation of this one.
+        let terms = terms.filter(|terms| terms.payee == self.identity.wallet());
         let terms = terms.unwrap_or_else(|| self.terms(ours));
         let signature = self.identity.device.sign_bytes(&terms.signing_bytes());
         let offer = Offer { terms, delegation: self.identity.delegation, signature };
@@ -200,7 +203,7 @@ impl Provider {
             return Ok(None);
         }
         let applicant = Applicant { terms, peer, acceptance: *acceptance, signature };
-        Ok(Some(Greeted { control, reader, applicant }))
+        Ok(Some(Greeted { control, reader, offer, applicant }))
     }
 
     /// Asks the chain what it has to say of an applicant, the channel first: a channel costs its
@@ -375,6 +378,8 @@ async fn refuse(
 struct Greeted {
     control: ControlWriter,
     reader: ControlReader,
+    /// What it accepts.
+    offer: Offer,
     applicant: Applicant,
 }
 

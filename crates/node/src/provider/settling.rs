@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use futures_util::{
 use serde::{Deserialize, Serialize};
 use sparewire_core::{Address, Amount, ChannelId, Timestamp};
 use sparewire_protocol::{
-    ChannelStatus, Claim, Role,
+    CLOCK_SKEW_MS_MAX, ChannelStatus, Claim, Role,
     settlement::{
         Chain, ChainError, Intent, Occasion, Outcome, Quote, SettlePolicy, Verdict, Waiting,
         Weighed,
@@ -34,9 +34,6 @@ pub(super) const ASKED_AT_ONCE: usize = 16;
 /// How often a claim that is on its way is asked for again while its payer leaves, so that the chain
 /// hurries, in milliseconds.
 const HURRY_MS: u64 = 5 * 60_000;
-/// By how much our clock may be ahead of the chain's, in seconds. A node whose newest block is older
-/// than that does not keep the last safe moment from coming.
-const CLOCK_SKEW_SECS: u64 = 600;
 
 /// Something could not be settled. What could be was, and the rest stays claimable.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -107,6 +104,7 @@ pub struct Settler {
     /// Claims on their way. Until a block is final can take a quarter of an hour; payers that leave
     /// meanwhile are not kept waiting.
     under_way: watch::Sender<HashMap<ChannelId, Sent>>,
+    settled: Mutex<Settled>,
     leaving: Mutex<Vec<Row>>,
 }
 
@@ -114,7 +112,6 @@ pub struct Settler {
 struct Turn {
     /// When something was last claimed, or this began.
     since: Timestamp,
-    settled: Settled,
     watch: Watch,
 }
 
@@ -177,10 +174,10 @@ impl Settler {
         policy: SettlePolicy,
         clock: Clock,
     ) -> Self {
-        let (settled, watch) = (Settled::new(), Watch::default());
-        let turn = tokio::sync::Mutex::new(Turn { since: clock(), settled, watch });
+        let turn = tokio::sync::Mutex::new(Turn { since: clock(), watch: Watch::default() });
         let under_way = watch::Sender::new(HashMap::new());
-        Self { store, chain, policy, clock, turn, under_way, leaving: Mutex::default() }
+        let (settled, leaving) = (Mutex::default(), Mutex::default());
+        Self { store, chain, policy, clock, turn, under_way, settled, leaving }
     }
 
     /// What [`Settler::settle`] would claim now, and what that costs. Nothing is sent or written.
@@ -188,11 +185,10 @@ impl Settler {
     /// # Errors
     /// [`SessionError`] where the store or the chain failed.
     pub async fn plan(&self) -> Result<Plan, SessionError> {
-        // Whoever asks wants to know: every channel is looked at, whatever was seen of it before.
         let ((waiting, _), gathered) =
-            self.waiting(&mut Settled::new(), &mut Watch::default(), true).await;
+            self.waiting(&mut Watch::default(), Some(Occasion::Asked)).await;
         gathered?;
-        let due = self.policy.all(&waiting, Occasion::Asked, self.block_secs().await?);
+        let due = SettlePolicy::all(&waiting, Occasion::Asked, self.block_secs().await?);
         let ((plan, _), weighed) = self.weigh(due).await;
         weighed.map(|()| plan)
     }
@@ -204,7 +200,6 @@ impl Settler {
     /// [`SettleError`] where the store or the chain failed for some channels or all; what is not
     /// claimed stays claimable.
     pub async fn settle(&self) -> Result<Outcome, SettleError> {
-        self.turn.lock().await.settled.clear();
         let settled = self.round(Some(Occasion::Asked)).await;
         // The sender lives as long as we do.
         let followed = |under_way: &HashMap<_, Sent>| under_way.values().any(|sent| sent.followed);
@@ -262,6 +257,16 @@ impl Settler {
         }
     }
 
+    /// Up to which amount nothing is left to claim in a channel, as far as this process has seen.
+    pub fn settled_up_to(&self, channel: ChannelId) -> Amount {
+        self.settled().get(&channel).copied().unwrap_or_default()
+    }
+
+    fn settled(&self) -> MutexGuard<'_, Settled> {
+        // Single inserts and look-ups: a panic leaves no half.
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The vouchers whose payers were leaving at the last look, each with its last safe moment.
     pub fn leaving(&self) -> Vec<Row> {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -289,8 +294,7 @@ impl Settler {
     /// Claims what is due for this reason, or for those that the policy sees.
     async fn round(&self, asked: Option<Occasion>) -> Result<Outcome, SettleError> {
         let mut turn = self.turn.lock().await;
-        let Turn { settled, watch, .. } = &mut *turn;
-        let ((waiting, again), gathered) = self.waiting(settled, watch, asked.is_some()).await;
+        let ((waiting, again), gathered) = self.waiting(&mut turn.watch, asked).await;
         let silent = matches!(gathered, Err(SessionError::Chain(ChainError::Unreachable { .. })));
         let (claims, weighed) = match silent {
             true => (Vec::new(), Ok(())), // nothing can be weighed or sent now
@@ -335,9 +339,10 @@ impl Settler {
         Following { under_way: &self.under_way, batch, over: false }
     }
 
-    /// The newest block's time, in seconds, or ours where that block is old.
+    /// The newest block's time, in seconds, or ours less what it may be wrong by: a node whose newest
+    /// block is older than that does not keep the last safe moment from coming.
     async fn block_secs(&self) -> Result<u64, SessionError> {
-        let ours = (self.clock)().as_secs().saturating_sub(CLOCK_SKEW_SECS);
+        let ours = (self.clock)().as_secs().saturating_sub(CLOCK_SKEW_MS_MAX / 1000);
         Ok(self.chain.head().await?.time_secs.max(ours))
     }
 
@@ -357,7 +362,7 @@ impl Settler {
             Err(error) => return (Vec::new(), Err(error)),
         };
         let due = match asked {
-            Some(asked) => self.policy.all(&waiting, asked, block_secs),
+            Some(asked) => SettlePolicy::all(&waiting, asked, block_secs),
             None => self.policy.due(&waiting, turn.since, (self.clock)(), block_secs),
         };
         let ((plan, claims), weighed) = self.weigh(due).await;
@@ -394,28 +399,32 @@ impl Settler {
 
     /// The vouchers that promise more than is claimed and on its way, and the batches that are to be
     /// asked for again: what became of them is not known, or (said beside them) a payer of theirs is
-    /// leaving. Only
-    /// channels that promise more than `settled` are asked about, all of them or as many as `watch`
-    /// says, and one that cannot be does not keep the others from being claimed.
+    /// leaving.
+    ///
+    /// Where somebody asked, every channel is looked at; else those that promise more than is settled:
+    /// with an occasion all of them, without one as many as `watch` says. One that cannot be looked at
+    /// does not keep the others from being claimed.
     async fn waiting(
         &self,
-        settled: &mut Settled,
         watch: &mut Watch,
-        all: bool,
+        asked: Option<Occasion>,
     ) -> Gathered<(Vec<Waiting>, Vec<(Batch, bool)>)> {
         let channels = match ask(&self.store, |store| store.channels(Role::Payee)).await {
             Ok(channels) => channels,
             Err(error) => return (Default::default(), Err(error)),
         };
         let domain = self.chain.domain();
-        let unsettled: Vec<Unsettled> = channels
+        // In order, so that the same vouchers are the same intent when it is tried again.
+        let mut unsettled: Vec<Unsettled> = channels
             .into_iter()
             .filter(|channel| channel.domain == domain)
             .filter_map(|channel| Some((channel.id, channel.claim()?)))
-            .filter(|(id, claim)| settled.get(id).is_none_or(|settled| claim.amount > *settled))
             .collect();
-        // In order, so that the same vouchers are the same intent when it is tried again.
-        let (known, failed) = watch.look(&self.chain, unsettled, all).await;
+        if asked != Some(Occasion::Asked) {
+            let settled = self.settled();
+            unsettled.retain(|(id, claim)| settled.get(id).is_none_or(|it| claim.amount > *it));
+        }
+        let (known, failed) = watch.look(&self.chain, unsettled, asked.is_some()).await;
         let now = (self.clock)();
         let (mut waiting, mut again) = (Vec::new(), Vec::<(Batch, bool)>::new());
         for ((channel, claim), facts) in known {
@@ -426,9 +435,10 @@ impl Settler {
             };
             let sent = self.under_way.borrow().get(&channel).cloned();
             let sent = sent.filter(|sent| sent.amount > claimed);
-            if claim.amount <= claimed {
-                settled.insert(channel, claimed);
-            }
+            match claim.amount <= claimed {
+                true => self.settled().insert(channel, claimed),
+                false => self.settled().remove(&channel),
+            };
             let Some(sent) = sent else {
                 // It is final, whatever those who follow it have heard.
                 self.under_way.send_if_modified(|under_way| under_way.remove(&channel).is_some());

@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sparewire_core::{Amount, ByteCount, DecodeError, Timestamp};
+use sparewire_core::{Amount, ByteCount, DecodeError, SessionId, Timestamp};
 use sparewire_protocol::{
-    ChannelFacts, Event, Message, Output, Payee, Payer, ProtocolError, Reading, Record, Role,
-    Statement, StopReason,
+    ChannelFacts, Event, Message, Offer, Output, Payee, Payer, ProtocolError, Reading, Record,
+    Role, Statement, StopReason,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -200,6 +200,8 @@ pub(crate) struct Driver {
     pub(crate) meter: Arc<SessionMeter>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) figures: watch::Sender<Option<Statement>>,
+    /// What the session runs under, until it is kept as evidence.
+    pub(crate) offer: Option<Offer>,
     pub(crate) clock: Clock,
 }
 
@@ -218,7 +220,7 @@ impl Driver {
         let result = self.turns(machine, on_event, &mut stops).await;
         let now = (self.clock)();
         if let Some(stop) = stops.end(now) {
-            self.keep_stop(machine.statement(now), stop).await;
+            self.keep_stop(machine.statement(now).session, stop).await;
         }
         result
     }
@@ -237,8 +239,12 @@ impl Driver {
             }
             let now = (self.clock)();
             let statement = machine.statement(now);
+            // The session is recorded now: it was among the machine's first outputs.
+            if let Some(offer) = self.offer.take() {
+                self.keep_offer(statement.session, offer).await;
+            }
             if let Some(stop) = stops.look(&self.seen(machine, &statement, heard), now) {
-                self.keep_stop(statement.clone(), stop).await;
+                self.keep_stop(statement.session, stop).await;
             }
             self.figures.send_replace(Some(statement));
             self.meter.set_mark(machine.poll_mark());
@@ -297,9 +303,15 @@ impl Driver {
         }
     }
 
+    /// Evidence only, as stops are.
+    async fn keep_offer(&self, session: SessionId, offer: Offer) {
+        if let Err(error) = ask(&self.store, move |store| store.offered(session, &offer)).await {
+            tracing::warn!(%session, %error, "the provider's signature of the terms is not kept");
+        }
+    }
+
     /// Evidence only: where it cannot be kept, the next thing that must be will say so.
-    async fn keep_stop(&self, statement: Statement, stop: Stop) {
-        let session = statement.session;
+    async fn keep_stop(&self, session: SessionId, stop: Stop) {
         if let Err(error) = ask(&self.store, move |store| store.stopped(session, &stop)).await {
             tracing::warn!(%session, %error, "a stop is not remembered");
         }

@@ -1,11 +1,11 @@
-//! What is kept to explain and to carry away, and decides nothing: stops, uncountersigned receipts,
-//! snapshots.
+//! What is kept to explain and to carry away, and decides nothing: offers, stops, uncountersigned
+//! receipts, snapshots.
 
 use std::path::Path;
 
 use rusqlite::{OptionalExtension, params};
-use sparewire_core::{SessionId, Signature, Signed, Timestamp};
-use sparewire_protocol::{Receipt, StopReason};
+use sparewire_core::{SessionId, Signature, Signed, Timestamp, encode};
+use sparewire_protocol::{Offer, Receipt, StopReason};
 
 use super::{
     SqliteStore, Stop, StoreError,
@@ -36,6 +36,33 @@ pub struct KeptReceipt {
 }
 
 impl SqliteStore {
+    pub(super) fn keep_offer(&self, session: SessionId, offer: &Offer) -> Result<(), StoreError> {
+        self.with(|connection| {
+            connection
+                .prepare_cached(
+                    "insert into offers (session, offer)
+                     select ?1, ?2 where exists (select 1 from sessions where id = ?1)
+                     on conflict (session) do nothing",
+                )?
+                .execute(params![blob(&session.0), encode(offer)])?;
+            Ok(())
+        })
+    }
+
+    /// The offer under which a session began; `None` where it began under a release that kept none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn offer(&self, session: SessionId) -> Result<Option<Offer>, StoreError> {
+        self.with(|connection| {
+            let kept: Option<Vec<u8>> = connection
+                .prepare_cached("select offer from offers where session = ?")?
+                .query_row([blob(&session.0)], |row| row.get(0))
+                .optional()?;
+            kept.map(|bytes| read(&bytes)).transpose()
+        })
+    }
+
     pub(super) fn keep_stop(&self, session: SessionId, stop: &Stop) -> Result<(), StoreError> {
         let mut connection = self.lock();
         let mut write = || -> Result<(), Trouble> {
@@ -198,14 +225,26 @@ impl SqliteStore {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use rusqlite::Connection;
-    use sparewire_core::{Amount, ByteCount};
-    use sparewire_protocol::Role;
+    use sparewire_core::{Amount, ByteCount, DeviceSignature};
+    use sparewire_protocol::{Delegation, Role};
 
     use super::*;
     use crate::store::{
         Store,
-        sqlite::tests::{began, channel, id, paid, receipted, store},
+        sqlite::tests::{agreement, began, channel, id, paid, receipted, signature, store},
     };
+
+    fn offer(by_device: DeviceSignature) -> Offer {
+        let terms = agreement(1, 0).terms;
+        let delegation = Delegation {
+            wallet: terms.payee,
+            device: terms.provider,
+            authorizer: terms.payee_authorizer,
+            expiry_secs: 9,
+        };
+        let delegation = Signed { body: delegation, signature: signature() };
+        Offer { terms, delegation, signature: by_device }
+    }
 
     fn stop(began: u64, lasted_ms: Option<u64>) -> Stop {
         let reason = StopReason::Unpaid;
@@ -231,6 +270,23 @@ mod tests {
         // A session that never paid goes with the next one, and its stops with it.
         store.record(&[began(2, 0)]).unwrap();
         assert_eq!(store.stops(session).unwrap(), Stops::default());
+    }
+
+    #[test]
+    fn the_offer_of_a_session_is_kept_as_it_was_and_goes_with_it() {
+        let (_directory, store) = store();
+        let session = id(1).unwrap();
+        let signed_by = |byte| offer(DeviceSignature([byte; 64]));
+        store.offered(session, &signed_by(1)).unwrap();
+        assert_eq!(store.offer(session).unwrap(), None, "of no session of ours");
+        store.record(&[began(1, 0)]).unwrap();
+        for byte in [1, 2] {
+            store.offered(session, &signed_by(byte)).unwrap();
+            assert_eq!(store.offer(session).unwrap(), Some(signed_by(1)));
+        }
+        // A session that never paid goes with the next one, and its offer with it.
+        store.record(&[began(2, 0)]).unwrap();
+        assert_eq!(store.offer(session).unwrap(), None);
     }
 
     #[test]
@@ -266,20 +322,25 @@ mod tests {
         let path = directory.path().join("store.sqlite");
         store.record(&[began(1, 0), paid(1, 100, 100), receipted(1, 1, true)]).unwrap();
         drop(store);
-        // As version 2 left it.
-        let back = || {
+        // As versions 3 and 2 left it.
+        let back = |to_2: bool| {
             let file = Connection::open(&path).unwrap();
-            file.execute_batch(
-                "drop table stops; drop table stops_forgotten;
-                 alter table channels drop column restored; pragma user_version = 2;",
-            )
-            .unwrap();
+            file.execute_batch("drop table offers; pragma user_version = 3;").unwrap();
+            let undo_3 = "drop table stops; drop table stops_forgotten;
+                alter table channels drop column restored; pragma user_version = 2;";
+            if to_2 {
+                file.execute_batch(undo_3).unwrap();
+            }
         };
-        back();
+        back(false);
+        let reader = SqliteStore::open_to_read(&path).unwrap().unwrap();
+        assert_eq!(reader.offer(id(1).unwrap()).unwrap(), None);
+        drop(reader);
+        back(true);
         let reader = SqliteStore::open_to_read(&path).unwrap().unwrap();
         assert_eq!(reader.stops(id(1).unwrap()).unwrap(), Stops::default());
         drop(reader);
-        back();
+        back(true);
         let store = SqliteStore::open(&path).unwrap();
         assert_eq!(store.channels(Role::Payee).unwrap()[0].promised().get(), 100);
         assert_eq!(store.memory(channel(), id(1)).unwrap().resync, None);

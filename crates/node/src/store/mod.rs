@@ -8,8 +8,8 @@ mod sqlite;
 use serde::Serialize;
 use sparewire_core::{Amount, ByteCount, ChannelId, Domain, NodeId, SessionId, Timestamp};
 use sparewire_protocol::{
-    Agreement, ChannelConfig, Claim, Countersigned, Memory, Payment, Record, Role, Statement,
-    StopReason,
+    Agreement, ChannelConfig, Claim, Countersigned, Memory, Offer, Payment, Record, Role,
+    Statement, StopReason,
 };
 
 pub use evidence::{KeptReceipt, Stops};
@@ -141,6 +141,13 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError`]; nothing is written then.
     fn stopped(&self, session: SessionId, stop: &Stop) -> Result<(), StoreError>;
+
+    /// Keeps the offer under which a session began, with the provider's signature; a later one of
+    /// the same session changes nothing. Evidence, as stops are.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing is written then.
+    fn offered(&self, session: SessionId, offer: &Offer) -> Result<(), StoreError>;
 }
 
 /// Why something was not remembered, or not found again.

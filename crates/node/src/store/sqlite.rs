@@ -17,13 +17,13 @@ use sparewire_core::{
     Amount, B256, ByteCount, ChannelId, Domain, SessionId, Timestamp, decode, encode,
 };
 use sparewire_protocol::{
-    Agreement, ChannelConfig, Countersigned, Memory, Payment, Reading, Record, Role, SessionMemory,
-    short_reason,
+    Agreement, ChannelConfig, Countersigned, Memory, Offer, Payment, Reading, Record, Role,
+    SessionMemory, short_reason,
 };
 
 use super::{KnownChannel, KnownSession, Stop, Store, StoreError};
 
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 /// The oldest version that is brought up to ours as it is opened.
 const VERSION_MIN: i64 = 2;
 /// Longest value that we ever wrote: what a damaged file can make us read.
@@ -92,6 +92,14 @@ create table stops_forgotten (           -- neither among the first of a session
 ) without rowid;
 ";
 
+/// Evidence of what providers offered; new in version 4.
+const OFFERS: &str = "
+create table offers (
+    session blob primary key,
+    offer   blob not null                -- terms, their signature, the delegation
+) without rowid;
+";
+
 /// The store in one SQLite file.
 pub struct SqliteStore {
     connection: Mutex<Connection>,
@@ -151,9 +159,14 @@ impl SqliteStore {
             .map_err(failed)?;
         let found = version(&transaction, path)?;
         if found < VERSION {
-            let tables = if found == 0 { SCHEMA } else { SINCE_2 };
-            transaction.execute_batch(tables).map_err(failed)?;
-            transaction.execute_batch(STOPS).map_err(failed)?;
+            let missing: &[&str] = match found {
+                0 => &[SCHEMA, STOPS, OFFERS],
+                2 => &[SINCE_2, STOPS, OFFERS],
+                _ => &[OFFERS],
+            };
+            for tables in missing {
+                transaction.execute_batch(tables).map_err(failed)?;
+            }
             transaction.pragma_update(None, "user_version", VERSION).map_err(failed)?;
         }
         transaction.commit().map_err(failed)?;
@@ -377,6 +390,10 @@ impl Store for SqliteStore {
     fn stopped(&self, session: SessionId, stop: &Stop) -> Result<(), StoreError> {
         self.keep_stop(session, stop)
     }
+
+    fn offered(&self, session: SessionId, offer: &Offer) -> Result<(), StoreError> {
+        self.keep_offer(session, offer)
+    }
 }
 
 const SESSION: &str = "
@@ -479,7 +496,7 @@ fn forget_unpaid(connection: &Connection, channel: ChannelId) -> Result<(), Trou
              where id = ?1"
         ))?
         .execute([blob(&channel.0)])?;
-    for table in ["stops", "stops_forgotten"] {
+    for table in ["stops", "stops_forgotten", "offers"] {
         connection
             .prepare_cached(&format!("delete from {table} where session in (select id {UNPAID})"))?
             .execute([blob(&channel.0)])?;
@@ -644,7 +661,7 @@ pub(in crate::store) mod tests {
 
     const DOMAIN: Domain = Domain { chain_id: 1, contract: Address::repeat_byte(9) };
 
-    fn agreement(session: u8, base: u128) -> Agreement {
+    pub(in crate::store) fn agreement(session: u8, base: u128) -> Agreement {
         let (payee, payee_authorizer) = (Address::repeat_byte(3), Address::repeat_byte(4));
         let token = Address::repeat_byte(5);
         Agreement {
@@ -688,7 +705,7 @@ pub(in crate::store) mod tests {
     }
 
     /// Some signature: the store does not check what machines have checked.
-    fn signature() -> Signature {
+    pub(in crate::store) fn signature() -> Signature {
         let mut bytes = [1; 65];
         bytes[64] = 27;
         Signature::from_bytes(bytes).unwrap()

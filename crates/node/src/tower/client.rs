@@ -51,7 +51,8 @@ pub struct EntrustConfig {
     pub wait_ms: u64,
 }
 
-/// How we stand with a tower.
+/// How we stand with a tower. What it holds beyond its word's expiry, and of what is claimed, it does
+/// not watch.
 #[derive(Clone, Debug, Serialize)]
 pub struct TowerStatus {
     /// Its device.
@@ -64,7 +65,7 @@ pub struct TowerStatus {
     pub channels: usize,
     /// What it watches over all of them, in the token's smallest unit.
     pub watched_units: Amount,
-    /// What is promised beyond that, claimed or not.
+    /// What is promised beyond that and not claimed.
     pub unwatched_units: Amount,
     /// How many seconds ago it last said that it keeps something.
     pub age_secs: Option<u64>,
@@ -82,6 +83,54 @@ struct Tower {
     refused: BTreeMap<ChannelId, (u32, Timestamp)>,
     /// Since when something waits to be told.
     waiting: BTreeMap<ChannelId, Timestamp>,
+}
+
+impl Tower {
+    /// What it is to be told of, those first that have waited longest: a crowd of others that grow
+    /// all the time keeps none from its turn. With `at_once` it is whatever it does not hold yet.
+    fn due(
+        &mut self,
+        config: &EntrustConfig,
+        channels: Vec<KnownChannel>,
+        at_once: bool,
+        now: Timestamp,
+    ) -> Vec<KnownChannel> {
+        let mut due: Vec<(Timestamp, KnownChannel)> = channels
+            .into_iter()
+            .filter_map(|channel| Some((self.due_since(config, &channel, at_once, now)?, channel)))
+            .collect();
+        due.sort_by_key(|(since, channel)| (*since, channel.id));
+        if !at_once {
+            due.truncate(BATCH_MAX);
+        }
+        due.into_iter().map(|(_, channel)| channel).collect()
+    }
+
+    /// Since when a channel has waited, if it is to be told now.
+    fn due_since(
+        &mut self,
+        config: &EntrustConfig,
+        channel: &KnownChannel,
+        at_once: bool,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let (promised, id) = (channel.promised(), channel.id);
+        let kept = self.kept.get(&id);
+        let watched = kept.map_or(Amount::ZERO, |kept| kept.amount);
+        let renew =
+            kept.is_some_and(|kept| kept.expiry_secs.saturating_sub(now.as_secs()) < RENEW_SECS);
+        // Nobody is paid more for a channel than it is worth.
+        let worth_it = promised > config.reward;
+        let grown = promised.saturating_sub(watched);
+        let refused = self.refused.get(&id).is_some_and(|(_, until)| now < *until);
+        if !worth_it || refused || (grown == Amount::ZERO && !renew) {
+            self.waiting.remove(&id);
+            return None;
+        }
+        let since = *self.waiting.entry(id).or_insert(now);
+        let waited = now.ms_since(since) >= config.wait_ms;
+        (at_once || renew || grown >= config.step || waited).then_some(since)
+    }
 }
 
 /// Entrusts vouchers while it is [`Entrusting::run`].
@@ -144,28 +193,37 @@ impl Entrusting {
         futures_util::future::join_all(each).await;
     }
 
-    /// How we stand with each tower.
+    /// How we stand with each tower. `settled` says up to which amount nothing is left to claim in a
+    /// channel.
     ///
     /// # Errors
     /// [`StoreError`] where the store does not tell our channels.
-    pub fn status(&self) -> Result<Vec<TowerStatus>, StoreError> {
+    pub fn status(
+        &self,
+        settled: impl Fn(ChannelId) -> Amount,
+    ) -> Result<Vec<TowerStatus>, StoreError> {
         let channels = self.ours(self.store.channels(Role::Payee)?);
         let now = (self.clock)();
         let sum = |sum: Amount, more: Amount| sum.checked_add(more).unwrap_or(Amount::MAX);
         let towers = self.towers();
         let status = towers.iter().map(|(node, tower)| {
-            let watched = |channel: &KnownChannel| {
-                tower.kept.get(&channel.id).map_or(Amount::ZERO, |kept| kept.amount)
+            let kept = |channel: &KnownChannel| {
+                let kept = tower.kept.get(&channel.id)?;
+                let counts = kept.expiry_secs > now.as_secs() && kept.amount > settled(channel.id);
+                counts.then_some(kept.amount)
             };
-            let unwatched =
-                |channel: &KnownChannel| channel.promised().saturating_sub(watched(channel));
+            let unwatched = |channel: &KnownChannel| {
+                let over = kept(channel).unwrap_or_else(|| settled(channel.id));
+                channel.promised().saturating_sub(over)
+            };
+            let watched: Vec<Amount> = channels.iter().filter_map(kept).collect();
             let newest = tower.kept.values().map(|kept| kept.time).max();
             TowerStatus {
                 tower: *node,
                 reachable: tower.reachable,
                 trouble: tower.trouble.clone(),
-                channels: tower.kept.len(),
-                watched_units: channels.iter().map(watched).fold(Amount::ZERO, sum),
+                channels: watched.len(),
+                watched_units: watched.into_iter().fold(Amount::ZERO, sum),
                 unwatched_units: channels.iter().map(unwatched).fold(Amount::ZERO, sum),
                 age_secs: newest.map(|time| now.ms_since(time) / 1000),
             }
@@ -174,9 +232,12 @@ impl Entrusting {
     }
 
     fn ours(&self, channels: Vec<KnownChannel>) -> Vec<KnownChannel> {
-        let (domain, payee) = (self.domain, self.identity.wallet());
+        // Whichever wallet they pay: appointments are our authorizer's to sign.
+        let (domain, authorizer) = (self.domain, self.identity.authorizer.address());
         let ours = |channel: &KnownChannel| {
-            channel.domain == domain && channel.config.payee == payee && channel.claim().is_some()
+            channel.domain == domain
+                && channel.config.payee_authorizer == authorizer
+                && channel.claim().is_some()
         };
         channels.into_iter().filter(ours).collect()
     }
@@ -194,8 +255,7 @@ impl Entrusting {
             if now < tower.next && !at_once {
                 return;
             }
-            let due = |channel: &KnownChannel| self.is_due(tower, channel, at_once, now);
-            channels.into_iter().filter(due).take(BATCH_MAX).collect()
+            tower.due(&self.config, channels, at_once, now)
         };
         if due.is_empty() {
             return;
@@ -223,31 +283,6 @@ impl Entrusting {
                 tracing::warn!(tower = %peer.node, %error, "cannot entrust; trying again");
             }
         }
-    }
-
-    fn is_due(
-        &self,
-        tower: &mut Tower,
-        channel: &KnownChannel,
-        at_once: bool,
-        now: Timestamp,
-    ) -> bool {
-        let (promised, id) = (channel.promised(), channel.id);
-        let watched = tower.kept.get(&id).map_or(Amount::ZERO, |kept| kept.amount);
-        let renew = tower
-            .kept
-            .get(&id)
-            .is_some_and(|kept| kept.expiry_secs.saturating_sub(now.as_secs()) < RENEW_SECS);
-        // Nobody is paid more for a channel than it is worth.
-        let worth_it = promised > self.config.reward;
-        let grown = promised.saturating_sub(watched);
-        let refused = tower.refused.get(&id).is_some_and(|(_, until)| now < *until);
-        if !worth_it || refused || (grown == Amount::ZERO && !renew) {
-            tower.waiting.remove(&id);
-            return false;
-        }
-        let since = *tower.waiting.entry(id).or_insert(now);
-        at_once || renew || grown >= self.config.step || now.ms_since(since) >= self.config.wait_ms
     }
 
     /// Entrusts one channel and makes the answer durable before it is relied on.
@@ -372,4 +407,93 @@ enum EntrustError {
     Forged,
     #[error("the write was cut off")]
     CutOff,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use sparewire_core::{ByteCount, Domain, SessionId, Signature, Signed};
+    use sparewire_protocol::{ChannelConfig, Payment, Reading, Voucher};
+
+    use super::*;
+
+    const DOMAIN: Domain = Domain { chain_id: 1, contract: Address::ZERO };
+    const NODE: NodeId = NodeId(sparewire_core::B256::ZERO);
+
+    fn config() -> EntrustConfig {
+        EntrustConfig {
+            towers: Vec::new(),
+            contract: Address::ZERO,
+            token: Address::ZERO,
+            reward: Amount::ZERO,
+            step: Amount::ZERO,
+            wait_ms: 0,
+        }
+    }
+
+    fn promised(salt: u64, units: u128) -> KnownChannel {
+        let address = Address::repeat_byte(1);
+        let config = ChannelConfig {
+            payer: address,
+            payer_authorizer: address,
+            payee: address,
+            payee_authorizer: address,
+            token: address,
+            withdraw_delay_secs: 900,
+            salt,
+        };
+        let (id, amount) = (config.id(&DOMAIN), Amount::new(units).unwrap());
+        let mut raw = [1; 65];
+        raw[64] = 27;
+        let signature = Signature::from_bytes(raw).unwrap();
+        let payment = Payment {
+            session: SessionId([7; 32].into()),
+            reading: Reading { up: ByteCount::ZERO, down: ByteCount::ZERO },
+            voucher: Signed { body: Voucher { channel: id, amount }, signature },
+        };
+        let role = Role::Payee;
+        KnownChannel { id, role, domain: DOMAIN, config, payment: Some(payment) }
+    }
+
+    fn keep(tower: &mut Tower, told: &[KnownChannel]) {
+        for channel in told {
+            let kept = Kept {
+                tower: NODE,
+                client: NODE,
+                domain: DOMAIN,
+                channel: channel.id,
+                amount: channel.promised(),
+                reward: Amount::ZERO,
+                expiry_secs: u64::MAX,
+                turn: (0, 1),
+                time: Timestamp::default(),
+            };
+            tower.kept.insert(channel.id, kept);
+            tower.waiting.remove(&channel.id);
+        }
+    }
+
+    #[test]
+    fn a_crowd_that_grows_at_each_look_keeps_nobody_from_its_turn() {
+        let (mut tower, mut seen) = (Tower::default(), std::collections::BTreeSet::new());
+        for look in 1..=2u64 {
+            let all = (0..300).map(|salt| promised(salt, u128::from(look))).collect();
+            let due = tower.due(&config(), all, false, Timestamp::from_ms(look));
+            assert_eq!(due.len(), BATCH_MAX);
+            seen.extend(due.iter().map(|channel| channel.id));
+            keep(&mut tower, &due);
+        }
+        assert_eq!(seen.len(), 300);
+    }
+
+    #[test]
+    fn before_it_sleeps_a_payee_tells_all_that_a_tower_does_not_hold() {
+        let (mut tower, slow) = (Tower::default(), EntrustConfig { wait_ms: 60_000, ..config() });
+        let slow = EntrustConfig { step: Amount::MAX, ..slow };
+        let all: Vec<_> = (0..300).map(|salt| promised(salt, 5)).collect();
+        keep(&mut tower, &all[..20]);
+        let now = Timestamp::from_ms(9);
+        assert_eq!(tower.due(&slow, all.clone(), false, now), []);
+        assert_eq!(tower.due(&slow, all, true, now).len(), 280);
+    }
 }

@@ -15,19 +15,24 @@ pub use store::TowerStore;
 
 use std::sync::Arc;
 
-use sparewire_core::{Address, ChannelId};
+use sparewire_core::Address;
 use sparewire_protocol::{
-    Entrust,
+    ChannelStatus, Entrust,
     settlement::{Chain, ChainError, RewardFacts},
     watch::WatchFacts,
 };
 
-/// What final state says of a channel that is watched.
-async fn look(chain: &Arc<dyn Chain>, entrust: &Entrust) -> Result<WatchFacts, ChainError> {
-    let channel: ChannelId = entrust.channel();
+/// What final state says of a channel that is watched, or is to be (`new`). Of an open one that is
+/// watched already, nobody asks for the reward: nothing can have been earned in it.
+async fn look(
+    chain: &Arc<dyn Chain>,
+    entrust: &Entrust,
+    new: bool,
+) -> Result<WatchFacts, ChainError> {
     let head_secs = chain.head().await?.time_secs;
-    let facts = chain.channel(channel).await?;
-    let reward = if entrust.towers == Address::ZERO {
+    let facts = chain.channel(entrust.channel()).await?;
+    let is_open = facts.is_none_or(|facts| facts.status == ChannelStatus::Open);
+    let reward = if entrust.towers == Address::ZERO || (is_open && !new) {
         RewardFacts::default()
     } else {
         let token = entrust.appointment.body.token;

@@ -166,7 +166,7 @@ impl TowerService {
             Ok(checked) => {
                 let chain = Arc::clone(&self.chain);
                 jobs.spawn(async move {
-                    let facts = look(&chain, checked.entrust()).await;
+                    let facts = look(&chain, checked.entrust(), true).await;
                     drop(asking);
                     Done::Entrust(Box::new(checked), facts, reply)
                 });
@@ -237,7 +237,7 @@ impl TowerService {
                     let Some(charge) = self.tower().charge(channel).copied() else { continue };
                     let chain = Arc::clone(&self.chain);
                     jobs.spawn(async move {
-                        Done::Looked(channel, look(&chain, &charge.entrust).await)
+                        Done::Looked(channel, look(&chain, &charge.entrust, false).await)
                     });
                 }
                 WatchOutput::Settle { channel, intent, due_secs } => {

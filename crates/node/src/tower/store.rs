@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use rusqlite::{Connection, OpenFlags, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 use sparewire_core::{DeviceSignature, decode, encode};
 use sparewire_protocol::{
     Kept,
@@ -63,7 +63,11 @@ impl TowerStore {
         }
         transaction.commit().map_err(failed)?;
         // What a killed process left written and not synced is synced before it is relied on.
-        connection.execute_batch("pragma wal_checkpoint(full)").map_err(failed)?;
+        match connection.execute_batch("pragma wal_checkpoint(full)") {
+            // The log is synced before anything is copied out of it.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {}
+            synced => synced.map_err(failed)?,
+        }
         Ok(Self { connection: Mutex::new(connection), path: path.to_owned() })
     }
 

@@ -111,6 +111,8 @@ pub struct Seat {
     pub block_secs: AtomicU64,
     /// Transactions take effect, and are not final until this is turned off.
     pub never_final: watch::Sender<bool>,
+    /// Channels of which final state does not show yet what was claimed: it shows nothing claimed.
+    pub unshown: Mutex<HashSet<ChannelId>>,
     /// How often it was asked about each channel.
     pub asked: Mutex<HashMap<ChannelId, usize>>,
     /// How many such questions are under way, and were at most.
@@ -134,6 +136,7 @@ impl Seat {
             unheard: 0.into(),
             block_secs: 1.into(),
             never_final: watch::Sender::new(false),
+            unshown: Mutex::default(),
             asked: Mutex::default(),
             asking: 0.into(),
             asking_peak: 0.into(),
@@ -185,7 +188,11 @@ impl Chain for Seat {
             let (endpoint, reason) = ("node-of-the-provider".to_owned(), "muddled".to_owned());
             return Err(ChainError::Nonsense { endpoint, reason });
         }
-        Ok(self.chain.state.lock().unwrap().channels.get(&id).copied())
+        let mut facts = self.chain.state.lock().unwrap().channels.get(&id).copied();
+        if self.unshown.lock().unwrap().contains(&id) {
+            facts.iter_mut().for_each(|facts| facts.claimed = Amount::ZERO);
+        }
+        Ok(facts)
     }
 
     async fn closes_started(

@@ -7,7 +7,7 @@ use std::sync::{
 
 use sparewire_core::{ChannelId, Domain, SessionId};
 use sparewire_node::store::{KnownChannel, KnownSession, SqliteStore, Stop, Store, StoreError};
-use sparewire_protocol::{ChannelConfig, Countersigned, Memory, Record, Role};
+use sparewire_protocol::{ChannelConfig, Countersigned, Memory, Offer, Record, Role};
 
 pub struct Disk {
     pub sqlite: Arc<SqliteStore>,
@@ -62,5 +62,10 @@ impl Store for Disk {
     fn stopped(&self, session: SessionId, stop: &Stop) -> Result<(), StoreError> {
         self.room()?;
         self.sqlite.stopped(session, stop)
+    }
+
+    fn offered(&self, session: SessionId, offer: &Offer) -> Result<(), StoreError> {
+        self.room()?;
+        self.sqlite.offered(session, offer)
     }
 }

@@ -17,7 +17,7 @@ pub use chain::{FakeChain, REGISTRY, Seat, TOKEN, amount, domain};
 pub use client::{Client, refused};
 pub use disk::Disk;
 pub use origins::{echo, nobody, sink, source};
-use sparewire_core::{Price, SessionId, Signer, Timestamp};
+use sparewire_core::{ByteCount, ChannelId, Price, SessionId, Signer, Timestamp, Verified};
 use sparewire_node::{
     consumer::{Consumer, ConsumerConfig, Link, Session},
     exit::{AllowHost, AllowRule, Exit, ExitPolicy},
@@ -29,7 +29,10 @@ use sparewire_node::{
     target::{Host, Target},
     transport::{Endpoint, EndpointConfig, PeerAddress, TransportError},
 };
-use sparewire_protocol::{ChannelConfig, CreditRule, Payment, Statement, settlement::SettlePolicy};
+use sparewire_protocol::{
+    ChannelConfig, CreditRule, Payment, Reading, Record, Role, Statement, Voucher,
+    settlement::SettlePolicy,
+};
 use sparewire_wallet::{DeviceKey, LocalKey};
 use tempfile::TempDir;
 use tokio::{
@@ -125,6 +128,29 @@ impl Keys {
     }
 }
 
+/// What `payer` signs for `units` in all over its channel, at a unit for each byte.
+pub fn payment(payer: &Keys, config: &ChannelConfig, units: u128) -> Payment {
+    let voucher = Voucher { channel: config.id(&domain()), amount: amount(units) };
+    Payment {
+        session: SessionId([7; 32].into()),
+        reading: Reading { up: ByteCount::ZERO, down: ByteCount::new(units as u64) },
+        voucher: *Verified::sign(voucher, &domain(), &*payer.authorizer).unwrap().signed(),
+    }
+}
+
+/// A payee's store remembers a payment over the channel.
+pub fn remember(store: &dyn Store, config: &ChannelConfig, payment: Payment) -> ChannelId {
+    let channel = config.id(&domain());
+    store.keep_channel(Role::Payee, &domain(), config).unwrap();
+    store.record(&[Record::Payment { channel, payment }]).unwrap();
+    channel
+}
+
+/// A payee's store remembers that `payer` promised `units` in all over its channel.
+pub fn promise(store: &dyn Store, payer: &Keys, config: &ChannelConfig, units: u128) -> ChannelId {
+    remember(store, config, payment(payer, config, units))
+}
+
 /// Opens a store, whose last holder may still be letting go of it.
 pub async fn open_store(directory: &Path) -> Arc<SqliteStore> {
     within(20, async {
@@ -209,12 +235,26 @@ impl Seller {
         config: ProviderConfig,
         exit: Exit,
     ) -> Self {
+        let identity = keys.identity();
+        Self::start_as(chain, keys, identity, directory, addr, config, exit).await
+    }
+
+    /// The same by the word of another wallet than the one that pays gas.
+    pub async fn start_as(
+        chain: &Arc<FakeChain>,
+        keys: &Arc<Keys>,
+        identity: Identity,
+        directory: &Path,
+        addr: Option<SocketAddr>,
+        config: ProviderConfig,
+        exit: Exit,
+    ) -> Self {
         let seat = Seat::new(chain, keys.wallet.address());
         let disk = Arc::new(Disk { sqlite: open_store(directory).await, full: false.into() });
         let endpoint = keys.endpoint(addr).await;
         let provider = Provider::new(
             config,
-            keys.identity(),
+            identity,
             endpoint.clone(),
             disk.clone(),
             seat.clone(),

@@ -4,11 +4,11 @@
 mod cast;
 mod turns;
 
-use std::collections::BTreeSet;
+use std::{cell::Cell, collections::BTreeSet};
 
 use cast::*;
 use proptest::prelude::*;
-use sparewire_core::{Address, DeviceSigner, Signature};
+use sparewire_core::{Address, DeviceSigner, Signature, Signed};
 use sparewire_protocol::{
     ChannelStatus, Entrust, Kept, REWARD_MAX, TOWERS_MAX, WATCH_FRAME_LEN_MAX, WatchMessage,
     WatchRefusal, WatchRefused,
@@ -195,13 +195,22 @@ fn a_client_that_hands_in_too_many_at_once_has_to_wait() {
     });
     assert_eq!(busy, Some(255), "one of 256 was spent before");
     assert!(tower.check(device(7).node_id(), entrust, at(0)).is_ok(), "others need not");
-    assert!(tower.check(client(), entrust, at(1)).is_ok());
-    // Clients cost nothing to make up, so they are remembered in a bounded way.
-    for number in 0..5_000u32 {
-        let mut id = client();
-        id.0.0[..4].copy_from_slice(&number.to_le_bytes());
-        assert!(tower.check(id, entrust, at(2)).is_ok());
-    }
+    let admitted = |tower: &mut Tower, secs| {
+        (0..1_000).take_while(|_| tower.check(client(), entrust, at(secs)).is_ok()).count()
+    };
+    assert_eq!(admitted(&mut tower, 1), 4, "one for each quarter of a second");
+    // Clients cost nothing to make up, so only so many are remembered, the newest: who was quiet
+    // for longest starts afresh.
+    let mut crowd = |others: u32, secs| {
+        for number in 0..others {
+            let mut id = client();
+            id.0.0[..4].copy_from_slice(&number.to_le_bytes());
+            assert!(tower.check(id, entrust, at(secs)).is_ok(), "others need not");
+        }
+        admitted(&mut tower, secs)
+    };
+    assert_eq!(crowd(4_000, 3), 8);
+    assert_eq!(crowd(4_200, 4), 256);
 }
 
 #[test]
@@ -471,16 +480,27 @@ fn messages_survive_the_wire_and_unknown_kinds_are_skipped() {
     assert!(WatchMessage::from_frame(&[99; WATCH_FRAME_LEN_MAX + 1]).is_err());
 }
 
-proptest! {
-    #[test]
-    fn no_bytes_and_no_fields_make_a_tower_panic(
+/// Seconds since the epoch: anything, but mostly within the world's first month.
+fn secs() -> impl Strategy<Value = u64> {
+    let near = EPOCH_SECS..EPOCH_SECS + 30 * DAY_SECS;
+    prop_oneof![4 => near, 1 => any::<u64>()]
+}
+
+#[test]
+fn no_bytes_and_no_fields_make_a_tower_panic() {
+    let [kept, acted, forged] = [const { Cell::new(0u32) }; 3];
+    proptest!(|(
         bytes in proptest::collection::vec(any::<u8>(), 0..600),
-        expiry in any::<u64>(), finish in any::<u64>(), head in any::<u64>(), now in any::<u64>(),
-        (turn, turns, delay) in any::<(u8, u8, u32)>(), claimed in 0u128..200,
-        signed in any::<[u8; 65]>(),
-    ) {
+        expiry in secs(), finish in secs(), head in secs(),
+        now_ms in prop_oneof![
+            4 => EPOCH_SECS * 1_000..(EPOCH_SECS + DAY_SECS) * 1_000,
+            1 => any::<u64>(),
+        ],
+        turns in 4..=TOWERS_MAX + 1, turn in 0u8..6, delay in any::<u32>(), claimed in 0u128..100,
+        (rs, odd_y) in any::<([u8; 64], bool)>(),
+    )| {
         let _ = WatchMessage::from_frame(&bytes);
-        let now = sparewire_core::Timestamp::from_ms(now);
+        let now = sparewire_core::Timestamp::from_ms(now_ms);
         let mut entrust = entrust_until(config(1, delay), 70, 10, expiry);
         (entrust.turn, entrust.turns) = (turn, turns);
         let lax = TowerPolicy { withdraw_delay_secs_min: 0, ..policy() };
@@ -489,17 +509,27 @@ proptest! {
         facts.head_secs = head;
         if let Ok(checked) = tower.check(client(), entrust, now) {
             tower.handle_entrust(checked, facts, now);
+            kept.update(|count| count + u32::from(tower.watched().count() == 1));
+            if let Ok(signature) = Signature::from_parts(rs, odd_y) {
+                let voucher = Signed { body: entrust.voucher.body, signature };
+                let refused = tower.check(client(), Entrust { voucher, ..entrust }, now);
+                prop_assert_eq!(refused.unwrap_err().code, WatchRefusal::Invalid);
+                forged.update(|count| count + 1);
+            }
         }
-        if let Ok(signature) = Signature::from_bytes(signed) {
-            entrust.voucher.signature = signature;
-            prop_assert!(tower.check(client(), entrust, now).is_err());
-        }
+        outputs(&mut tower);
         for _ in 0..3 {
             tower.handle_facts(entrust.channel(), facts, now);
+            let told = outputs(&mut tower);
+            let acts = matches!(told.last(), Some(WatchOutput::Settle { .. }));
+            acted.update(|count| count + u32::from(acts));
             tower.handle_settled(entrust.channel(), head % 2 == 0, now);
             tower.handle_silence(entrust.channel(), now);
             tower.handle_timeout(now);
             outputs(&mut tower);
         }
-    }
+    });
+    // Most are turned down for one reason or another; what it is about must have happened too.
+    let counts = [kept, acted, forged].map(Cell::into_inner);
+    assert!(counts.iter().all(|count| *count > 20), "kept, acted, forged: {counts:?}");
 }
