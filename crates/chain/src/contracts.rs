@@ -239,10 +239,7 @@ mod tests {
                 "Appointment(bytes32 channelId,uint128 amount,address payee,address token,\
                  uint128 reward,uint64 expiry)",
             ),
-            (
-                Keys::BYTECODE.as_ref(),
-                "Revocation(address wallet,bytes32 device,address authorizer,uint256 deadline)",
-            ),
+            (Keys::BYTECODE.as_ref(), sparewire_protocol::Revocation::TYPE),
             (
                 Keys::BYTECODE.as_ref(),
                 "CapChange(address wallet,address authorizer,address token,uint104 cap,\

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sparewire_core::{Address, B256, Domain, NodeId, Signed, Timestamp, TypedData, U256};
 use sparewire_node::identity::{DelegationError, Identity};
-use sparewire_protocol::Delegation;
-use sparewire_wallet::{OfflineError, OfflineRequest, OfflineResponse, Payload};
+use sparewire_protocol::{Delegation, Revocation};
+use sparewire_wallet::{Contract, OfflineError, OfflineRequest, OfflineResponse, Payload};
 
 use crate::{
     dates::{self, Day},
@@ -48,7 +48,64 @@ pub(crate) fn request(
     let words = vec![wallet.into_word(), device.0, authorizer.into_word(), expiry];
     let until = dates::utc(Timestamp::from_ms(expiry_secs.saturating_mul(1_000)));
     let description = format!("let node {device} be paid to {wallet} until {until}");
-    OfflineRequest::typed_data(delegation, words, domain, wallet, description)
+    OfflineRequest::typed_data(delegation, words, Contract::Channels, domain, wallet, description)
+}
+
+/// What a wallet is asked to sign for the registry of keys at `registry`.
+///
+/// # Errors
+/// None that a revocation of ours could cause.
+pub(crate) fn revocation_request(
+    revocation: &Revocation,
+    registry: Domain,
+) -> Result<OfflineRequest, OfflineError> {
+    let Revocation { wallet, device, authorizer, deadline_secs } = *revocation;
+    let deadline = B256::from(U256::from(deadline_secs));
+    let words = vec![wallet.into_word(), device.0, authorizer.into_word(), deadline];
+    let description =
+        format!("{wallet} revokes for good: device {device}, authorizer {authorizer}");
+    OfflineRequest::typed_data(revocation, words, Contract::Keys, registry, wallet, description)
+}
+
+/// A signed word about keys that anybody may bring to the registry.
+#[derive(Debug)]
+pub(crate) enum Word {
+    Delegation(Signed<Delegation>),
+    Revocation(Signed<Revocation>),
+}
+
+/// What was asked for and is signed now, for the channel contract of `domain` and its registry of
+/// keys.
+///
+/// # Errors
+/// Where the request is for something or somewhere else, or the response is not its answer.
+pub(crate) fn word(
+    request: &str,
+    response: &str,
+    domain: &Domain,
+    registry: Address,
+) -> Result<Word> {
+    let asked = OfflineRequest::from_json(request).context("the request")?;
+    let Payload::Eip712 { of: Contract::Keys, domain: at, encode_type, words } = asked.payload()
+    else {
+        let (at, signed) = answered(request, response)?;
+        ensure!(at == *domain, "signed for chain {}, contract {}", at.chain_id, at.contract);
+        return Ok(Word::Delegation(signed));
+    };
+    let other = "the request is not one for a revocation";
+    let &[wallet, device, authorizer, deadline] = &words[..] else { bail!(other) };
+    ensure!(encode_type == Revocation::TYPE, other);
+    let here = Domain { chain_id: domain.chain_id, contract: registry };
+    ensure!(*at == here, "signed for chain {}, registry {}", at.chain_id, at.contract);
+    let body = Revocation {
+        wallet: Address::from_word(wallet),
+        device: NodeId(device),
+        authorizer: Address::from_word(authorizer),
+        deadline_secs: u64::try_from(U256::from_be_bytes(deadline.0))?,
+    };
+    ensure!(asked.signer() == body.wallet, "only {} can revoke its keys", body.wallet);
+    let response = OfflineResponse::from_json(response).context("the response")?;
+    Ok(Word::Revocation(Signed { body, signature: response.signature_for(&asked)? }))
 }
 
 /// What was asked for and is signed now, and where it counts.
@@ -59,7 +116,10 @@ pub(crate) fn answered(request: &str, response: &str) -> Result<(Domain, Signed<
     let request = OfflineRequest::from_json(request).context("the request")?;
     let response = OfflineResponse::from_json(response).context("the response")?;
     let other = "the request is not one for a delegation";
-    let Payload::Eip712 { domain, encode_type, words } = request.payload() else { bail!(other) };
+    let Payload::Eip712 { of: Contract::Channels, domain, encode_type, words } = request.payload()
+    else {
+        bail!(other)
+    };
     let &[wallet, device, authorizer, expiry] = &words[..] else { bail!(other) };
     ensure!(encode_type == Delegation::TYPE, other);
     let body = Delegation {
@@ -288,6 +348,46 @@ mod tests {
         // The digest is what counts, however it was shown to the signer.
         keep(&path, &asked.to_json(), &answer.to_json()).unwrap();
         assert_eq!(scene.identity().unwrap().wallet(), scene.cold.address());
+    }
+
+    #[test]
+    fn a_revocation_is_taken_from_the_wallet_that_was_asked_and_for_this_registry_only() {
+        let scene = Scene::new();
+        let (domain, _) = scene.home.network().unwrap();
+        let registry = Address::repeat_byte(0xcc);
+        let revocation = Revocation {
+            wallet: scene.cold.address(),
+            device: scene.own.node_id(),
+            authorizer: Address::ZERO,
+            deadline_secs: 9,
+        };
+        let asked = |contract| {
+            let at = Domain { contract, ..domain };
+            revocation_request(&revocation, at).unwrap()
+        };
+        let told = |request: &OfflineRequest| {
+            let response = request.sign(&scene.cold).unwrap().to_json();
+            word(&request.to_json(), &response, &domain, registry)
+        };
+        let Word::Revocation(signed) = told(&asked(registry)).unwrap() else { panic!("it is one") };
+        assert_eq!(signed.body, revocation);
+        let elsewhere = told(&asked(Address::repeat_byte(0xdd))).unwrap_err().to_string();
+        assert!(elsewhere.contains("registry 0xdddd"), "{elsewhere}");
+        // A delegation goes to the registry as well.
+        let delegation = scene.delegation(60);
+        let Word::Delegation(signed) = told(&scene.request(&delegation)).unwrap() else {
+            panic!("it is one")
+        };
+        assert_eq!(signed.body, delegation);
+        // Somebody else's signature is no answer.
+        let (request, stranger) = (asked(registry), LocalKey::random().unwrap());
+        assert!(request.sign(&stranger).is_err());
+        let other = revocation_request(
+            &Revocation { wallet: stranger.address(), ..revocation },
+            Domain { contract: registry, ..domain },
+        );
+        let answer = other.unwrap().sign(&stranger).unwrap().to_json();
+        assert!(word(&request.to_json(), &answer, &domain, registry).is_err());
     }
 
     #[test]

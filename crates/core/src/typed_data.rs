@@ -85,18 +85,29 @@ pub struct Domain {
 }
 
 impl Domain {
-    const TYPE: &'static str =
-        "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)";
-
     /// `hashStruct` of the domain.
     pub fn separator(&self) -> B256 {
-        static CONSTANT: LazyLock<[B256; 3]> =
-            LazyLock::new(|| [Domain::TYPE, "Sparewire Channels", "1"].map(keccak256));
-        let [type_hash, name, version] = *CONSTANT;
-        let mut hasher = StructHasher::new(type_hash);
-        hasher.word(name).word(version).uint(u128::from(self.chain_id)).address(self.contract);
-        keccak256(&hasher.words)
+        static NAME: LazyLock<B256> = LazyLock::new(|| keccak256("Sparewire Channels"));
+        separator(*NAME, self.chain_id, self.contract)
     }
+}
+
+/// `hashStruct` of the EIP-712 domain `(name, "1", chainId, verifyingContract)`: each of our
+/// contracts has a name of its own, so that what is signed for one is nothing to another.
+pub fn domain_separator(name: &str, chain_id: u64, contract: Address) -> B256 {
+    separator(keccak256(name), chain_id, contract)
+}
+
+fn separator(name: B256, chain_id: u64, contract: Address) -> B256 {
+    static CONSTANT: LazyLock<[B256; 2]> = LazyLock::new(|| {
+        let domain =
+            "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)";
+        [domain, "1"].map(keccak256)
+    });
+    let [type_hash, version] = *CONSTANT;
+    let mut hasher = StructHasher::new(type_hash);
+    hasher.word(name).word(version).uint(u128::from(chain_id)).address(contract);
+    keccak256(&hasher.words)
 }
 
 /// What is signed of a struct in the domain of `separator`, which need not be a [`Domain`]:

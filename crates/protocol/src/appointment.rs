@@ -3,14 +3,12 @@
 //!
 //! Frames are those of [`crate::message`]: `length: u32 LE || kind: u8 || body`.
 
-use std::sync::LazyLock;
-
 use borsh::{BorshDeserialize, BorshSerialize};
 use serde::{Deserialize, Serialize};
 use sparewire_core::{
     Address, Amount, B256, ChannelId, DecodeError, DeviceSignature, DeviceStatement, Domain,
     NodeId, Signature, SignatureError, Signed, Signer, SignerError, StructHasher, Timestamp,
-    TypedData, decode, encode, keccak256, typed_digest,
+    TypedData, decode, domain_separator, encode, keccak256, typed_digest,
 };
 
 use crate::{
@@ -42,18 +40,6 @@ pub struct TowersDomain {
     pub chain_id: u64,
     /// Address of the contract; zero where no reward is bound.
     pub contract: Address,
-}
-
-impl TypedData for TowersDomain {
-    const TYPE: &'static str =
-        "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)";
-
-    fn fields(&self, hasher: &mut StructHasher) {
-        static NAMES: LazyLock<[B256; 2]> =
-            LazyLock::new(|| ["Sparewire Towers", "1"].map(keccak256));
-        let [name, version] = *NAMES;
-        hasher.word(name).word(version).uint(u128::from(self.chain_id)).address(self.contract);
-    }
 }
 
 /// The payee side's promise of a reward to whoever makes the channel contract credit at least
@@ -103,7 +89,8 @@ impl TypedData for Appointment {
 impl Appointment {
     /// The digest that the payee side signs and the contract of `towers` checks.
     fn digest_for(&self, towers: &TowersDomain) -> B256 {
-        typed_digest(towers.struct_hash(), self.struct_hash())
+        let towers = domain_separator("Sparewire Towers", towers.chain_id, towers.contract);
+        typed_digest(towers, self.struct_hash())
     }
 
     /// Signs it for `towers` with the payee's authorizer.

@@ -142,6 +142,33 @@ impl TypedData for Delegation {
     }
 }
 
+/// A wallet's word that a device or an authorizer never acts for it again, for anybody to bring to
+/// the registry of keys until a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Revocation {
+    /// The wallet.
+    pub wallet: Address,
+    /// The device; zero leaves devices alone.
+    pub device: sparewire_core::NodeId,
+    /// The authorizer; zero leaves authorizers alone.
+    pub authorizer: Address,
+    /// Seconds since the epoch until which the registry takes it. What it took counts for good.
+    pub deadline_secs: u64,
+}
+
+impl TypedData for Revocation {
+    const TYPE: &'static str =
+        "Revocation(address wallet,bytes32 device,address authorizer,uint256 deadline)";
+
+    fn fields(&self, hasher: &mut StructHasher) {
+        hasher
+            .address(self.wallet)
+            .word(self.device.0)
+            .address(self.authorizer)
+            .uint(u128::from(self.deadline_secs));
+    }
+}
+
 /// Where a channel stands on chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -60,7 +60,9 @@ pub use appointment::{
     APPOINTMENT_SECS_MAX, Appointment, Entrust, Kept, REWARD_MAX, TOWERS_MAX, TowersDomain,
     WATCH_FRAME_LEN_MAX, WatchMessage, WatchRefusal, WatchRefused, turn_of,
 };
-pub use channel::{ChannelConfig, ChannelFacts, ChannelStatus, Claim, Delegation, Voucher};
+pub use channel::{
+    ChannelConfig, ChannelFacts, ChannelStatus, Claim, Delegation, Revocation, Voucher,
+};
 pub use credit::{CreditRule, PAID_PER_CREDIT, STEP_MAX};
 pub use error::{Action, ProtocolError};
 pub use message::{

@@ -10,7 +10,7 @@ use sparewire_core::{Address, Amount, B256, ChannelId, Domain, NodeId, Signature
 pub use crate::claiming::{NativePrice, Occasion, SettlePolicy, Verdict, Waiting, Weighed};
 use crate::{
     appointment::Appointment,
-    channel::{ChannelConfig, ChannelFacts, Claim, Delegation},
+    channel::{ChannelConfig, ChannelFacts, Claim, Delegation, Revocation},
 };
 
 /// Something that we want the chain to do. It is durable before a transaction is sent for it.
@@ -137,6 +137,20 @@ pub enum Intent {
         /// The authorizer; `None` leaves authorizers alone.
         authorizer: Option<Address>,
     },
+    /// Brings a wallet's delegation to the registry, whoever's it is.
+    RegisterFor {
+        /// The registry.
+        keys: Address,
+        /// What the wallet signed, in the domain of the channel contract.
+        delegation: Signed<Delegation>,
+    },
+    /// Brings a wallet's revocation to the registry, whoever's it is.
+    RevokeFor {
+        /// The registry.
+        keys: Address,
+        /// What the wallet signed, in the registry's domain.
+        revocation: Signed<Revocation>,
+    },
     /// Says in the registry how much our wallet's channels that name an authorizer are to hold
     /// together.
     SetCap {
@@ -171,6 +185,8 @@ impl Intent {
             Self::WithdrawReward { .. } => "withdraw_reward",
             Self::Register { .. } => "register",
             Self::Revoke { .. } => "revoke",
+            Self::RegisterFor { .. } => "register_for",
+            Self::RevokeFor { .. } => "revoke_for",
             Self::SetCap { .. } => "set_cap",
         }
     }

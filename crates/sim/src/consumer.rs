@@ -92,6 +92,8 @@ pub struct Consumer {
     set_back: bool,
     /// Of each channel, the newest payment and receipt that it recorded together.
     together: BTreeMap<ChannelId, (Amount, u64)>,
+    /// Of each channel, the highest payment that it went to record without a receipt.
+    alone: BTreeMap<ChannelId, Amount>,
 }
 
 enum Phase {
@@ -176,6 +178,7 @@ impl Consumer {
             backup: None,
             set_back: false,
             together: BTreeMap::new(),
+            alone: BTreeMap::new(),
         }
     }
 

@@ -39,6 +39,6 @@ pub use hd::{HdError, HdWallet, Mnemonic, MnemonicError, PURPOSE, WordCount};
 pub use key::{DeviceKey, LocalKey};
 pub use keystore::{Identity, KeyFileError, Keystore, KeystoreError, Secret};
 pub use node_keys::{NodeKeys, NodeSecrets, PublicKeys};
-pub use offline::{Field, OfflineError, OfflineRequest, OfflineResponse, Payload};
+pub use offline::{Contract, Field, OfflineError, OfflineRequest, OfflineResponse, Payload};
 pub use password::Cost;
 pub use sealed::{SealedError, Sealer, Unsealer};

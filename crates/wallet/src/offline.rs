@@ -23,7 +23,7 @@ use alloy_primitives::{Bytes, hex};
 use serde::{Deserialize, Serialize};
 use sparewire_core::{
     Address, B256, Domain, Signature, SignatureError, Signer, SignerError, TypedData, U256,
-    keccak256, typed_digest,
+    domain_separator, keccak256, typed_digest,
 };
 
 use crate::file::tame;
@@ -40,9 +40,12 @@ pub enum Payload {
         /// The bytes.
         digest: B256,
     },
-    /// A flat EIP-712 struct for our contract, as [`TypedData`] describes them.
+    /// A flat EIP-712 struct for a contract of ours, as [`TypedData`] describes them.
     Eip712 {
-        /// Chain and contract.
+        /// Which contract.
+        #[serde(default, skip_serializing_if = "Contract::is_channels")]
+        of: Contract,
+        /// Chain and address of that contract.
         domain: Domain,
         /// `encodeType`, for example `Voucher(bytes32 channelId,uint128 amount)`.
         #[serde(rename = "type")]
@@ -57,13 +60,37 @@ pub enum Payload {
     },
 }
 
+/// Whose EIP-712 domain it is: what is signed for one contract is nothing to another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Contract {
+    /// The channel contract.
+    #[default]
+    Channels,
+    /// The registry of keys.
+    Keys,
+}
+
+impl Contract {
+    fn is_channels(&self) -> bool {
+        *self == Self::Channels
+    }
+
+    fn separator(self, at: &Domain) -> B256 {
+        match self {
+            Self::Channels => at.separator(),
+            Self::Keys => domain_separator("Sparewire Keys", at.chain_id, at.contract),
+        }
+    }
+}
+
 impl Payload {
     fn digest(&self) -> Result<B256, OfflineError> {
         match self {
             Self::Digest { digest } => Ok(*digest),
-            Self::Eip712 { domain, encode_type, words } => {
+            Self::Eip712 { of, domain, encode_type, words } => {
                 fields(encode_type, words)?;
-                Ok(typed_digest(domain.separator(), struct_hash(encode_type, words)))
+                Ok(typed_digest(of.separator(domain), struct_hash(encode_type, words)))
             }
             // EIP-2718: a type below 0x80, of which 1 to 4 are in use, or a legacy RLP list. What
             // starts with 0x19 would be signed data in a transaction's clothes.
@@ -117,13 +144,14 @@ impl OfflineRequest {
     pub fn typed_data<T: TypedData>(
         body: &T,
         words: Vec<B256>,
+        of: Contract,
         domain: Domain,
         signer: Address,
         description: impl Into<String>,
     ) -> Result<Self, OfflineError> {
-        let payload = Payload::Eip712 { domain, encode_type: T::TYPE.into(), words };
+        let payload = Payload::Eip712 { of, domain, encode_type: T::TYPE.into(), words };
         let request = Self::new(payload, signer, description)?;
-        if request.digest != body.digest(&domain) {
+        if request.digest != typed_digest(of.separator(&domain), body.struct_hash()) {
             return Err(OfflineError::Malformed { reason: "words of another struct".into() });
         }
         Ok(request)
@@ -439,7 +467,15 @@ mod tests {
 
     fn typed() -> OfflineRequest {
         let words = leave().words();
-        OfflineRequest::typed_data(&leave(), words, DOMAIN, key().address(), "goodbye").unwrap()
+        OfflineRequest::typed_data(
+            &leave(),
+            words,
+            Contract::Channels,
+            DOMAIN,
+            key().address(),
+            "goodbye",
+        )
+        .unwrap()
     }
 
     fn malformed(result: Result<OfflineRequest, OfflineError>) -> bool {
@@ -503,6 +539,7 @@ mod tests {
     #[test]
     fn an_error_repeats_no_control_characters_of_a_hostile_file() {
         let strange = Payload::Eip712 {
+            of: Contract::Channels,
             domain: DOMAIN,
             encode_type: "Leave(strange\u{1b}[2J wall\u{7}et)".into(),
             words: vec![B256::ZERO],
@@ -521,8 +558,16 @@ mod tests {
     fn words_must_fit_their_types_and_their_struct() {
         let mut words = leave().words();
         words[2] = B256::repeat_byte(1); // no uint64
-        let request =
-            |words| OfflineRequest::typed_data(&leave(), words, DOMAIN, key().address(), "");
+        let request = |words| {
+            OfflineRequest::typed_data(
+                &leave(),
+                words,
+                Contract::Channels,
+                DOMAIN,
+                key().address(),
+                "",
+            )
+        };
         assert!(malformed(request(words)));
         assert!(malformed(request(leave().words()[..2].to_vec())));
         let mut words = leave().words();

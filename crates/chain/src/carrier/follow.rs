@@ -549,7 +549,7 @@ fn unless_over(kind: &'static str, result: Result<(), ChainError>) -> Result<(),
 
 /// Kinds are words of ours; what a newer version wrote is told in general.
 pub(super) fn kind_of(kind: &str) -> &'static str {
-    const KINDS: [&str; 20] = [
+    const KINDS: [&str; 22] = [
         "deposit",
         "withdraw",
         "open",
@@ -566,6 +566,8 @@ pub(super) fn kind_of(kind: &str) -> &'static str {
         "withdraw_reward",
         "register",
         "revoke",
+        "register_for",
+        "revoke_for",
         "set_cap",
         "deploy",
         "mint",

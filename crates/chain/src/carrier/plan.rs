@@ -4,7 +4,7 @@ use alloy_primitives::{Address, B256, U256, aliases::U40, keccak256};
 use alloy_sol_types::SolCall;
 use sparewire_core::Amount;
 use sparewire_protocol::{
-    channel::{ChannelConfig, ChannelFacts, ChannelStatus, Claim},
+    channel::{ChannelConfig, ChannelFacts, ChannelStatus, Claim, Delegation, Revocation},
     settlement::{Chain, ChainError, Intent},
 };
 
@@ -86,6 +86,8 @@ impl EvmChain {
             | Intent::WithdrawReward { .. } => self.all_calls(intent),
             Intent::Register { keys, .. }
             | Intent::Revoke { keys, .. }
+            | Intent::RegisterFor { keys, .. }
+            | Intent::RevokeFor { keys, .. }
             | Intent::SetCap { keys, .. } => {
                 self.require_registry(*keys, self.follower.node.newest().await?).await?;
                 self.all_calls(intent)
@@ -190,7 +192,13 @@ impl EvmChain {
 /// Whether an intent is urgent whenever it is asked for: the end of our own leaving, a defence, which
 /// is asked for only while a payer leaves, and a revocation. A claim is while its payer leaves.
 fn cannot_wait(intent: &Intent) -> bool {
-    matches!(intent, Intent::FinishClose { .. } | Intent::Defend { .. } | Intent::Revoke { .. })
+    matches!(
+        intent,
+        Intent::FinishClose { .. }
+            | Intent::Defend { .. }
+            | Intent::Revoke { .. }
+            | Intent::RevokeFor { .. }
+    )
 }
 
 /// The calls that carry out the whole of `wallet`'s intent, in order: to the channel contract, or
@@ -251,13 +259,21 @@ pub fn calls_of(contract: Address, wallet: Address, intent: &Intent) -> Vec<Call
         | Intent::AnnounceRewardWithdrawal { .. }
         | Intent::WithdrawReward { .. } => reward_calls(wallet, intent),
         Intent::Register { keys, delegation } => {
-            let delegation = KeysDelegation {
-                wallet: delegation.wallet,
-                device: delegation.device.0,
-                authorizer: delegation.authorizer,
-                expiry: delegation.expiry_secs,
-            };
-            key_call(*keys, Keys::registerCall::new((delegation,)).abi_encode())
+            let call = Keys::registerCall::new((delegation_of(delegation),));
+            key_call(*keys, call.abi_encode())
+        }
+        Intent::RegisterFor { keys, delegation } => {
+            let signature = delegation.signature.to_bytes().into();
+            let call = Keys::registerForCall::new((delegation_of(&delegation.body), signature));
+            key_call(*keys, call.abi_encode())
+        }
+        Intent::RevokeFor { keys, revocation } => {
+            let Revocation { wallet, device, authorizer, deadline_secs } = revocation.body;
+            let (deadline, signature) =
+                (U256::from(deadline_secs), revocation.signature.to_bytes().into());
+            let call =
+                Keys::revokeForCall::new((wallet, device.0, authorizer, deadline, signature));
+            key_call(*keys, call.abi_encode())
         }
         Intent::Revoke { keys, device, authorizer } => {
             let device = device.unwrap_or_default().0;
@@ -269,6 +285,15 @@ pub fn calls_of(contract: Address, wallet: Address, intent: &Intent) -> Vec<Call
             let cap = alloy_primitives::aliases::U104::saturating_from(cap.get());
             key_call(*keys, Keys::setCapCall::new((*authorizer, *token, cap)).abi_encode())
         }
+    }
+}
+
+fn delegation_of(delegation: &Delegation) -> KeysDelegation {
+    KeysDelegation {
+        wallet: delegation.wallet,
+        device: delegation.device.0,
+        authorizer: delegation.authorizer,
+        expiry: delegation.expiry_secs,
     }
 }
 

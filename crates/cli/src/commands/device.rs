@@ -1,23 +1,26 @@
 //! `sparewire wallet device`: which keys act for this wallet, and which never again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use serde_json::json;
-use sparewire_core::{Address, Amount, NodeId};
+use sparewire_core::{Address, Amount, Domain, NodeId};
 use sparewire_protocol::{
-    Delegation,
+    Delegation, Revocation,
     settlement::{Chain, Intent, Outcome, Standing},
 };
 use sparewire_wallet::NodeKeys;
 
 use crate::{
+    delegation::{self, Word},
     hint::Hint,
     home::{Home, clock, key_error, token_info},
     output,
     side::Side,
 };
+
+const NOTHING_NAMED: &str = "nothing is named that is to be revoked";
 
 /// Which keys act for this wallet, as the chain has it.
 #[derive(Debug, Subcommand)]
@@ -39,6 +42,30 @@ pub(crate) enum DeviceCommand {
         /// The authorizer: an address; this node's, where none is named.
         #[arg(long)]
         authorizer: Option<Address>,
+        #[command(flatten)]
+        unlock: Unlock,
+    },
+    /// Ask a wallet whose key is elsewhere to revoke a device or an authorizer: prints the request
+    /// that `wallet sign` reads there.
+    Ask {
+        /// The wallet.
+        #[arg(long)]
+        wallet: Address,
+        /// For how many days its answer is good to be relayed: 1 to 3650.
+        #[arg(long, default_value_t = 30)]
+        days: u64,
+        #[command(flatten)]
+        named: Named,
+    },
+    /// Bring what a wallet signed elsewhere to the registry, at this node's expense: its revocation,
+    /// or its delegation (`wallet delegation request`).
+    Relay {
+        /// The request, as it was printed.
+        #[arg(long)]
+        request: PathBuf,
+        /// What `wallet sign` answered.
+        #[arg(long)]
+        response: PathBuf,
         #[command(flatten)]
         unlock: Unlock,
     },
@@ -92,6 +119,48 @@ pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Resu
             let outcome = side.chain.perform(&register).await?;
             report(&outcome, "registered", device, authorizer, json)
         }
+        DeviceCommand::Ask { wallet, days, named: Named { device, authorizer } } => {
+            ensure!((1..=3_650).contains(&days), "--days = {days} is not within 1 to 3650");
+            ensure!(
+                device.is_some() || authorizer.is_some(),
+                Hint::new(NOTHING_NAMED).hint("give --device or --authorizer, or both")
+            );
+            let deadline_secs = clock()().as_secs() + days * 86_400;
+            let (device, authorizer) = (device.unwrap_or_default(), authorizer.unwrap_or_default());
+            let revocation = Revocation { wallet, device, authorizer, deadline_secs };
+            let (Domain { chain_id, .. }, _) = home.network()?;
+            let at = Domain { chain_id, contract: registry };
+            let request = delegation::revocation_request(&revocation, at)?;
+            output::out!("{}", request.to_json().trim_end());
+            eprintln!(
+                "where the key of {wallet} is: `sparewire wallet sign --request FILE`; then here or anywhere: `sparewire wallet device relay`"
+            );
+            Ok(())
+        }
+        DeviceCommand::Relay { request, response, unlock } => {
+            let read = |path: &Path| {
+                std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read {}", path.display()))
+            };
+            let (domain, _) = home.network()?;
+            let word = delegation::word(&read(&request)?, &read(&response)?, &domain, registry)?;
+            let side = Side::open(home, unlock.password_file.as_deref()).await?;
+            match word {
+                Word::Delegation(delegation) => {
+                    let Delegation { device, authorizer, .. } = delegation.body;
+                    let register = Intent::RegisterFor { keys: registry, delegation };
+                    let outcome = side.chain.perform(&register).await?;
+                    report(&outcome, "registered", device, authorizer, json)
+                }
+                Word::Revocation(revocation) => {
+                    let Revocation { wallet, device, authorizer, .. } = revocation.body;
+                    let revoke = Intent::RevokeFor { keys: registry, revocation };
+                    let outcome = side.chain.perform(&revoke).await?;
+                    ensure_revoked(&*side.chain, registry, wallet, device, authorizer).await?;
+                    report(&outcome, "revoked for good", device, authorizer, json)
+                }
+            }
+        }
         DeviceCommand::Cap { amount, authorizer, unlock } => {
             let side = Side::open(home, unlock.password_file.as_deref()).await?;
             let authorizer = authorizer.unwrap_or(own.authorizer);
@@ -116,30 +185,16 @@ pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Resu
             let Named { device, authorizer } = named;
             ensure!(
                 device.is_some() || authorizer.is_some(),
-                Hint::new("nothing is named that is to be revoked").hint(
+                Hint::new(NOTHING_NAMED).hint(
                     "give --device or --authorizer, or both; `wallet device list` shows this node's"
                 )
             );
             let side = Side::open(home, unlock.password_file.as_deref()).await?;
             let revoke = Intent::Revoke { keys: registry, device, authorizer };
             let outcome = side.chain.perform(&revoke).await?;
-            // Each by itself: one that is revoked says nothing of the other.
-            let named = [
-                device.map(|device| (device, Address::ZERO)),
-                authorizer.map(|authorizer| (NodeId::default(), authorizer)),
-            ];
-            for (device, authorizer) in named.into_iter().flatten() {
-                let wallet = side.chain.wallet();
-                let asked = Delegation { wallet, device, authorizer, expiry_secs: 0 };
-                let standing = side.chain.standing(registry, &asked).await?;
-                ensure!(
-                    standing == Standing::Revoked,
-                    Hint::new(format!(
-                        "the contract at {registry} took the call and revoked nothing"
-                    ))
-                    .hint("check that [chain] keys names the registry of keys")
-                );
-            }
+            let wallet = side.chain.wallet();
+            let named = (device.unwrap_or_default(), authorizer.unwrap_or_default());
+            ensure_revoked(&*side.chain, registry, wallet, named.0, named.1).await?;
             if device == Some(own.node_id) || authorizer == Some(own.authorizer) {
                 eprintln!(
                     "these are this node's own keys: make another node with the next --index of `wallet new`"
@@ -195,6 +250,29 @@ pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Resu
             Ok(())
         }
     }
+}
+
+/// That what was named (not zero) of a wallet's keys is revoked now, each by itself: one that is
+/// revoked says nothing of the other.
+async fn ensure_revoked(
+    chain: &dyn Chain,
+    registry: Address,
+    wallet: Address,
+    device: NodeId,
+    authorizer: Address,
+) -> Result<()> {
+    let each = [(device, Address::ZERO), (NodeId::default(), authorizer)];
+    let nobody = (NodeId::default(), Address::ZERO);
+    for (device, authorizer) in each.into_iter().filter(|it| *it != nobody) {
+        let asked = Delegation { wallet, device, authorizer, expiry_secs: 0 };
+        let standing = chain.standing(registry, &asked).await?;
+        ensure!(
+            standing == Standing::Revoked,
+            Hint::new(format!("the contract at {registry} took the call and revoked nothing"))
+                .hint("check that [chain] keys names the registry of keys")
+        );
+    }
+    Ok(())
 }
 
 fn report(

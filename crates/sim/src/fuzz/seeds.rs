@@ -25,7 +25,9 @@ use sparewire_protocol::{
     Refused, Role, Service, Statement, Terms, TowersDomain, Voucher, WatchMessage, WatchRefusal,
     WatchRefused, channel::CooperativeClose,
 };
-use sparewire_wallet::{Cost, DeviceKey, Keystore, Mnemonic, OfflineRequest, Payload, Secret};
+use sparewire_wallet::{
+    Contract, Cost, DeviceKey, Keystore, Mnemonic, OfflineRequest, Payload, Secret,
+};
 
 use super::{
     chain::{CHAIN_ID, NOBODY, config, contracts, wallet},
@@ -323,7 +325,14 @@ fn offline_requests() -> Vec<OfflineRequest> {
         B256::left_padding_from(&delegation.expiry_secs.to_be_bytes()),
     ];
     let signer = key().address();
-    let typed = OfflineRequest::typed_data(&delegation, words, domain(), signer, "until March");
+    let typed = OfflineRequest::typed_data(
+        &delegation,
+        words,
+        Contract::Channels,
+        domain(),
+        signer,
+        "until March",
+    );
     let new = |payload| OfflineRequest::new(payload, signer, "it").expect("a good payload");
     vec![
         typed.expect("its words"),
