@@ -100,3 +100,34 @@ fn a_delegation_that_does_not_count_keeps_a_provider_from_starting_and_says_why(
     cold.unlock(["wallet", "device", "revoke", "--device", &device]).ok();
     run(market.provide_command()).fails_with(&["revoked on chain"]);
 }
+
+#[test]
+fn what_an_offline_wallet_signs_about_its_keys_anybody_can_bring_to_the_registry() {
+    let market = Market::funded();
+    let (provider, cold) = (&market.provider, Node::fresh(market.root.path(), "cold", market.rpc));
+    let (request, response) = (market.path("request.json"), market.path("response.json"));
+    let shown = [&request, &response].map(|path| path.to_str().unwrap().to_owned());
+    let relay = ["wallet", "device", "relay", "--request", &shown[0], "--response", &shown[1]];
+    let wallet = cold.wallet();
+    let signed = |asked: String| {
+        fs::write(&request, asked).unwrap();
+        fs::write(&response, cold.unlock(["wallet", "sign", "--request", &shown[0]]).ok()).unwrap();
+    };
+    let device = provider.json(&["wallet", "show"])["keys"]["node_id"].as_str().unwrap().to_owned();
+
+    signed(provider.run(["wallet", "delegation", "request", "--wallet", &wallet]).ok());
+    // A stranger pays for it, and the wallet, which has nothing, sends nothing.
+    assert!(market.consumer.unlock(relay).ok().contains("registered"));
+
+    let ask = ["wallet", "device", "ask", "--wallet", &wallet, "--device", &device];
+    provider.run(&ask[..5]).fails_with(&["nothing is named"]);
+    signed(provider.run(ask).ok());
+    assert!(market.consumer.unlock(relay).ok().contains("revoked for good"));
+    assert_eq!(sent(&market, &wallet), 0);
+    let import =
+        ["wallet", "delegation", "import", "--request", &shown[0], "--response", &shown[1]];
+    provider.run(import).fails_with(&["not one for a delegation"]);
+    is_configured(provider);
+    provider.delegated_by(&cold);
+    run(market.provide_command()).fails_with(&["revoked on chain"]);
+}
