@@ -69,7 +69,7 @@ pub(crate) struct ChainConfig {
     #[toml_example(default = 500)]
     pub(crate) fee_max_gwei: u64,
     /// The same for what cannot wait, where it is more: claims from channels whose payer is leaving,
-    /// the end of our own leaving, and whatever of ours holds these up.
+    /// defences, revocations, the end of our own leaving, and whatever of ours holds these up.
     #[toml_example(default = 2000)]
     pub(crate) fee_max_urgent_gwei: u64,
 }

@@ -58,6 +58,25 @@ fn ask(rpc: &str, method: &str, params: &Value) -> Option<Value> {
     answer.get("result").cloned()
 }
 
+/// Mints 100 tokens, by one of anvil's own accounts, and returns when that is final.
+fn mint(rpc: &str, token: &str, to: &str) {
+    // mint(address,uint256)
+    let data = format!("0x40c10f19{:0>64}{:064x}", &to[2..], 100_000_000);
+    let from = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266";
+    let transaction = json!([{ "from": from, "to": token, "data": data }]);
+    let hash = ask(rpc, "eth_sendTransaction", &transaction).unwrap();
+    until("the tokens are minted and final", || {
+        let receipt = ask(rpc, "eth_getTransactionReceipt", &json!([hash]))?;
+        let newest = ask(rpc, "eth_getBlockByNumber", &json!(["finalized", false]))?;
+        (height(&newest["number"])? >= height(&receipt["blockNumber"])?).then_some(())
+    });
+}
+
+/// A figure that a node tells.
+fn height(hex: &Value) -> Option<u64> {
+    u64::from_str_radix(hex.as_str()?.trim_start_matches("0x"), 16).ok()
+}
+
 /// A text field in a line of printed JSON.
 fn field(line: &str, name: &str) -> Option<String> {
     let (_, rest) = line.split_once(&format!("\"{name}\": \""))?;
@@ -91,18 +110,7 @@ fn a_session_is_paid_and_settled_on_an_ethereum_node_that_nobody_here_wrote() {
         let code = ask(&rpc, "eth_getCode", &json!([deployed[beside], "latest"])).unwrap();
         assert!(code.as_str().unwrap().len() > 2, "no {beside}: {deployed:#}");
     }
-    // mint(address,uint256) of 100 tokens, by one of anvil's own accounts.
-    let data = format!("0x40c10f19{:0>64}{:064x}", &payer[2..], 100_000_000);
-    let from = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266";
-    let transaction = json!([{ "from": from, "to": token, "data": data }]);
-    let hash = ask(&rpc, "eth_sendTransaction", &transaction).unwrap();
-    until("the tokens are minted and final", || {
-        let receipt = ask(&rpc, "eth_getTransactionReceipt", &json!([hash]))?;
-        let block = receipt["blockNumber"].as_str()?.to_owned();
-        let newest = ask(&rpc, "eth_getBlockByNumber", &json!(["finalized", false]))?;
-        let height = |hex: &str| u64::from_str_radix(hex.trim_start_matches("0x"), 16).ok();
-        (height(newest["number"].as_str()?)? >= height(&block)?).then_some(())
-    });
+    mint(&rpc, token, &payer);
 
     let contracts = ["--contract", contract, "--token", token];
     let origin = Origin::start();
@@ -197,4 +205,90 @@ fn two_data_directories_on_one_wallet_do_not_run_at_a_time() {
     assert_eq!(outcome["transactions"], json!([]));
     let status = run(command(&two, &with(&["status"]))).json();
     assert_eq!(status["chain_work"]["under_way"], json!([]));
+}
+
+#[test]
+fn status_tells_of_a_stuck_transaction_and_a_node_that_runs_again_follows_it() {
+    let Some((_node, rpc)) = start() else { return };
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("node");
+    fs::create_dir(&dir).unwrap();
+    let wallet = wallet_new(&dir).json()["keys"]["wallet"].as_str().unwrap().to_owned();
+    ask(&rpc, "anvil_setBalance", &json!([wallet, "0x8AC7230489E80000"])).unwrap();
+    let command = |arguments: &[&str]| {
+        let mut command = sparewire(&dir, ["--rpc", &rpc, "--chain-id", "31337"]);
+        command.args(arguments).env("SPAREWIRE_PASSWORD", "correct horse");
+        command
+    };
+    let deployed = run(command(&["--json", "chain", "deploy"])).json();
+    let named = |name: &str| deployed[name].as_str().unwrap().to_owned();
+    mint(&rpc, &named("token"), &wallet);
+    let config = format!(
+        "[chain]\ncontract = \"{}\"\ntoken = \"{}\"\ntowers = \"{}\"\n\
+         fee_max_gwei = 3\nfee_max_urgent_gwei = 3\n",
+        named("contract"),
+        named("token"),
+        named("towers"),
+    );
+    fs::write(dir.join("config.toml"), config).unwrap();
+
+    // A thousand million gwei: it sinks by an eighth with each empty block, for two minutes.
+    ask(&rpc, "anvil_setNextBlockBaseFeePerGas", &json!(["0xDE0B6B3A7640000"])).unwrap();
+    until("gas is dear", || {
+        let newest = ask(&rpc, "eth_getBlockByNumber", &json!(["latest", false]))?;
+        (height(&newest["baseFeePerGas"])? > 1_000_000_000_000).then_some(())
+    });
+    let nonce = || {
+        height(&ask(&rpc, "eth_getTransactionCount", &json!([wallet, "latest"])).unwrap()).unwrap()
+    };
+    let before = nonce();
+    let mut fund = command(&["watch", "fund", "1"]);
+    fund.env("RUST_LOG", "sparewire_chain=info");
+    let mut fund = Running::start(fund);
+    fund.warned("transaction sent");
+    fund.kill_9();
+
+    let sent = |status: &Value| {
+        let work = &status["chain_work"];
+        let stands = work["under_way"][0]["stands"]["sent"].clone();
+        (stands["nonce"].is_u64()).then(|| (work.clone(), stands))
+    };
+    let status = run(command(&["--json", "status"])).json();
+    let (work, stands) = sent(&status).expect("it is in the journal");
+    assert_eq!(work["under_way"][0]["intent"], "deposit_reward");
+    assert_eq!((&stands["nonce"], &stands["mined"]), (&json!(before), &json!(false)));
+    assert_eq!(
+        (&stands["max_fee_wei"], &stands["replaced"]),
+        (&json!(3_000_000_000u64), &json!(0))
+    );
+    let text = run(command(&["status"])).ok();
+    for words in [
+        "deposit reward, asked for ",
+        "(0 of 2 transactions are final)",
+        &format!("(nonce {before}, sent "),
+        " s ago) is in no block yet; it pays up to 3.000 gwei",
+        "(followed when a node runs here again, or by `settle`)",
+    ] {
+        assert!(text.contains(words), "no {words:?} in {text}");
+    }
+
+    let mut provider = Running::start(command(&["--json", "provide", "--listen", "127.0.0.1:0"]));
+    provider.said(|line| field(line, "address"));
+    // Whoever follows it knows what gas costs.
+    let work = until("the node follows it", || {
+        let (work, stands) = sent(&run(command(&["--json", "status"])).json()["running"])?;
+        assert_eq!(stands["nonce"], before, "one nonce, whoever follows it");
+        work["base_fee_wei"].is_number().then_some(work)
+    });
+    assert!(number(&work["base_fee_wei"]) > 3_000_000_000);
+    let text = run(command(&["status"])).ok();
+    assert!(text.contains("gwei: too little for now"), "{text}");
+
+    ask(&rpc, "anvil_setNextBlockBaseFeePerGas", &json!(["0x3B9ACA00"])).unwrap();
+    until("it is over", || {
+        let status = run(command(&["--json", "status"])).json();
+        (status["running"]["chain_work"]["under_way"] == json!([])).then_some(())
+    });
+    assert_eq!(nonce(), before + 2, "the approval and the deposit, each once");
+    provider.stopped().ok();
 }

@@ -90,7 +90,7 @@ pub struct Policy {
     /// Most that we pay for a unit of gas, in wei. Dearer times are waited out.
     pub fee_max_wei: u128,
     /// The same for what cannot wait, where it is more: claims from channels whose payer is leaving,
-    /// the end of our own leaving, and whatever of ours holds these up.
+    /// defences, revocations, the end of our own leaving, and whatever of ours holds these up.
     pub fee_max_urgent_wei: u128,
     /// How long a call waits for its transactions to be final; they are followed on at
     /// [`Chain::resume`].

@@ -106,7 +106,8 @@ impl Follower {
         Ok(())
     }
 
-    /// What the transactions that are under way may take from the wallet, in wei.
+    /// What the transactions that are under way may take from the wallet, in wei, without what a rollup
+    /// takes for their data: where that is missing, the nodes say so.
     pub(super) fn reserved(&self) -> Result<U256, JournalError> {
         let mut reserved = U256::ZERO;
         for step in self.journal.signed_steps()? {

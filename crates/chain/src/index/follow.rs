@@ -133,8 +133,8 @@ impl EvmChain {
                             index.inner.span.store(((to - next) / 2).max(1), Ordering::Relaxed);
                             pause.min(patience)
                         }
-                        // Who counts requests wants fewer of them, not smaller ones; and where he
-                        // says when, he is not asked before.
+                        // A node that counts requests wants fewer of them, not smaller ones; where
+                        // it says when, it is not asked before.
                         Some(after) if after > patience => {
                             return Err(self.follower.node.blame(error).into());
                         }

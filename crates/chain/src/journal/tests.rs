@@ -97,3 +97,61 @@ fn a_transaction_that_another_program_displaced_is_no_raised_fee() {
     journal.sign(step, &version(9, 4)).unwrap();
     assert_eq!(told(), (9, 1));
 }
+
+#[test]
+fn an_unfinished_intent_is_written_down_once_and_is_as_urgent_as_it_was_ever_asked_for() {
+    let journal = Journal::in_memory().unwrap();
+    let plan = |urgent| journal.plan("claim", B256::ZERO, &[call()], urgent, 5).unwrap();
+    let intent = plan(false);
+    assert_eq!((plan(true), plan(false)), (intent, intent));
+    assert!(journal.is_urgent(intent).unwrap());
+    assert_eq!(journal.steps(intent).unwrap().len(), 1);
+    journal.finish(intent).unwrap();
+    assert_ne!(plan(false), intent, "asked for again when it is over, it is another one");
+}
+
+#[test]
+fn no_nonce_is_of_two_unfinished_transactions() {
+    let journal = Journal::in_memory().unwrap();
+    let step = |digest: u8| {
+        let digest = B256::repeat_byte(digest);
+        let intent = journal.plan("claim", digest, &[call()], true, 5).unwrap();
+        journal.steps(intent).unwrap()[0].id
+    };
+    let (one, other) = (step(1), step(2));
+    let version =
+        |nonce: u64, hash: u8| Attempt { hash: B256::repeat_byte(hash), ..attempt(nonce) };
+    journal.sign(one, &version(7, 1)).unwrap();
+    let error = journal.sign(other, &version(7, 2)).unwrap_err();
+    assert!(error.to_string().contains("another transaction holds"), "{error}");
+    assert!(journal.attempts(other).unwrap().is_empty());
+    journal.sign(one, &version(7, 3)).unwrap(); // a raised fee
+    journal.set_state(one, StepState::Mined).unwrap();
+    assert!(journal.sign(other, &version(7, 2)).is_err(), "a reorganisation may take it out");
+    journal.displace(one).unwrap();
+    journal.sign(other, &version(7, 2)).unwrap();
+}
+
+#[test]
+fn the_next_step_of_an_urgent_intent_is_told_when_those_before_it_are_in_blocks() {
+    let journal = Journal::in_memory().unwrap();
+    let calm = journal.plan("claim", B256::repeat_byte(1), &[call()], false, 5).unwrap();
+    let urgent = journal.plan("claim", B256::repeat_byte(2), &[call(), call()], true, 5).unwrap();
+    let steps: Vec<i64> = journal.steps(urgent).unwrap().iter().map(|step| step.id).collect();
+    let next = || -> Vec<i64> {
+        journal.urgent_next().unwrap().into_iter().map(|(_, step)| step).collect()
+    };
+    assert_eq!(next(), steps[..1]);
+    journal.sign(steps[0], &attempt(1)).unwrap();
+    assert_eq!((next().len(), journal.signed_steps().unwrap()), (0, steps[..1].to_vec()));
+    let signed: Vec<i64> = journal.signed_intents().unwrap().iter().map(|it| it.id).collect();
+    assert_eq!(signed, [urgent]);
+    journal.set_state(steps[0], StepState::Mined).unwrap();
+    assert_eq!((next(), journal.signed_steps().unwrap().len()), (steps[1..].to_vec(), 0));
+    journal.set_state(steps[0], StepState::Failed).unwrap();
+    assert_eq!(next().len(), 0, "what comes after it builds on it");
+    journal.hurry(calm).unwrap();
+    assert_eq!(next().len(), 1);
+    journal.fail(calm, None, "over").unwrap();
+    assert_eq!(next().len(), 0);
+}

@@ -272,8 +272,7 @@ async fn a_lower_nonce_that_is_dropped_is_sent_again_with_others_behind_it() {
             }
         };
         world.mining(all).await;
-        let left = usize::from(first_goes_away);
-        assert_eq!(world.payee.resume().await.unwrap(), left, "only to be seen final");
+        world.payee.resume().await.unwrap();
         assert_eq!(world.claimed().await, [60; 3]);
         assert_eq!(world.payee.follower.journal.signed().len(), 3, "each once");
     }
