@@ -143,15 +143,15 @@ fn the_next_step_of_an_urgent_intent_is_told_when_those_before_it_are_in_blocks(
     };
     assert_eq!(next(), steps[..1]);
     journal.sign(steps[0], &attempt(1)).unwrap();
-    assert_eq!((next(), journal.signed_steps().unwrap()), (vec![], steps[..1].to_vec()));
+    assert_eq!((next().len(), journal.signed_steps().unwrap()), (0, steps[..1].to_vec()));
     let signed: Vec<i64> = journal.signed_intents().unwrap().iter().map(|it| it.id).collect();
     assert_eq!(signed, [urgent]);
     journal.set_state(steps[0], StepState::Mined).unwrap();
-    assert_eq!((next(), journal.signed_steps().unwrap()), (steps[1..].to_vec(), vec![]));
+    assert_eq!((next(), journal.signed_steps().unwrap().len()), (steps[1..].to_vec(), 0));
     journal.set_state(steps[0], StepState::Failed).unwrap();
-    assert_eq!(next(), [], "what comes after it builds on it");
+    assert_eq!(next().len(), 0, "what comes after it builds on it");
     journal.hurry(calm).unwrap();
     assert_eq!(next().len(), 1);
     journal.fail(calm, None, "over").unwrap();
-    assert_eq!(next(), []);
+    assert_eq!(next().len(), 0);
 }
