@@ -383,6 +383,19 @@ impl Journal {
         self.with(|db| open_with(db, digest))
     }
 
+    /// When an intent of this kind was last written down that has not failed, in seconds since the
+    /// epoch.
+    pub(crate) fn last_planned(&self, kind: &str) -> Result<Option<u64>, JournalError> {
+        self.with(|db| {
+            let newest: Option<i64> = db.query_row(
+                "SELECT max(created_secs) FROM intents WHERE kind = ?1 AND state <> 'failed'",
+                [kind],
+                |row| row.get(0),
+            )?;
+            Ok(newest.map(i64::unsigned_abs))
+        })
+    }
+
     pub(crate) fn open_intents(&self) -> Result<Vec<OpenIntent>, JournalError> {
         self.intents("SELECT id, kind FROM intents WHERE state = 'open' ORDER BY id")
     }

@@ -12,7 +12,7 @@ use market::{
     Keys, Market, TOKEN, amount, domain, exit_policy, payment, promise, provider_config, remember,
     until,
 };
-use sparewire_core::{ChannelId, Signature, Signer};
+use sparewire_core::{ChannelId, Signature, Signer, Timestamp};
 use sparewire_node::{exit::Exit, provider::Row};
 use sparewire_protocol::{
     ChannelConfig, ChannelStatus,
@@ -104,6 +104,34 @@ async fn what_waits_is_claimed_in_one_transaction_when_it_is_enough() {
     scene.promise(1, 2_000);
     scene.looks(first).await;
     assert_eq!(scene.claims().len(), 1);
+}
+
+/// Whose provider claims once an hour, and was restarted just now.
+async fn hourly() -> Scene {
+    let policy =
+        SettlePolicy { threshold: None, period_ms: Some(3_600_000), ..SettlePolicy::default() };
+    let scene = Scene::new(policy).await;
+    scene.open(1);
+    scene
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_does_not_begin_the_period_anew() {
+    let ago = |ms: u64| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        Timestamp::from_ms(now.as_millis() as u64 - ms)
+    };
+    for (claimed_ms_ago, due) in [(3_700_000, true), (1_800_000, false)] {
+        let scene = hourly().await;
+        *scene.market.seller.seat.last_claim.lock().unwrap() = Some(ago(claimed_ms_ago));
+        let first = scene.promise(1, 1_000);
+        scene.looks(first).await;
+        if due {
+            until("it is claimed", || scene.claimed(first) == 1_000).await;
+        } else {
+            assert_eq!(scene.claims(), Vec::<Vec<u128>>::new());
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

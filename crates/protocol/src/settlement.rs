@@ -5,7 +5,9 @@ use std::fmt;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use sparewire_core::{Address, Amount, B256, ChannelId, Domain, NodeId, Signature, Signed};
+use sparewire_core::{
+    Address, Amount, B256, ChannelId, Domain, NodeId, Signature, Signed, Timestamp,
+};
 
 pub use crate::claiming::{NativePrice, Occasion, SettlePolicy, Verdict, Waiting, Weighed};
 use crate::{
@@ -413,6 +415,12 @@ pub trait Chain: Send + Sync {
     ) -> Result<RewardFacts, ChainError> {
         let _ = (towers, config, reward_token);
         Ok(RewardFacts::default())
+    }
+
+    /// When we last began to claim something, by our own clock; `None` where we never did, or nobody
+    /// remembers.
+    async fn last_claim(&self) -> Result<Option<Timestamp>, ChainError> {
+        Ok(None)
     }
 
     /// Carries `intent` out and returns when it is final. The intent is durable before its

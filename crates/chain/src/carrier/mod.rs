@@ -23,7 +23,7 @@ use std::{
 use alloy_primitives::{Address, Bytes};
 use alloy_sol_types::SolCall;
 use async_trait::async_trait;
-use sparewire_core::{Amount, ChannelId, Domain, Signer};
+use sparewire_core::{Amount, ChannelId, Domain, Signer, Timestamp};
 use sparewire_protocol::{
     channel::{ChannelConfig, ChannelFacts, ChannelStatus, Delegation},
     settlement::{
@@ -379,6 +379,11 @@ impl Chain for EvmChain {
                 Err(self.follower.node.blame(NodeError::Nonsense(reason)))
             }
         }
+    }
+
+    async fn last_claim(&self) -> Result<Option<Timestamp>, ChainError> {
+        let secs = self.follower.journal.last_planned("claim")?;
+        Ok(secs.map(|secs| Timestamp::from_ms(secs.saturating_mul(1_000))))
     }
 
     async fn cap(

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::watching::{Unsettled, Watch};
 use crate::{
     session::{Clock, SessionError},
-    store::{Store, ask},
+    store::{KnownSession, Store, ask},
 };
 
 /// How many channels the chain is asked about at a time: each is a round trip.
@@ -110,8 +110,8 @@ pub struct Settler {
 
 /// What one round leaves to the next.
 struct Turn {
-    /// When something was last claimed, or this began.
-    since: Timestamp,
+    /// Since when nothing was claimed; `None` where that is still to be found out.
+    since: Option<Timestamp>,
     watch: Watch,
 }
 
@@ -174,7 +174,7 @@ impl Settler {
         policy: SettlePolicy,
         clock: Clock,
     ) -> Self {
-        let turn = tokio::sync::Mutex::new(Turn { since: clock(), watch: Watch::default() });
+        let turn = tokio::sync::Mutex::new(Turn { since: None, watch: Watch::default() });
         let under_way = watch::Sender::new(HashMap::new());
         let (settled, leaving) = (Mutex::default(), Mutex::default());
         Self { store, chain, policy, clock, turn, under_way, settled, leaving }
@@ -295,6 +295,9 @@ impl Settler {
     async fn round(&self, asked: Option<Occasion>) -> Result<Outcome, SettleError> {
         let mut turn = self.turn.lock().await;
         let ((waiting, again), gathered) = self.waiting(&mut turn.watch, asked).await;
+        if turn.since.is_none() && !waiting.is_empty() {
+            turn.since = self.unclaimed_since().await;
+        }
         let silent = matches!(gathered, Err(SessionError::Chain(ChainError::Unreachable { .. })));
         let (claims, weighed) = match silent {
             true => (Vec::new(), Ok(())), // nothing can be weighed or sent now
@@ -303,7 +306,7 @@ impl Settler {
         let before = turn.since;
         let mut batches = again;
         if !claims.is_empty() {
-            turn.since = (self.clock)();
+            turn.since = Some((self.clock)());
             batches.push((claims.into(), false));
         }
         let followed: Vec<_> =
@@ -321,6 +324,25 @@ impl Settler {
             Ok(()) => Ok(done),
             Err(error) => Err(SettleError { outcome: done, error }),
         }
+    }
+
+    /// Since when nothing was claimed, over restarts: when we last claimed, or else when the first
+    /// session began that was paid for. `None` where neither can be told now.
+    async fn unclaimed_since(&self) -> Option<Timestamp> {
+        let now = (self.clock)();
+        let earlier = |at: Timestamp| at.min(now);
+        match self.chain.last_claim().await {
+            Ok(Some(at)) => return Some(earlier(at)),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell when something was last claimed");
+                return None;
+            }
+        }
+        let sessions = ask(&self.store, |store| store.sessions()).await.ok()?;
+        let paid = |it: &KnownSession| it.role == Role::Payee && it.payment.is_some();
+        let first = sessions.iter().filter(|it| paid(it)).map(|it| it.started).min();
+        Some(earlier(first.unwrap_or(now)))
     }
 
     /// Remembers that a batch is on its way, until what this returns is dropped.
@@ -363,7 +385,10 @@ impl Settler {
         };
         let due = match asked {
             Some(asked) => SettlePolicy::all(&waiting, asked, block_secs),
-            None => self.policy.due(&waiting, turn.since, (self.clock)(), block_secs),
+            None => {
+                let now = (self.clock)();
+                self.policy.due(&waiting, turn.since.unwrap_or(now), now, block_secs)
+            }
         };
         let ((plan, claims), weighed) = self.weigh(due).await;
         self.note_leaving(&plan);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use sparewire_core::{Address, Amount, B256, ChannelId, Domain, Signed};
+use sparewire_core::{Address, Amount, B256, ChannelId, Domain, Signed, Timestamp};
 use sparewire_protocol::{
     ChannelConfig, ChannelFacts, ChannelStatus, Claim, Delegation, Voucher,
     settlement::{
@@ -122,6 +122,8 @@ pub struct Seat {
     pub asked_of_keys: AtomicUsize,
     /// What logs tell of closes, if they are followed, and whether they can be read.
     pub closes: Mutex<Option<Result<Vec<StartedClose>, ChainError>>>,
+    /// When its journal says that something was last claimed.
+    pub last_claim: Mutex<Option<Timestamp>>,
 }
 
 impl Seat {
@@ -142,6 +144,7 @@ impl Seat {
             asking_peak: 0.into(),
             asked_of_keys: 0.into(),
             closes: Mutex::default(),
+            last_claim: Mutex::default(),
         })
     }
 
@@ -227,6 +230,10 @@ impl Chain for Seat {
         assert_eq!(keys, REGISTRY);
         let revoked = self.chain.state.lock().unwrap().revoked.contains(&delegation.authorizer);
         Ok(if revoked { Standing::Revoked } else { Standing::Unknown })
+    }
+
+    async fn last_claim(&self) -> Result<Option<Timestamp>, ChainError> {
+        Ok(*self.last_claim.lock().unwrap())
     }
 
     async fn cap(
