@@ -549,7 +549,7 @@ fn unless_over(kind: &'static str, result: Result<(), ChainError>) -> Result<(),
 
 /// Kinds are words of ours; what a newer version wrote is told in general.
 pub(super) fn kind_of(kind: &str) -> &'static str {
-    const KINDS: [&str; 20] = [
+    const KINDS: [&str; 25] = [
         "deposit",
         "withdraw",
         "open",
@@ -567,6 +567,11 @@ pub(super) fn kind_of(kind: &str) -> &'static str {
         "register",
         "revoke",
         "set_cap",
+        "bond",
+        "announce_leaving",
+        "unbond",
+        "commit_report",
+        "report_receipts",
         "deploy",
         "mint",
         "transfer",

@@ -149,9 +149,9 @@ fn the_next_step_of_an_urgent_intent_is_told_when_those_before_it_are_in_blocks(
     journal.set_state(steps[0], StepState::Mined).unwrap();
     assert_eq!((next(), journal.signed_steps().unwrap()), (steps[1..].to_vec(), vec![]));
     journal.set_state(steps[0], StepState::Failed).unwrap();
-    assert_eq!(next(), [], "what comes after it builds on it");
+    assert!(next().is_empty(), "what comes after it builds on it");
     journal.hurry(calm).unwrap();
     assert_eq!(next().len(), 1);
     journal.fail(calm, None, "over").unwrap();
-    assert_eq!(next(), []);
+    assert!(next().is_empty());
 }
