@@ -37,7 +37,21 @@ mod keys {
     );
 }
 
+#[allow(missing_docs, clippy::too_many_arguments)]
+mod stake {
+    use super::sol;
+    sol!(
+        #[derive(Debug)]
+        Stake,
+        "../../contracts/artifacts/Stake.json"
+    );
+}
+
 pub use keys::{Digests::Delegation as KeysDelegation, Keys};
+pub use stake::{
+    Digests::{Delegation as StakeDelegation, Receipt as StakeReceipt},
+    Stake,
+};
 
 /// `Error(string)` and `Panic(uint256)` in words, as nodes append them to `execution reverted`.
 pub(crate) fn plain_reason(data: &[u8]) -> Option<String> {
@@ -61,6 +75,7 @@ pub fn reason_in_words(data: &Bytes) -> String {
         .or_else(|| Towers::TowersErrors::abi_decode(data).ok().map(towers_words))
         .or_else(|| TestToken::TestTokenErrors::abi_decode(data).ok().and_then(token_words))
         .or_else(|| Keys::KeysErrors::abi_decode(data).ok().map(keys_words))
+        .or_else(|| Stake::StakeErrors::abi_decode(data).ok().map(stake_words))
         .unwrap_or_else(|| {
             let shown = &data[..data.len().min(68)];
             format!("unknown error {}", Bytes::copy_from_slice(shown))
@@ -171,6 +186,42 @@ fn keys_words(error: Keys::KeysErrors) -> String {
     }
 }
 
+fn stake_words(error: Stake::StakeErrors) -> String {
+    use Stake::StakeErrors as E;
+    match error {
+        E::AuthorizerNoLongerAnswers(e) => format!(
+            "{} answered for authorizer {} until {} (Unix time) only",
+            e.wallet, e.authorizer, e.until
+        ),
+        E::BondLocked(e) => format!("disputes hold all that is bonded, {}", e.locked),
+        E::BondTooLarge(e) => format!("a bond of {} is above 2^128 - 1", e.amount),
+        E::ChannelOfAnother(e) => {
+            format!("channel {} does not pay this wallet under this authorizer", e.channelId)
+        }
+        E::CommitmentExists(_) => "this report was committed to before".to_owned(),
+        E::CommitmentNotReady(e) if e.ready.is_zero() => {
+            "nobody committed to this report before".to_owned()
+        }
+        E::CommitmentNotReady(e) => {
+            format!("the evidence cannot be shown before {} (Unix time)", e.ready)
+        }
+        E::DelegationInvalid(e) => {
+            format!("{} never said that authorizer {} acts for it", e.wallet, e.authorizer)
+        }
+        E::EvidenceSignatureInvalid(_) => "the authorizer did not sign the evidence".to_owned(),
+        E::EvidenceUsed(_) => "this was reported before".to_owned(),
+        E::NothingBonded(e) => format!("{} has nothing bonded", e.provider),
+        E::ReceiptsDoNotContradict(_) => "the receipts do not contradict each other".to_owned(),
+        E::UnbondingTooEarly(e) if e.due.is_zero() => {
+            "nothing of the bond is announced to leave".to_owned()
+        }
+        E::UnbondingTooEarly(e) => {
+            format!("the bond cannot be taken back before {} (Unix time)", e.due)
+        }
+        other => named(&other),
+    }
+}
+
 /// The variant's name out of its debug form, such as `ReentrancyGuardReentrantCall`.
 fn named(error: &impl std::fmt::Debug) -> String {
     let debug = format!("{error:?}");
@@ -187,14 +238,6 @@ mod tests {
     use super::*;
     use alloy_primitives::{Address, B256, U256, Uint, keccak256};
     use sparewire_core::TypedData;
-
-    // Nothing here calls it; it hashes what providers sign.
-    #[allow(missing_docs, clippy::too_many_arguments)]
-    mod stake {
-        use super::sol;
-        sol!(Stake, "../../contracts/artifacts/Stake.json");
-    }
-    use stake::Stake;
 
     #[test]
     fn errors_are_told_in_words() {
@@ -228,6 +271,11 @@ mod tests {
             Keys::DeviceIsRevoked { wallet: Address::repeat_byte(1), device: B256::repeat_byte(2) };
         assert!(words(revoked.abi_encode()).contains("revoked for good by 0x01"));
         assert_eq!(words(Keys::InvalidShortString {}.abi_encode()), "InvalidShortString");
+        let none = Stake::NothingBonded { provider: Address::repeat_byte(3) };
+        assert!(words(none.abi_encode()).ends_with("has nothing bonded"));
+        let none = Stake::UnbondingTooEarly { due: Uint::ZERO };
+        assert_eq!(words(none.abi_encode()), "nothing of the bond is announced to leave");
+        assert_eq!(words(Stake::BlockIsTrue {}.abi_encode()), "BlockIsTrue");
     }
 
     #[test]

@@ -51,7 +51,7 @@ mod testing;
 
 pub use carrier::{
     Allowance, Deployment, Endpoint, EvmChain, Fault, Finality, NodeStatus, Policy, deploy,
-    deploy_keys, deploy_towers,
+    deploy_keys, deploy_stake, deploy_towers,
 };
 pub use chain_work::{ChainWork, ForeignUse, Stands, UnderWay};
 pub use evm::{Clock, EmbeddedChain, EvmError, Genesis, Options, Place, StoreError};

@@ -62,6 +62,10 @@ pub(crate) struct ChainConfig {
     /// elsewhere for none: nobody's keys are revoked then.
     #[toml_example(default = "")]
     pub(crate) keys: String,
+    /// Address of the contract that holds providers' bonds. Empty stands for the embedded chain's,
+    /// elsewhere for none.
+    #[toml_example(default = "")]
+    pub(crate) stake: String,
     /// Blocks on top of one that make it final, where the node knows no `finalized` tag.
     #[toml_example(default = 12)]
     pub(crate) confirmations: u64,
@@ -84,6 +88,7 @@ impl Default for ChainConfig {
             token: String::new(),
             towers: String::new(),
             keys: String::new(),
+            stake: String::new(),
             confirmations: 12,
             fee_max_gwei: 500,
             fee_max_urgent_gwei: 2000,

@@ -48,6 +48,10 @@ pub(crate) fn advice(error: &anyhow::Error) -> Option<String> {
             "until it names the registry, no revocation is made and none is seen; without a registry, leave [chain] keys empty"
                 .into(),
         ),
+        ChainError::NoStake { .. } => Some(
+            "set [chain] stake to the contract that holds bonds; `sparewire chain deploy` puts one on a chain that has none"
+                .into(),
+        ),
         ChainError::InsufficientFunds { wallet, .. } => Some(format!(
             "send it there; on the embedded chain: `sparewire chain faucet {wallet}`"
         )),

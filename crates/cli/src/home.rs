@@ -90,6 +90,21 @@ impl Home {
         }
     }
 
+    /// The contract that holds bonds.
+    ///
+    /// # Errors
+    /// Where none is known on this chain.
+    pub(crate) fn stake(&self) -> Result<Address> {
+        match self.config.chain.stake.as_str() {
+            "" if self.config.chain.chain_id == network::CHAIN_ID => Ok(network::stake()),
+            "" => bail!(
+                Hint::new("no contract that holds bonds is known on this chain")
+                    .hint("set [chain] stake in config.toml")
+            ),
+            text => text.parse().with_context(|| format!("[chain] stake = \"{text}\"")),
+        }
+    }
+
     /// Opens the store as its only writer.
     pub(crate) fn store(&self) -> Result<Arc<dyn Store>> {
         Ok(Arc::new(SqliteStore::open(&self.store_path())?))

@@ -99,6 +99,9 @@ enum Command {
     /// Watch over others' channels, and have yours watched.
     #[command(subcommand)]
     Watch(commands::watch::WatchCommand),
+    /// What a provider puts at stake, and what is taken from one that contradicts itself.
+    #[command(subcommand)]
+    Stake(commands::stake::StakeCommand),
     /// What is going on.
     Status,
     /// The keys of this node.
@@ -161,6 +164,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Channel(command) => commands::channel::run(command, &home, json).await,
         Command::Settle(args) => commands::settle::run(args, &home, json).await,
         Command::Watch(command) => commands::watch::run(command, home, json).await,
+        Command::Stake(command) => commands::stake::run(command, &home, json).await,
         Command::Status => commands::status::run(&home, json).await,
         Command::Wallet(command) => commands::wallet::run(command, &home, json).await,
         Command::Chain(command) => commands::chain::run(command, &home, json).await,

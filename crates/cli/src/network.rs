@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 use anyhow::{Result, bail};
 use sparewire_chain::{
     Deployment, EmbeddedChain, Endpoint, EvmChain, Finality, Genesis, Journal, Options, Place,
-    Policy, deploy, deploy_keys, deploy_towers,
+    Policy, deploy, deploy_keys, deploy_stake, deploy_towers,
 };
 use sparewire_core::{Address, Amount, Domain, Signer, U256, keccak256};
 use sparewire_protocol::settlement::ChainError;
@@ -18,6 +18,9 @@ use crate::output;
 pub(crate) const CHAIN_ID: u64 = 21_335;
 /// Decimals of its test token.
 pub(crate) const TOKEN_DECIMALS: u8 = 6;
+/// What one piece of evidence takes from a bond, in the test token's smallest unit: 10 tUSD, what 500
+/// GiB bring at the default price. A lie about one receipt brings far less.
+pub(crate) const PENALTY: u128 = 10_000_000;
 /// What the faucet hands out: 1 ether for gas and 100 test tokens.
 const FAUCET_WEI: u128 = 1_000_000_000_000_000_000;
 const FAUCET_TOKENS: u128 = 100_000_000;
@@ -51,6 +54,16 @@ fn keys_key() -> Arc<dyn Signer> {
 /// The embedded chain's registry of keys.
 pub(crate) fn keys() -> Address {
     keys_key().address().create(0)
+}
+
+/// As [`towers_key`], for the contract that holds bonds.
+fn stake_key() -> Arc<dyn Signer> {
+    deployer("sparewire embedded chain stake key")
+}
+
+/// The embedded chain's contract that holds bonds.
+pub(crate) fn stake() -> Address {
+    stake_key().address().create(0)
 }
 
 fn deployer(name: &str) -> Arc<dyn Signer> {
@@ -99,6 +112,14 @@ pub(crate) async fn open(place: Place, dev_methods: bool) -> Result<EmbeddedChai
         let channels = contracts().domain.contract;
         let deployed = deploy_keys(endpoint, key, embedded_policy(), channels).await?;
         anyhow::ensure!(deployed == keys(), "the key of the keys' contract was used");
+    }
+    if !has_code(&embedded, stake()) {
+        let (endpoint, key) = (Endpoint::Embedded(embedded.clone()), stake_key());
+        send_wei(endpoint.clone(), key.address()).await?;
+        let (token, penalty) = (contracts().token, Amount::new(PENALTY).expect("in range"));
+        let policy = embedded_policy();
+        let deployed = deploy_stake(endpoint, key, policy, keys(), token, penalty).await?;
+        anyhow::ensure!(deployed == stake(), "the stake key was used by something else");
     }
     Ok(embedded)
 }

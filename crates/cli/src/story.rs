@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use sparewire_chain::Spending;
 use sparewire_core::{Amount, B256, ByteCount, Signed, Timestamp, TypedData};
 use sparewire_node::store::{KeptReceipt, KnownSession, Stops};
-use sparewire_protocol::{Agreement, ChannelFacts, Delegation, Offer, Reading, Role};
+use sparewire_protocol::{
+    Agreement, ChannelFacts, Delegation, Offer, Reading, Role, stake::Contradiction,
+};
 
 use crate::{account, output};
 
@@ -17,6 +19,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) session: &'a KnownSession,
     /// The terms as the provider signed them; `None` where that is not kept.
     pub(crate) offer: Option<Offer>,
+    /// By which the payee contradicted itself.
+    pub(crate) contradictions: &'a [Contradiction],
     pub(crate) receipts: &'a [KeptReceipt],
     /// What the payee had carried as its connection last broke.
     pub(crate) carried: Reading,
@@ -282,6 +286,12 @@ impl<'a> Story<'a> {
                 "the session has not ended on both sides: there is no last receipt of it".into(),
             );
         }
+        for contradiction in self.evidence.contradictions {
+            found.push(format!(
+                "receipt {}: the provider signed another one with this number too; `sparewire stake report` shows the contract both, which takes a penalty from its bond",
+                contradiction.receipts()[0].body.sequence
+            ));
+        }
         match self.terms_signed {
             Some(true) => {}
             Some(false) => found.push("the terms bear no valid signature of the provider's device, or it did not speak for the wallet that is paid: damaged or false, and no evidence of the price".into()),
@@ -324,6 +334,10 @@ impl<'a> Story<'a> {
             "claims": self.claims, "claimed": self.claimed,
             "claimed_on_chain": self.claimed_on_chain,
             "on_chain": self.evidence.facts, "fees_wei": self.fees_wei.to_string(),
+            "contradictions": self.evidence.contradictions.iter().map(|contradiction| json!({
+                "sequence": contradiction.receipts()[0].body.sequence,
+                "evidence": contradiction.evidence(),
+            })).collect::<Vec<_>>(),
             "findings": self.findings,
         })
     }
@@ -402,7 +416,9 @@ fn runs(receipts: &[ReceiptLine], is_so: Check<'_>) -> Vec<String> {
 mod tests {
     use sparewire_core::{Address, NodeId};
     use sparewire_node::store::Stop;
-    use sparewire_protocol::{ChannelStatus, Receipt, StopReason, settlement::TokenInfo};
+    use sparewire_protocol::{
+        ChannelStatus, Countersigned, Receipt, StopReason, settlement::TokenInfo,
+    };
 
     use super::*;
     use crate::cast::{self, DOMAIN, PAYEE, PAYER, down, signed, units};
@@ -414,6 +430,7 @@ mod tests {
     struct Kept {
         session: KnownSession,
         offer: Option<Offer>,
+        contradictions: Vec<Contradiction>,
         receipts: Vec<KeptReceipt>,
         carried: Reading,
         stops: Stops,
@@ -453,16 +470,25 @@ mod tests {
             lost: ByteCount::ZERO,
             statement: None,
         };
-        let (spendings, facts) = (Vec::new(), None);
+        let (contradictions, spendings, facts) = (Vec::new(), Vec::new(), None);
         let (carried, stops) = (down(300), Stops::default());
-        Kept { session, offer, receipts, carried, stops, spendings, facts }
+        Kept { session, offer, contradictions, receipts, carried, stops, spendings, facts }
     }
 
     impl Kept {
         fn told<T>(&self, ask: impl FnOnce(&Story<'_>) -> T) -> T {
-            let Self { session, offer, receipts, carried, stops, spendings, facts } = self;
-            let (offer, carried, facts) = (*offer, *carried, *facts);
-            ask(&Story::of(Evidence { session, offer, receipts, carried, stops, spendings, facts }))
+            let Self { session, contradictions, receipts, stops, spendings, .. } = self;
+            let (offer, carried, facts) = (self.offer, self.carried, self.facts);
+            ask(&Story::of(Evidence {
+                session,
+                offer,
+                contradictions,
+                receipts,
+                carried,
+                stops,
+                spendings,
+                facts,
+            }))
         }
 
         /// The findings beside that of every session that has not ended.
@@ -477,6 +503,28 @@ mod tests {
             let token = TokenInfo { address: Address::ZERO, symbol: "T".into(), decimals: 0 };
             self.told(|story| story.lines(&token)).join("\n")
         }
+    }
+
+    #[test]
+    fn a_provider_that_signed_two_receipts_with_one_number_is_told_of_and_how_it_is_reported() {
+        let mut kept = kept(Role::Payer);
+        let ours = kept.receipts[1];
+        let other = Receipt { amount: units(1), ..ours.receipt.body };
+        let both = |receipt: Signed<Receipt>| Countersigned {
+            receipt,
+            payee_signature: signed(receipt.body, PAYEE).signature,
+        };
+        // The payer never signed the other one.
+        let shown = Signed { body: other, signature: ours.receipt.signature };
+        let delegation = kept.offer.unwrap().delegation;
+        let config = kept.session.agreement.config;
+        let receipts = [both(ours.receipt), both(shown)];
+        let found = Contradiction::new(&DOMAIN, delegation, config, receipts).unwrap();
+        kept.contradictions = vec![found];
+        let findings = kept.found();
+        assert!(findings[0].starts_with("receipt 2: the provider signed another"), "{findings:?}");
+        let json = kept.told(|story| story.json());
+        assert_eq!(json["contradictions"][0]["sequence"], 2);
     }
 
     #[test]

@@ -53,6 +53,7 @@ mod payer;
 mod receipt;
 mod session;
 pub mod settlement;
+pub mod stake;
 mod terms;
 pub mod watch;
 

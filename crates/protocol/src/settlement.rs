@@ -13,6 +13,7 @@ pub use crate::claiming::{NativePrice, Occasion, SettlePolicy, Verdict, Waiting,
 use crate::{
     appointment::Appointment,
     channel::{ChannelConfig, ChannelFacts, Claim, Delegation, Revocation},
+    stake::{BondFacts, Contradiction},
 };
 
 /// Something that we want the chain to do. It is durable before a transaction is sent for it.
@@ -165,6 +166,45 @@ pub enum Intent {
         /// The most, in the token's smallest unit.
         cap: Amount,
     },
+    /// Puts tokens of our wallet at stake (with the allowance that this needs).
+    Bond {
+        /// The contract that holds them.
+        stake: Address,
+        /// Whose they are from then on: the wallet that answers for what its authorizer signs.
+        holder: Address,
+        /// The token.
+        token: Address,
+        /// How much.
+        amount: Amount,
+    },
+    /// Announces that our bond, or a part of it, is to leave; the notice begins anew.
+    AnnounceLeaving {
+        /// The contract that holds it.
+        stake: Address,
+        /// How much; zero takes an announcement back.
+        amount: Amount,
+    },
+    /// Takes back what was announced, once the notice is over.
+    Unbond {
+        /// The contract that held it.
+        stake: Address,
+    },
+    /// Commits us to a report, so that nobody takes its reward by copying it.
+    CommitReport {
+        /// The contract that holds the bond.
+        stake: Address,
+        /// See [`Contradiction::commitment`].
+        commitment: B256,
+    },
+    /// Shows the contract that a provider signed two receipts with one number: its bond is slashed.
+    ReportReceipts {
+        /// The contract that holds the bond.
+        stake: Address,
+        /// The evidence.
+        contradiction: Box<Contradiction>,
+        /// That of our commitment.
+        salt: B256,
+    },
 }
 
 impl Intent {
@@ -190,6 +230,11 @@ impl Intent {
             Self::RegisterFor { .. } => "register_for",
             Self::RevokeFor { .. } => "revoke_for",
             Self::SetCap { .. } => "set_cap",
+            Self::Bond { .. } => "bond",
+            Self::AnnounceLeaving { .. } => "announce_leaving",
+            Self::Unbond { .. } => "unbond",
+            Self::CommitReport { .. } => "commit_report",
+            Self::ReportReceipts { .. } => "report_receipts",
         }
     }
 }
@@ -423,6 +468,15 @@ pub trait Chain: Send + Sync {
         Ok(None)
     }
 
+    /// What final state of the contract `stake` says of what `holder` has bonded there.
+    ///
+    /// # Errors
+    /// [`ChainError::NoStake`] where final state has no contract at `stake`.
+    async fn bond(&self, stake: Address, holder: Address) -> Result<BondFacts, ChainError> {
+        let _ = holder;
+        Err(ChainError::NoStake { stake, chain_id: self.domain().chain_id })
+    }
+
     /// Carries `intent` out and returns when it is final. The intent is durable before its
     /// transaction is sent; a call that is cut off goes on at [`Chain::resume`].
     async fn perform(&self, intent: &Intent) -> Result<Outcome, ChainError>;
@@ -466,6 +520,14 @@ pub enum ChainError {
     NoRegistry {
         /// Where we looked.
         keys: Address,
+        /// On which chain.
+        chain_id: u64,
+    },
+    /// There is no stake contract where there should be one.
+    #[error("no stake contract at {stake} on chain {chain_id}; check [chain] stake")]
+    NoStake {
+        /// Where we looked.
+        stake: Address,
         /// On which chain.
         chain_id: u64,
     },

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use alloy_primitives::{Address, Bytes, U256, keccak256};
-use alloy_sol_types::SolCall;
+use alloy_sol_types::{SolCall, SolValue};
 use sparewire_core::{Amount, Domain, Signer};
 use sparewire_protocol::settlement::{ChainError, Outcome};
 
@@ -15,7 +15,7 @@ use super::{
     nodes::Nodes,
 };
 use crate::{
-    contracts::{Channels, Keys, TestToken, Towers},
+    contracts::{Channels, Keys, Stake, TestToken, Towers},
     journal::{Call, Journal},
 };
 
@@ -70,6 +70,25 @@ pub async fn deploy_keys(
     channels: Address,
 ) -> Result<Address, ChainError> {
     deploy_beside(&Keys::BYTECODE, endpoint, signer, policy, channels).await
+}
+
+/// Deploys the contract that holds providers' bonds in `token` beside the registry `keys`, and returns
+/// its address. Each piece of evidence takes `penalty` of a bond, in the token's smallest unit. The
+/// wallet's other transactions must rest meanwhile.
+///
+/// # Errors
+/// As [`sparewire_protocol::settlement::Chain::perform`].
+pub async fn deploy_stake(
+    endpoint: Endpoint,
+    signer: Arc<dyn Signer>,
+    policy: Policy,
+    keys: Address,
+    token: Address,
+    penalty: Amount,
+) -> Result<Address, ChainError> {
+    let arguments = (keys, token, penalty.get()).abi_encode_params();
+    let code = [Stake::BYTECODE.as_ref(), &arguments].concat();
+    Deployer::new(endpoint, signer, policy).await?.create(code.into()).await
 }
 
 /// Deploys a contract whose one argument is the channel contract.

@@ -549,7 +549,7 @@ fn unless_over(kind: &'static str, result: Result<(), ChainError>) -> Result<(),
 
 /// Kinds are words of ours; what a newer version wrote is told in general.
 pub(super) fn kind_of(kind: &str) -> &'static str {
-    const KINDS: [&str; 22] = [
+    const KINDS: [&str; 27] = [
         "deposit",
         "withdraw",
         "open",
@@ -569,6 +569,11 @@ pub(super) fn kind_of(kind: &str) -> &'static str {
         "register_for",
         "revoke_for",
         "set_cap",
+        "bond",
+        "announce_leaving",
+        "unbond",
+        "commit_report",
+        "report_receipts",
         "deploy",
         "mint",
         "transfer",

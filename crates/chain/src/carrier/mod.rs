@@ -12,6 +12,7 @@ mod plan;
 mod quorum;
 mod quote;
 mod send;
+mod stake;
 mod turns;
 
 use std::{
@@ -30,9 +31,10 @@ use sparewire_protocol::{
         Chain, ChainError, Funds, Head, Intent, Outcome, Quote, RewardFacts, Standing,
         StartedClose, TokenInfo,
     },
+    stake::BondFacts,
 };
 
-pub use deploy::{Deployment, deploy, deploy_keys, deploy_towers};
+pub use deploy::{Deployment, deploy, deploy_keys, deploy_stake, deploy_towers};
 use follow::Follower;
 pub use node::Endpoint;
 use node::NodeError;
@@ -429,6 +431,10 @@ impl Chain for EvmChain {
         })
     }
 
+    async fn bond(&self, stake: Address, holder: Address) -> Result<BondFacts, ChainError> {
+        self.bond_facts(stake, holder).await
+    }
+
     async fn perform(&self, intent: &Intent) -> Result<Outcome, ChainError> {
         let digest = self.digest_of(intent);
         // What is half done is gone on with; what is left of it then is in the journal.
@@ -438,8 +444,11 @@ impl Chain for EvmChain {
             }
             return self.follower.go_on(intent.kind(), unfinished).await;
         }
-        // Both draw on an allowance that the other could have counted on.
-        if matches!(intent, Intent::Deposit { .. } | Intent::DepositReward { .. }) {
+        // Each draws on an allowance that another of its kind could have counted on.
+        if matches!(
+            intent,
+            Intent::Deposit { .. } | Intent::DepositReward { .. } | Intent::Bond { .. }
+        ) {
             let plan = self.plan_for(intent);
             return self.follower.perform_after_others(intent.kind(), digest, plan).await;
         }

@@ -12,6 +12,7 @@ use super::{
     Allowance, EvmChain,
     batch::{CLAIMS_MAX, claim_calls},
     follow::Plan,
+    stake::stake_calls,
 };
 use crate::{
     contracts::{Channels, Keys, KeysDelegation, TestToken, Towers},
@@ -92,6 +93,11 @@ impl EvmChain {
                 self.require_registry(*keys, self.follower.node.newest().await?).await?;
                 self.all_calls(intent)
             }
+            Intent::Bond { .. }
+            | Intent::AnnounceLeaving { .. }
+            | Intent::Unbond { .. }
+            | Intent::CommitReport { .. }
+            | Intent::ReportReceipts { .. } => self.stake_plan(intent).await?,
         };
         Ok(Plan { calls, urgent: cannot_wait(intent) })
     }
@@ -105,7 +111,7 @@ impl EvmChain {
     }
 
     /// The calls of an intent of which nothing is done yet.
-    fn all_calls(&self, intent: &Intent) -> Vec<Call> {
+    pub(super) fn all_calls(&self, intent: &Intent) -> Vec<Call> {
         calls_of(self.domain().contract, self.wallet(), intent)
     }
 
@@ -116,7 +122,7 @@ impl EvmChain {
     }
 
     /// What lets `spender` draw `amount` of our wallet's `token`, where it cannot yet.
-    async fn approvals(
+    pub(super) async fn approvals(
         &self,
         token: Address,
         spender: Address,
@@ -285,6 +291,11 @@ pub fn calls_of(contract: Address, wallet: Address, intent: &Intent) -> Vec<Call
             let cap = alloy_primitives::aliases::U104::saturating_from(cap.get());
             key_call(*keys, Keys::setCapCall::new((*authorizer, *token, cap)).abi_encode())
         }
+        Intent::Bond { .. }
+        | Intent::AnnounceLeaving { .. }
+        | Intent::Unbond { .. }
+        | Intent::CommitReport { .. }
+        | Intent::ReportReceipts { .. } => stake_calls(wallet, intent),
     }
 }
 

@@ -93,6 +93,11 @@ impl EvmChain {
                 {
                     self.cost_of_deposit(kind, *token, *towers, *amount, call).await?
                 }
+                Intent::Bond { stake, token, amount, .. }
+                    if index > 0 && index + 1 == calls.len() =>
+                {
+                    self.cost_of_deposit(kind, *token, *stake, *amount, call).await?
+                }
                 _ => follower.cost(kind, call, urgent).await?,
             };
             quote.transactions += 1;

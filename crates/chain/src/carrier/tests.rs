@@ -28,6 +28,7 @@ mod ends;
 mod proxy;
 mod quorum;
 mod quote;
+mod stake;
 mod wallet;
 
 const PAYER: u8 = 1;

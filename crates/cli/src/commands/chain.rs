@@ -4,8 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
-use sparewire_chain::{deploy, deploy_keys, deploy_towers, serve};
-use sparewire_core::Address;
+use sparewire_chain::{deploy, deploy_keys, deploy_stake, deploy_towers, serve};
+use sparewire_core::{Address, Amount};
 use sparewire_protocol::settlement::ChainError;
 
 use crate::{hint::Hint, home::Home, interrupt::Interrupts, network, output, wallet_lock};
@@ -23,8 +23,9 @@ pub(crate) enum ChainCommand {
         #[arg(long)]
         dev_methods: bool,
     },
-    /// Put the channel contract, a test token, the contract for watchtowers' rewards and the registry
-    /// of keys on the chain of --rpc, paid by this node's wallet; for chains that have none yet.
+    /// Put the channel contract, a test token, the contract for watchtowers' rewards, the registry of
+    /// keys and the contract that holds bonds on the chain of --rpc, paid by this node's wallet; for
+    /// chains that have none yet.
     Deploy {
         /// A file with the keystore's password.
         #[arg(long)]
@@ -83,15 +84,18 @@ pub(crate) async fn run(command: ChainCommand, home: &Home, json: bool) -> Resul
             let beside = async {
                 let (from, terms) = (endpoint.clone(), policy.clone());
                 let towers = deploy_towers(from, wallet.clone(), terms, contract).await?;
-                let keys = deploy_keys(endpoint, wallet, policy, contract).await?;
-                Ok::<_, ChainError>((towers, keys))
+                let (from, terms) = (endpoint.clone(), policy.clone());
+                let keys = deploy_keys(from, wallet.clone(), terms, contract).await?;
+                let penalty = Amount::new(network::PENALTY).expect("in range");
+                let stake = deploy_stake(endpoint, wallet, policy, keys, token, penalty).await?;
+                Ok::<_, ChainError>((towers, keys, stake))
             };
             let there = || format!("the contract is at {contract}, the token at {token}; the rest");
-            let (towers, keys) = beside.await.with_context(there)?;
+            let (towers, keys, stake) = beside.await.with_context(there)?;
             if json {
                 return output::json(&serde_json::json!({
                     "chain_id": chain_id, "contract": contract, "token": token,
-                    "towers": towers, "keys": keys,
+                    "towers": towers, "keys": keys, "stake": stake,
                 }));
             }
             output::out!("chain id  {chain_id}");
@@ -99,6 +103,7 @@ pub(crate) async fn run(command: ChainCommand, home: &Home, json: bool) -> Resul
             output::out!("token     {token} (a test token that anybody can mint)");
             output::out!("towers    {towers} (rewards for watchtowers: [chain] towers)");
             output::out!("keys      {keys} (where wallets revoke keys: [chain] keys)");
+            output::out!("stake     {stake} (what providers bond: [chain] stake)");
             Ok(())
         }
         ChainCommand::Events(args) => super::events::list(args, home, json).await,

@@ -13,6 +13,7 @@ pub(crate) mod events;
 pub(crate) mod provide;
 pub(crate) mod session;
 pub(crate) mod settle;
+pub(crate) mod stake;
 pub(crate) mod status;
 pub(crate) mod wallet;
 pub(crate) mod watch;

@@ -88,7 +88,7 @@ pub(crate) async fn run(command: SessionCommand, home: &Home, json: bool) -> Res
 }
 
 /// The one session whose id begins so.
-fn only<'a>(sessions: &'a [KnownSession], id: &str) -> Result<&'a KnownSession> {
+pub(super) fn only<'a>(sessions: &'a [KnownSession], id: &str) -> Result<&'a KnownSession> {
     let matches: Vec<_> = sessions
         .iter()
         .filter(|session| {
@@ -131,6 +131,7 @@ async fn explain(
     let evidence = Evidence {
         session,
         offer: store.offer(id)?,
+        contradictions: &store.contradictions(id)?,
         receipts: &receipts,
         carried: store.carried(id)?,
         stops: &stops,

@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use sparewire_core::{ByteCount, NodeId, SessionId};
+use sparewire_core::{ByteCount, NodeId, SessionId, Signed, TypedData};
 use sparewire_protocol::{
-    Delegation, Direction, Event, Memory, Message, Output, Payer, PayerSetup, ProtocolError,
-    RefusalCode, Role, SessionMemory, Statement, Terms,
+    Countersigned, Delegation, Direction, Event, Memory, Message, Output, Payer, PayerSetup,
+    ProtocolError, RefusalCode, Role, SessionMemory, Statement, Terms,
 };
 use tokio::{
     net::TcpStream,
@@ -146,12 +146,19 @@ impl Consumer {
                 return Err(ProtocolError::Refused { code, reason }.into());
             }
             Some(answer) => {
-                payer.handle_message(answer, (self.clock)()).map_err(|error| {
+                let shown = match &answer {
+                    Message::Accepted(accepted) => accepted.receipt,
+                    _ => None,
+                };
+                if let Err(error) = payer.handle_message(answer, (self.clock)()) {
+                    if let Some(theirs) = shown {
+                        self.dispute(offer.delegation, theirs).await?;
+                    }
                     if matches!(error, ProtocolError::ChannelUnusable(_)) {
                         self.past().avoid.insert(channel);
                     }
-                    violation(error)
-                })?;
+                    return Err(violation(error));
+                }
             }
             None => return Err(ProtocolError::Unexpected("end of the control stream").into()),
         }
@@ -232,6 +239,28 @@ impl Consumer {
                 Err(error)
             }
         }
+    }
+
+    /// Looks whether a receipt that we cannot go on from contradicts one that the provider signed
+    /// before, whoever signed it beside the provider, and keeps it then.
+    ///
+    /// # Errors
+    /// [`ProtocolError::ConflictingReceipts`] where it does: there is no going on with that provider.
+    async fn dispute(
+        &self,
+        delegation: Signed<Delegation>,
+        theirs: Countersigned,
+    ) -> Result<(), SessionError> {
+        let kept = ask(&self.store, move |store| store.contradicted(&delegation, &theirs)).await?;
+        let Some(contradiction) = kept else { return Ok(()) };
+        let domain = self.chain.domain();
+        let [ours, theirs] = contradiction.receipts().map(|receipt| receipt.body);
+        tracing::warn!(
+            session = %ours.session,
+            "the provider signed two receipts with one number; both are kept: `sparewire stake report`"
+        );
+        let (first, second) = (ours.digest(&domain), theirs.digest(&domain));
+        Err(ProtocolError::ConflictingReceipts { sequence: ours.sequence, first, second }.into())
     }
 
     fn check_terms(&self, terms: &Terms) -> Result<(), SessionError> {

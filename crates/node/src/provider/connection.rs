@@ -135,7 +135,7 @@ impl Provider {
             Err(error) => {
                 if let SessionError::Protocol(violation) = &error {
                     if violation.action() == Action::Dispute {
-                        tracing::warn!(%peer, %violation, "the peer contradicted itself; evidence kept");
+                        tracing::warn!(%peer, %violation, "the peer contradicted itself");
                     }
                     let code = violation.refusal_code();
                     let _ = refuse(driver.control, code, violation.to_string()).await;

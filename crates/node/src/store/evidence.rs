@@ -1,15 +1,17 @@
-//! What is kept to explain and to carry away, and decides nothing: offers, stops, uncountersigned
-//! receipts, snapshots.
+//! What is kept to explain, to report and to carry away, and decides nothing: offers, stops,
+//! uncountersigned and contradicting receipts, snapshots.
 
 use std::path::Path;
 
 use rusqlite::{OptionalExtension, params};
-use sparewire_core::{SessionId, Signature, Signed, Timestamp, encode};
-use sparewire_protocol::{Offer, Receipt, StopReason};
+use sparewire_core::{Domain, SessionId, Signature, Signed, Timestamp, encode};
+use sparewire_protocol::{
+    ChannelConfig, Countersigned, Delegation, Offer, Receipt, StopReason, stake::Contradiction,
+};
 
 use super::{
     SqliteStore, Stop, StoreError,
-    sqlite::{Trouble, blob, bytes, integer, read},
+    sqlite::{Trouble, blob, bytes, integer, read, read_countersigned},
 };
 
 /// How many stops of a session are kept from its beginning, and as many from its end.
@@ -60,6 +62,74 @@ impl SqliteStore {
                 .query_row([blob(&session.0)], |row| row.get(0))
                 .optional()?;
             kept.map(|bytes| read(&bytes)).transpose()
+        })
+    }
+
+    pub(super) fn keep_contradiction(
+        &self,
+        delegation: &Signed<Delegation>,
+        theirs: &Countersigned,
+    ) -> Result<Option<Contradiction>, StoreError> {
+        let Receipt { channel, session, sequence, .. } = theirs.receipt.body;
+        // No number of ours is that high.
+        let Ok(number) = i64::try_from(sequence) else { return Ok(None) };
+        self.with(|connection| {
+            let ours = connection
+                .prepare_cached(
+                    "select receipt, payee_signature from receipts
+                     where channel = ? and sequence = ? and payee_signature is not null",
+                )?
+                .query_row(params![blob(&channel.0), number], read_countersigned)
+                .optional()?
+                .transpose()?;
+            let known = connection
+                .prepare_cached("select domain, config from channels where id = ?")?
+                .query_row([blob(&channel.0)], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            let (Some(ours), Some((domain, config))) = (ours, known) else { return Ok(None) };
+            let (domain, config) = read_channel(domain, config)?;
+            let found = Contradiction::new(&domain, *delegation, config, [ours, *theirs]);
+            let Ok(contradiction) = found else { return Ok(None) };
+            connection
+                .prepare_cached(
+                    "insert into contradictions (channel, sequence, session, delegation, theirs)
+                     values (?, ?, ?, ?, ?) on conflict (channel, sequence) do nothing",
+                )?
+                .execute(params![
+                    blob(&channel.0),
+                    number,
+                    blob(&session.0),
+                    encode(delegation),
+                    encode(theirs)
+                ])?;
+            Ok(Some(contradiction))
+        })
+    }
+
+    /// By which receipts of a session the payee contradicted itself, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn contradictions(&self, session: SessionId) -> Result<Vec<Contradiction>, StoreError> {
+        self.with(|connection| {
+            let mut statement = connection.prepare_cached(
+                "select r.receipt, r.payee_signature, h.domain, h.config, c.delegation, c.theirs
+                 from contradictions c
+                 join receipts r on r.channel = c.channel and r.sequence = c.sequence
+                 join channels h on h.id = c.channel
+                 where c.session = ? order by c.sequence",
+            )?;
+            let mut rows = statement.query([blob(&session.0)])?;
+            let mut kept = Vec::new();
+            while let Some(row) = rows.next()? {
+                let ours = read_countersigned(row)??;
+                let (domain, config) = read_channel(row.get(2)?, row.get(3)?)?;
+                let delegation = read(&row.get::<_, Vec<u8>>(4)?)?;
+                let theirs = read(&row.get::<_, Vec<u8>>(5)?)?;
+                let found = Contradiction::new(&domain, delegation, config, [ours, theirs]);
+                kept.push(found.map_err(|error| Trouble::Content(error.to_string()))?);
+            }
+            Ok(kept)
         })
     }
 
@@ -221,12 +291,17 @@ impl SqliteStore {
     }
 }
 
+fn read_channel(domain: Vec<u8>, config: Vec<u8>) -> Result<(Domain, ChannelConfig), Trouble> {
+    Ok((read(&domain)?, read(&config)?))
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use rusqlite::Connection;
-    use sparewire_core::{Amount, ByteCount, DeviceSignature};
-    use sparewire_protocol::{Delegation, Role};
+    use sparewire_core::{Amount, B256, ByteCount, DeviceSignature, Signer, TypedData};
+    use sparewire_protocol::{Agreement, Reading, Record, Role};
+    use sparewire_wallet::LocalKey;
 
     use super::*;
     use crate::store::{
@@ -289,6 +364,119 @@ mod tests {
         assert_eq!(store.offer(session).unwrap(), None);
     }
 
+    /// A payee whose keys sign, its delegation, and its receipt 1 of session 1 over so many units:
+    /// the payer's signature is nobody's.
+    struct Payee {
+        agreement: Agreement,
+        delegation: Signed<Delegation>,
+    }
+
+    impl Payee {
+        const WALLET: [u8; 32] = [3; 32];
+        const AUTHORIZER: [u8; 32] = [4; 32];
+
+        fn sign(key: [u8; 32], digest: B256) -> Signature {
+            let key = LocalKey::from_secret(&key).unwrap();
+            key.sign_digest(digest).unwrap()
+        }
+
+        fn new() -> Self {
+            let address = |key| LocalKey::from_secret(&key).unwrap().address();
+            let (wallet, authorizer) = (address(Self::WALLET), address(Self::AUTHORIZER));
+            let mut agreement = agreement(1, 0);
+            (agreement.config.payee, agreement.config.payee_authorizer) = (wallet, authorizer);
+            let device = agreement.terms.provider;
+            let body = Delegation { wallet, device, authorizer, expiry_secs: 9 };
+            let signature = Self::sign(Self::WALLET, body.digest(agreement.domain()));
+            Self { agreement, delegation: Signed { body, signature } }
+        }
+
+        fn receipt(&self, units: u128) -> Countersigned {
+            let body = Receipt {
+                channel: self.agreement.channel(),
+                session: self.agreement.session,
+                sequence: 1,
+                reading: Reading::ZERO,
+                amount: Amount::new(units).unwrap(),
+                previous: B256::ZERO,
+                time: Timestamp::from_ms(5),
+            };
+            let payee_signature =
+                Self::sign(Self::AUTHORIZER, body.digest(self.agreement.domain()));
+            let receipt = Signed { body, signature: signature() };
+            Countersigned { receipt, payee_signature }
+        }
+
+        /// A store that holds the receipt over 7 units.
+        fn kept(&self) -> (tempfile::TempDir, SqliteStore) {
+            let (directory, store) = store();
+            let Countersigned { receipt, payee_signature } = self.receipt(7);
+            let began = Record::Session {
+                role: Role::Payer,
+                peer: self.agreement.terms.provider,
+                agreement: self.agreement.clone(),
+                started: Timestamp::from_ms(3),
+            };
+            let payee_signature = Some(payee_signature);
+            store.record(&[began, Record::Receipt { receipt, payee_signature }]).unwrap();
+            (directory, store)
+        }
+    }
+
+    #[test]
+    fn a_receipt_that_contradicts_ours_under_the_payees_signature_is_kept_over_a_crash() {
+        let payee = Payee::new();
+        let (directory, store) = payee.kept();
+        let session = payee.agreement.session;
+        let other = payee.receipt(6);
+        let found = store.contradicted(&payee.delegation, &other).unwrap().unwrap();
+        assert_eq!(found.receipts().map(|receipt| receipt.body.amount.get()), [7, 6]);
+        // The first is enough; our own receipt stays as it was.
+        assert!(store.contradicted(&payee.delegation, &payee.receipt(5)).unwrap().is_some());
+        assert_eq!(store.contradictions(session).unwrap(), std::slice::from_ref(&found));
+        assert_eq!(store.receipts(session).unwrap(), [payee.receipt(7)]);
+
+        // What a process that was killed then leaves: its files as they are, never closed.
+        let crashed = directory.path().join("crashed.sqlite");
+        let wal = |path: &Path| path.with_extension("sqlite-wal");
+        let path = directory.path().join("store.sqlite");
+        std::fs::copy(&path, &crashed).unwrap();
+        std::fs::copy(wal(&path), wal(&crashed)).unwrap();
+        let after = SqliteStore::open(&crashed).unwrap();
+        assert_eq!(after.contradictions(session).unwrap(), [found]);
+    }
+
+    #[test]
+    fn what_convicts_nobody_is_not_kept() {
+        let payee = Payee::new();
+        let (_directory, store) = payee.kept();
+        let nothing = |delegation: &Signed<Delegation>, theirs: &Countersigned| {
+            assert_eq!(store.contradicted(delegation, theirs).unwrap(), None);
+        };
+        nothing(&payee.delegation, &payee.receipt(7)); // the same
+        let mut forged = payee.receipt(6);
+        forged.payee_signature = signature();
+        nothing(&payee.delegation, &forged);
+        let changed = |change: fn(&mut Receipt)| {
+            let mut other = payee.receipt(6);
+            change(&mut other.receipt.body);
+            let digest = other.receipt.body.digest(payee.agreement.domain());
+            other.payee_signature = Payee::sign(Payee::AUTHORIZER, digest);
+            nothing(&payee.delegation, &other);
+        };
+        changed(|receipt| receipt.sequence = 2);
+        changed(|receipt| receipt.sequence = u64::MAX);
+        changed(|receipt| receipt.session = SessionId(B256::repeat_byte(9)));
+        changed(|receipt| receipt.channel = sparewire_core::ChannelId(B256::repeat_byte(9)));
+        // Of a wallet that the channel does not pay, or that never said so.
+        let mut delegation = payee.delegation;
+        delegation.body.expiry_secs += 1;
+        nothing(&delegation, &payee.receipt(6));
+        delegation.body.wallet = sparewire_core::Address::repeat_byte(9);
+        nothing(&delegation, &payee.receipt(6));
+        assert_eq!(store.contradictions(payee.agreement.session).unwrap(), []);
+    }
+
     #[test]
     fn receipts_are_told_with_and_without_the_payees_signature() {
         let (_directory, store) = store();
@@ -322,9 +510,17 @@ mod tests {
         let path = directory.path().join("store.sqlite");
         store.record(&[began(1, 0), paid(1, 100, 100), receipted(1, 1, true)]).unwrap();
         drop(store);
-        // As versions 3 and 2 left it.
+        // As versions 4, 3 and 2 left it.
+        let file = Connection::open(&path).unwrap();
+        let undo_5 = "drop table contradictions; pragma user_version = 4;";
+        file.execute_batch(undo_5).unwrap();
+        drop(file);
+        let reader = SqliteStore::open_to_read(&path).unwrap().unwrap();
+        assert_eq!(reader.contradictions(id(1).unwrap()).unwrap(), []);
+        drop(reader);
         let back = |to_2: bool| {
             let file = Connection::open(&path).unwrap();
+            file.execute_batch(undo_5).unwrap();
             file.execute_batch("drop table offers; pragma user_version = 3;").unwrap();
             let undo_3 = "drop table stops; drop table stops_forgotten;
                 alter table channels drop column restored; pragma user_version = 2;";

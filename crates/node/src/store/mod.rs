@@ -6,10 +6,10 @@ mod evidence;
 mod sqlite;
 
 use serde::Serialize;
-use sparewire_core::{Amount, ByteCount, ChannelId, Domain, NodeId, SessionId, Timestamp};
+use sparewire_core::{Amount, ByteCount, ChannelId, Domain, NodeId, SessionId, Signed, Timestamp};
 use sparewire_protocol::{
-    Agreement, ChannelConfig, Claim, Countersigned, Memory, Offer, Payment, Record, Role,
-    Statement, StopReason,
+    Agreement, ChannelConfig, Claim, Countersigned, Delegation, Memory, Offer, Payment, Record,
+    Role, Statement, StopReason, stake::Contradiction,
 };
 
 pub use evidence::{KeptReceipt, Stops};
@@ -148,6 +148,19 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError`]; nothing is written then.
     fn offered(&self, session: SessionId, offer: &Offer) -> Result<(), StoreError>;
+
+    /// Compares a receipt that the payee showed with ours of its number. Where its authorizer signed
+    /// both and they differ, both are kept, with the wallet's `delegation` to that authorizer. The
+    /// first of a number is enough, so that nobody fills the disk. `None` where `theirs` proves
+    /// nothing: we hold no such receipt, or the same, or it is not signed by the payee.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing is written then.
+    fn contradicted(
+        &self,
+        delegation: &Signed<Delegation>,
+        theirs: &Countersigned,
+    ) -> Result<Option<Contradiction>, StoreError>;
 }
 
 /// Why something was not remembered, or not found again.

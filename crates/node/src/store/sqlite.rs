@@ -14,16 +14,16 @@ use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Row, config::DbConfig, params,
 };
 use sparewire_core::{
-    Amount, B256, ByteCount, ChannelId, Domain, SessionId, Timestamp, decode, encode,
+    Amount, B256, ByteCount, ChannelId, Domain, SessionId, Signed, Timestamp, decode, encode,
 };
 use sparewire_protocol::{
-    Agreement, ChannelConfig, Countersigned, Memory, Offer, Payment, Reading, Record, Role,
-    SessionMemory, short_reason,
+    Agreement, ChannelConfig, Countersigned, Delegation, Memory, Offer, Payment, Reading, Record,
+    Role, SessionMemory, short_reason, stake::Contradiction,
 };
 
 use super::{KnownChannel, KnownSession, Stop, Store, StoreError};
 
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 /// The oldest version that is brought up to ours as it is opened.
 const VERSION_MIN: i64 = 2;
 /// Longest value that we ever wrote: what a damaged file can make us read.
@@ -100,6 +100,19 @@ create table offers (
 ) without rowid;
 ";
 
+/// Evidence of peers that contradicted themselves; new in version 5.
+const CONTRADICTIONS: &str = "
+create table contradictions (            -- each with the receipt of its number in `receipts`
+    channel    blob not null,
+    sequence   integer not null,
+    session    blob not null,
+    delegation blob not null,            -- by which the payee's wallet answers for its authorizer
+    theirs     blob not null,            -- the other receipt, with the payee's signature
+    primary key (channel, sequence)
+) without rowid;
+create index contradictions_by_session on contradictions (session);
+";
+
 /// The store in one SQLite file.
 pub struct SqliteStore {
     connection: Mutex<Connection>,
@@ -160,9 +173,10 @@ impl SqliteStore {
         let found = version(&transaction, path)?;
         if found < VERSION {
             let missing: &[&str] = match found {
-                0 => &[SCHEMA, STOPS, OFFERS],
-                2 => &[SINCE_2, STOPS, OFFERS],
-                _ => &[OFFERS],
+                0 => &[SCHEMA, STOPS, OFFERS, CONTRADICTIONS],
+                2 => &[SINCE_2, STOPS, OFFERS, CONTRADICTIONS],
+                3 => &[OFFERS, CONTRADICTIONS],
+                _ => &[CONTRADICTIONS],
             };
             for tables in missing {
                 transaction.execute_batch(tables).map_err(failed)?;
@@ -393,6 +407,14 @@ impl Store for SqliteStore {
 
     fn offered(&self, session: SessionId, offer: &Offer) -> Result<(), StoreError> {
         self.keep_offer(session, offer)
+    }
+
+    fn contradicted(
+        &self,
+        delegation: &Signed<Delegation>,
+        theirs: &Countersigned,
+    ) -> Result<Option<Contradiction>, StoreError> {
+        self.keep_contradiction(delegation, theirs)
     }
 }
 

@@ -30,6 +30,14 @@ impl Client {
         Self { keys: Arc::clone(keys), connection, send, receive, _endpoint: endpoint }
     }
 
+    /// The other end: a provider written by hand, and the consumer that comes to it.
+    pub async fn provide(keys: &Arc<Keys>, endpoint: &Endpoint) -> Self {
+        let incoming = within(20, endpoint.accept()).await.unwrap();
+        let connection = within(10, incoming.handshake()).await.unwrap();
+        let (send, receive) = within(10, connection.accept_bi()).await.unwrap();
+        Self { keys: Arc::clone(keys), connection, send, receive, _endpoint: endpoint.clone() }
+    }
+
     pub async fn say_bytes(&mut self, bytes: &[u8]) {
         let _ = self.send.write_chunk(Bytes::copy_from_slice(bytes)).await; // it may have hung up
     }

@@ -5,9 +5,11 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::SeqCst},
 };
 
-use sparewire_core::{ChannelId, Domain, SessionId};
+use sparewire_core::{ChannelId, Domain, SessionId, Signed};
 use sparewire_node::store::{KnownChannel, KnownSession, SqliteStore, Stop, Store, StoreError};
-use sparewire_protocol::{ChannelConfig, Countersigned, Memory, Offer, Record, Role};
+use sparewire_protocol::{
+    ChannelConfig, Countersigned, Delegation, Memory, Offer, Record, Role, stake::Contradiction,
+};
 
 pub struct Disk {
     pub sqlite: Arc<SqliteStore>,
@@ -67,5 +69,14 @@ impl Store for Disk {
     fn offered(&self, session: SessionId, offer: &Offer) -> Result<(), StoreError> {
         self.room()?;
         self.sqlite.offered(session, offer)
+    }
+
+    fn contradicted(
+        &self,
+        delegation: &Signed<Delegation>,
+        theirs: &Countersigned,
+    ) -> Result<Option<Contradiction>, StoreError> {
+        self.room()?;
+        self.sqlite.contradicted(delegation, theirs)
     }
 }

@@ -1,0 +1,172 @@
+//! A provider's bond, by whole processes: put up, taken back, and slashed for what it signed.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+
+use serde_json::{Value, json};
+use sparewire_core::{Amount, Signed, Signer, TypedData};
+use sparewire_node::store::{SqliteStore, Store};
+use sparewire_protocol::{Countersigned, Receipt};
+use sparewire_wallet::NodeKeys;
+use support::{Market, Node, Running, number, only};
+
+/// The token's smallest units: it has 6 decimals.
+const TOKEN: u128 = 1_000_000;
+/// What the faucet gives.
+const FAUCET: u128 = 100 * TOKEN;
+const MONTH: u64 = 30 * 86_400;
+
+/// What an address has of the test token.
+fn tokens(market: &Market, address: &str) -> u128 {
+    // balanceOf(address)
+    let data = format!("0x70a08231{:0>64}", address.trim_start_matches("0x"));
+    let balance = market.rpc("eth_call", json!([{ "to": market.token, "data": data }, "latest"]));
+    u128::from_str_radix(balance.as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
+}
+
+/// What `node` shows of a bond: of its own payee, or of `of`.
+fn shown(node: &Node, of: Option<&str>) -> Value {
+    let mut args = vec!["stake", "show"];
+    args.extend(of.iter().flat_map(|of| ["--of", of]));
+    node.json(&args)["bond"].clone()
+}
+
+fn bonded(node: &Node) -> (u128, u128) {
+    let bond = shown(node, None);
+    (number(&bond["bonded"]) / TOKEN, number(&bond["covered"]) / TOKEN)
+}
+
+#[test]
+fn a_bond_is_shown_and_leaves_thirty_days_after_it_was_announced() {
+    let market = Market::funded();
+    let node = &market.provider;
+    let wallet = node.wallet();
+    assert_eq!(bonded(node), (0, 0));
+    let leave = |amount: &str| node.unlock(["stake", "leave", amount]);
+    let unbond = || node.unlock(["stake", "unbond"]);
+    leave("1").fails_with(&["nothing bonded", "stake bond"]);
+    node.unlock(["stake", "bond", "0"]).fails_with(&["zero"]);
+    node.unlock(["stake", "bond", "1000"]).fails_with(&["not enough tokens"]);
+    let said = node.unlock(["stake", "bond", "20"]).ok();
+    for words in [wallet.as_str(), "bonded   20 tUSD", "covered  20 tUSD", "takes 10 tUSD"] {
+        assert!(said.contains(words), "{said}");
+    }
+    assert_eq!(tokens(&market, &wallet), FAUCET - 20 * TOKEN);
+    let theirs = shown(&market.consumer, Some(&wallet));
+    assert_eq!(number(&theirs["bonded"]), 20 * TOKEN, "others see it");
+
+    leave("25").fails_with(&["only 20 tUSD", "25 tUSD cannot leave"]);
+    unbond().fails_with(&["nothing of the bond is announced", "stake leave"]);
+    let said = leave("5").ok();
+    assert!(said.contains("leaving  5 tUSD, from 2") && said.contains("covered  15"), "{said}");
+    unbond().fails_with(&["cannot be taken back before"]);
+    assert_eq!(bonded(node), (20, 15));
+    // Announced again, it is the same announcement.
+    let due = shown(node, None)["due_secs"].clone();
+    market.pass(MONTH / 2);
+    leave("5").ok();
+    assert_eq!(shown(node, None)["due_secs"], due);
+    market.pass(MONTH / 2);
+    unbond().ok();
+    assert_eq!((bonded(node), tokens(&market, &wallet)), ((15, 15), FAUCET - 15 * TOKEN));
+    // An announcement is taken back.
+    leave("15").ok();
+    assert_eq!(bonded(node), (15, 0));
+    let said = leave("0").ok();
+    assert!(!said.contains("leaving"), "{said}");
+    assert_eq!(bonded(node), (15, 15));
+
+    // Elsewhere there is none, unless it is named.
+    fs::write(node.dir.join("config.toml"), "[chain]\nchain_id = 1\n").unwrap();
+    node.run(["stake", "show"]).fails_with(&["no contract that holds bonds", "[chain] stake"]);
+    let nowhere = format!("[chain]\nstake = \"0x{}\"\n", "dd".repeat(20));
+    fs::write(node.dir.join("config.toml"), nowhere).unwrap();
+    node.run(["stake", "show"]).fails_with(&["no stake contract at", "chain deploy"]);
+    node.unlock(["stake", "bond", "1"]).fails_with(&["no stake contract at"]);
+    assert_eq!(tokens(&market, &wallet), FAUCET - 15 * TOKEN);
+}
+
+#[test]
+fn the_bond_is_the_wallets_that_is_paid_and_only_its_key_takes_it_back() {
+    let market = Market::funded();
+    let (node, cold) = (&market.provider, Node::fresh(market.root.path(), "cold", market.rpc));
+    node.delegated_by(&cold);
+    let config = "[provider]\ndelegation = \"delegation.json\"\n";
+    fs::write(node.dir.join("config.toml"), config).unwrap();
+    let said = node.unlock(["stake", "bond", "3"]);
+    assert!(said.stderr.contains("only that wallet can take it back"), "{}", said.stderr);
+    assert!(said.ok().contains(&cold.wallet()));
+    assert_eq!(bonded(node), (3, 3));
+    assert_eq!(number(&shown(node, Some(&node.wallet()))["bonded"]), 0);
+    let refused = ["3 tUSD", &cold.wallet(), "only that wallet can take it back"];
+    node.unlock(["stake", "leave", "3"]).fails_with(&refused);
+    node.unlock(["stake", "unbond"]).fails_with(&refused);
+    market.provider.run(["chain", "faucet", &cold.wallet()]).ok();
+    assert!(cold.unlock(["stake", "leave", "3"]).ok().contains("leaving  3 tUSD"));
+}
+
+/// Has the provider's authorizer sign a second receipt with the number of one that the consumer
+/// holds, and the consumer be shown it. Returns the session.
+fn contradicted(market: &Market) -> String {
+    let password = fs::read_to_string(&market.provider.password).unwrap();
+    let (keys, _) = NodeKeys::open(&market.provider.dir.join("keys"), password.trim()).unwrap();
+    let store = SqliteStore::open(&market.consumer.dir.join("store.sqlite")).unwrap();
+    let known = only(&store.sessions().unwrap()).clone();
+    let (session, domain) = (known.agreement.session, *known.agreement.domain());
+    let ours = store.receipts(session).unwrap()[0];
+    let body = Receipt { amount: Amount::new(1).unwrap(), ..ours.receipt.body };
+    let payee_signature = keys.authorizer.sign_digest(body.digest(&domain)).unwrap();
+    // The payer's signature is of the other one.
+    let receipt = Signed { body, signature: ours.receipt.signature };
+    let theirs = Countersigned { receipt, payee_signature };
+    let delegation = store.offer(session).unwrap().unwrap().delegation;
+    assert!(store.contradicted(&delegation, &theirs).unwrap().is_some());
+    session.to_string()
+}
+
+#[test]
+fn a_provider_that_signed_two_receipts_with_one_number_is_reported_by_its_consumer() {
+    let mut market = Market::open();
+    market.download("/bytes/3000000");
+    market.disconnect();
+    market.stop_providing();
+    let (consumer, provider) = (&market.consumer, &market.provider);
+    let id = only(&consumer.sessions())["session"].as_str().unwrap().to_owned();
+    let report = || consumer.unlock(["stake", "report", &id]);
+    report().fails_with(&["there is no evidence", "session explain"]);
+    assert_eq!(contradicted(&market), id);
+    let told = consumer.run(["session", "explain", &id]).ok();
+    assert!(told.contains("signed another one with this number too"), "{told}");
+    assert_eq!(consumer.json(&["session", "explain", &id])["contradictions"][0]["sequence"], 1);
+
+    let before = tokens(&market, &consumer.wallet());
+    report().fails_with(&[&provider.wallet(), "nothing bonded"]);
+    provider.unlock(["stake", "bond", "12"]).ok();
+    // It commits, and is killed while it waits; nothing is shown yet.
+    let mut command = consumer.command(["stake", "report", &id, "--password-file"]);
+    command.arg(&consumer.password);
+    let mut running = Running::start(command);
+    running.warned("of block time the evidence is shown");
+    running.kill_9();
+    assert_eq!(bonded(provider), (12, 12));
+    market.pass(300);
+    let said = report().ok();
+    for words in ["reward   5 tUSD", "burned   5 tUSD", "reported 0x", " gas, "] {
+        assert!(said.contains(words), "{said}");
+    }
+    assert_eq!(tokens(&market, &consumer.wallet()), before + 5 * TOKEN);
+    assert_eq!(bonded(provider), (2, 2));
+    let sent = || market.rpc("eth_getTransactionCount", json!([consumer.wallet(), "latest"]));
+    let transactions = sent();
+
+    // Asked for again, it tells what was; whoever else has the evidence is told that it is used.
+    let again = consumer.unlock(["stake", "report", &id, "--json"]).json();
+    assert_eq!(number(&again["slashed"]["reward"]), 5 * TOKEN);
+    assert!(number(&again["gas_used"]) > 120_000, "both transactions: {again}");
+    let other = Node::fresh(market.root.path(), "other", market.rpc);
+    fs::copy(consumer.dir.join("store.sqlite"), other.dir.join("store.sqlite")).unwrap();
+    other.unlock(["stake", "report", &id]).fails_with(&["was reported before"]);
+    assert_eq!(sent(), transactions);
+}
