@@ -3,6 +3,7 @@
 mod account;
 mod assemble;
 mod backup;
+mod closing;
 mod commands;
 mod config;
 mod console;

@@ -44,6 +44,7 @@
 mod appointment;
 pub mod channel;
 mod claiming;
+mod closing;
 mod credit;
 mod error;
 mod message;
@@ -61,6 +62,9 @@ pub use appointment::{
     TowersDomain, WATCH_FRAME_LEN_MAX, WatchMessage, WatchRefusal, WatchRefused, turn_of,
 };
 pub use channel::{ChannelConfig, ChannelFacts, ChannelStatus, Claim, Delegation, Voucher};
+pub use closing::{
+    AgreedClose, CLOSE_FRAME_LEN_MAX, CloseMessage, CloseRequest, CloseSetup, agree,
+};
 pub use credit::{CreditRule, PAID_PER_CREDIT, STEP_MAX};
 pub use error::{Action, ProtocolError};
 pub use message::{

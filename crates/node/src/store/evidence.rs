@@ -266,20 +266,27 @@ mod tests {
         let path = directory.path().join("store.sqlite");
         store.record(&[began(1, 0), paid(1, 100, 100), receipted(1, 1, true)]).unwrap();
         drop(store);
-        // As version 2 left it.
-        let back = || {
+        // As versions 3 and 2 left it.
+        let back = |to_2: bool| {
             let file = Connection::open(&path).unwrap();
-            file.execute_batch(
-                "drop table stops; drop table stops_forgotten;
-                 alter table channels drop column restored; pragma user_version = 2;",
-            )
-            .unwrap();
+            let undo_4 = "drop table addresses; alter table channels drop column agreed;
+                pragma user_version = 3;";
+            file.execute_batch(undo_4).unwrap();
+            let undo_3 = "drop table stops; drop table stops_forgotten;
+                alter table channels drop column restored; pragma user_version = 2;";
+            if to_2 {
+                file.execute_batch(undo_3).unwrap();
+            }
         };
-        back();
+        back(false);
+        let reader = SqliteStore::open_to_read(&path).unwrap().unwrap();
+        assert_eq!(reader.memory(channel(), None).unwrap().agreed, None);
+        drop(reader);
+        back(true);
         let reader = SqliteStore::open_to_read(&path).unwrap().unwrap();
         assert_eq!(reader.stops(id(1).unwrap()).unwrap(), Stops::default());
         drop(reader);
-        back();
+        back(true);
         let store = SqliteStore::open(&path).unwrap();
         assert_eq!(store.channels(Role::Payee).unwrap()[0].promised().get(), 100);
         assert_eq!(store.memory(channel(), id(1)).unwrap().resync, None);

@@ -5,8 +5,11 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::SeqCst},
 };
 
-use sparewire_core::{ChannelId, Domain, SessionId};
-use sparewire_node::store::{KnownChannel, KnownSession, SqliteStore, Stop, Store, StoreError};
+use sparewire_core::{ChannelId, Domain, NodeId, SessionId};
+use sparewire_node::{
+    store::{KnownChannel, KnownSession, SqliteStore, Stop, Store, StoreError},
+    transport::PeerAddress,
+};
 use sparewire_protocol::{ChannelConfig, Countersigned, Memory, Record, Role};
 
 pub struct Disk {
@@ -47,6 +50,10 @@ impl Store for Disk {
         self.sqlite.channels(role)
     }
 
+    fn channel(&self, id: ChannelId) -> Result<Option<KnownChannel>, StoreError> {
+        self.sqlite.channel(id)
+    }
+
     fn sessions(&self) -> Result<Vec<KnownSession>, StoreError> {
         self.sqlite.sessions()
     }
@@ -62,5 +69,14 @@ impl Store for Disk {
     fn stopped(&self, session: SessionId, stop: &Stop) -> Result<(), StoreError> {
         self.room()?;
         self.sqlite.stopped(session, stop)
+    }
+
+    fn reached(&self, peer: &PeerAddress) -> Result<(), StoreError> {
+        self.room()?;
+        self.sqlite.reached(peer)
+    }
+
+    fn address(&self, node: NodeId) -> Result<Option<PeerAddress>, StoreError> {
+        self.sqlite.address(node)
     }
 }

@@ -18,11 +18,12 @@ use sparewire_core::{
 use sparewire_node::{
     refusal::{Refusal, RefusalKind},
     target::Target,
+    transport::PeerAddress,
 };
 use sparewire_protocol::{
-    Acceptance, Accepted, Agreement, Countersigned, CountingRule, CreditRule, Delegation, Message,
-    Offer, Payment, Reading, Receipt, Record, RefusalCode, Refused, Role, Service, Statement,
-    Terms, Voucher, channel::CooperativeClose,
+    Acceptance, Accepted, AgreedClose, Agreement, CloseMessage, CloseRequest, Countersigned,
+    CountingRule, CreditRule, Delegation, Message, Offer, Payment, Reading, Receipt, Record,
+    RefusalCode, Refused, Role, Service, Statement, Terms, Voucher, channel::CooperativeClose,
 };
 use sparewire_wallet::{Cost, DeviceKey, Keystore, Mnemonic, OfflineRequest, Payload, Secret};
 
@@ -36,6 +37,12 @@ const WORDS: &str = "test test test test test test test test test test test junk
 
 fn device() -> DeviceKey {
     DeviceKey::from_secret(&[9; 32])
+}
+
+/// Where somebody is.
+pub(super) fn peer() -> PeerAddress {
+    let text = format!("{}@127.0.0.1:4433", device().node_id());
+    text.parse().expect("an address")
 }
 
 fn units(units: u128) -> Amount {
@@ -84,7 +91,7 @@ pub(super) fn agreement() -> Agreement {
     }
 }
 
-fn delegation() -> Signed<Delegation> {
+pub(super) fn delegation() -> Signed<Delegation> {
     sign(Delegation {
         wallet: key().address(),
         device: device().node_id(),
@@ -183,6 +190,7 @@ pub(super) fn records() -> Vec<Record> {
         Record::Receipt { receipt: receipt(2).receipt, payee_signature: None },
         Record::Loss { session: session(), bytes: ByteCount::KIB },
         Record::Ended(statement),
+        Record::Agreed { channel, close: agreed().close },
     ]
 }
 
@@ -203,6 +211,24 @@ fn messages() -> Vec<Message> {
         Message::Broken { stream: 8 },
         Message::Funded,
         Message::Close { reason: "done".into() },
+    ]
+}
+
+/// The close of the channel here, agreed on at what was paid over it.
+fn agreed() -> AgreedClose {
+    let (channel, payment) = (agreement().channel(), payment());
+    let close = sign(CooperativeClose { channel, amount: payment.voucher.body.amount });
+    AgreedClose { close, payment: Some(payment) }
+}
+
+fn close_messages() -> Vec<CloseMessage> {
+    let (config, delegation) = (config(), delegation());
+    let request = |payment| CloseRequest { domain: domain(), config, delegation, payment };
+    vec![
+        CloseMessage::Ask(request(Some(payment()))),
+        CloseMessage::Ask(request(None)),
+        CloseMessage::Agreed(agreed()),
+        CloseMessage::Refused(refused()),
     ]
 }
 
@@ -522,7 +548,11 @@ fn answers() -> Vec<Vec<u8>> {
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     let node = device().node_id();
     match target {
-        "frame" => messages().iter().map(|message| message.to_frame()[4..].to_vec()).collect(),
+        "frame" => {
+            let session = messages().into_iter().map(|message| message.to_frame());
+            let closes = close_messages().into_iter().map(|message| message.to_frame());
+            session.chain(closes).map(|frame| frame[4..].to_vec()).collect()
+        }
         "values" => values(),
         "stream_heads" => {
             let targets = ["example.com:443", "1.2.3.4:80", "[2001:db8::1]:8080"];
