@@ -5,10 +5,11 @@ use sparewire_core::{NodeId, Signature};
 use sparewire_node::{
     closing::ask_to_close,
     identity::Identity,
+    session::SessionError,
     store::{KnownChannel, Store},
     transport::PeerAddress,
 };
-use sparewire_protocol::{Claim, Role};
+use sparewire_protocol::{Claim, ProtocolError, Role};
 
 use crate::{assemble, hint::Hint, output, side::Side};
 
@@ -52,4 +53,10 @@ fn last_reached(store: &dyn Store, channel: &KnownChannel) -> Result<PeerAddress
             .hint("give --provider, as its `provide` prints it")
             .into()
     })
+}
+
+/// Whether an error of [`ask`] is what the provider said, and not that it was not reached.
+pub(crate) fn is_answer(error: &anyhow::Error) -> bool {
+    let of_session = error.downcast_ref::<SessionError>();
+    matches!(of_session, Some(SessionError::Protocol(error)) if !matches!(error, ProtocolError::Silent(_)))
 }

@@ -518,6 +518,7 @@ fn is_repeatable(kind: &str) -> bool {
             | "sweep"
             | "open"
             | "close_cooperatively"
+            | "move"
             | "start_close"
             | "finish_close"
     )
@@ -536,13 +537,14 @@ fn unless_over(kind: &'static str, result: Result<(), ChainError>) -> Result<(),
 
 /// Kinds are words of ours; what a newer version wrote is told in general.
 fn kind_of(kind: &str) -> &'static str {
-    const KINDS: [&str; 19] = [
+    const KINDS: [&str; 21] = [
         "deposit",
         "withdraw",
         "open",
         "top_up",
         "claim",
         "close_cooperatively",
+        "move",
         "start_close",
         "finish_close",
         "sweep",
@@ -552,6 +554,7 @@ fn kind_of(kind: &str) -> &'static str {
         "announce_reward_withdrawal",
         "withdraw_reward",
         "register",
+        "rotate",
         "revoke",
         "deploy",
         "mint",

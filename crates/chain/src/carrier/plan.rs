@@ -1,10 +1,10 @@
 //! From intents to contract calls: what there is left to do, checked against final facts first.
 
-use alloy_primitives::{Address, B256, U256, keccak256};
+use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::SolCall;
-use sparewire_core::Amount;
+use sparewire_core::{Amount, Signature};
 use sparewire_protocol::{
-    channel::{ChannelConfig, ChannelFacts, ChannelStatus, Claim},
+    channel::{ChannelConfig, ChannelFacts, ChannelStatus, Claim, Delegation},
     settlement::{Chain, ChainError, Intent},
 };
 
@@ -53,6 +53,10 @@ impl EvmChain {
                 return Ok(Plan { calls, urgent });
             }
             Intent::CloseCooperatively { claim, .. } => over(&claim.config, closed).await?,
+            Intent::Move { closes, opens } => {
+                let left = self.unmoved(closes, opens).await?;
+                self.all_calls(&left)
+            }
             Intent::StartClose { config } => {
                 over(config, |status| status != ChannelStatus::Open).await?
             }
@@ -89,9 +93,11 @@ impl EvmChain {
             | Intent::TopUp { .. }
             | Intent::AnnounceRewardWithdrawal { .. }
             | Intent::WithdrawReward { .. } => self.all_calls(intent),
-            Intent::Register { keys, .. } | Intent::Revoke { keys, .. } => {
+            Intent::Register { keys, .. }
+            | Intent::Rotate { keys, .. }
+            | Intent::Revoke { keys, .. } => {
                 self.require_registry(*keys, self.follower.node.newest().await?).await?;
-                let urgent = matches!(intent, Intent::Revoke { .. });
+                let urgent = !matches!(intent, Intent::Register { .. });
                 return Ok(Plan { calls: self.all_calls(intent), urgent });
             }
         }))
@@ -100,7 +106,10 @@ impl EvmChain {
     /// Whether an intent that is under way has become urgent.
     pub(super) async fn is_urgent(&self, intent: &Intent) -> Result<bool, ChainError> {
         match intent {
-            Intent::FinishClose { .. } | Intent::Defend { .. } | Intent::Revoke { .. } => Ok(true),
+            Intent::FinishClose { .. }
+            | Intent::Defend { .. }
+            | Intent::Rotate { .. }
+            | Intent::Revoke { .. } => Ok(true),
             Intent::Claim { claims } => Ok(self.unclaimed(claims).await?.1),
             _ => Ok(false),
         }
@@ -172,6 +181,22 @@ impl EvmChain {
         Ok(left.map(|(config, amount, _)| (config, amount)).collect())
     }
 
+    /// What is left of a move: anybody who holds both signatures can have closed a channel of it by
+    /// itself, which would make the whole call revert.
+    async fn unmoved(
+        &self,
+        closes: &[(Claim, Signature)],
+        opens: &[(ChannelConfig, Amount)],
+    ) -> Result<Intent, ChainError> {
+        let domain = self.domain();
+        let ids: Vec<_> = closes.iter().map(|(claim, _)| claim.config.id(&domain)).collect();
+        let looked = closes.iter().zip(self.channels(&ids).await?);
+        let left = looked
+            .filter(|(_, facts)| !facts.is_some_and(|facts| facts.status == ChannelStatus::Closed));
+        let closes = left.map(|(close, _)| *close).collect();
+        Ok(Intent::Move { closes, opens: self.unopened(opens).await? })
+    }
+
     /// The claims that would still credit something, and whether a payer of them is leaving.
     async fn unclaimed(&self, claims: &[Claim]) -> Result<(Vec<Claim>, bool), ChainError> {
         let domain = self.domain();
@@ -204,35 +229,25 @@ pub fn calls_of(contract: Address, wallet: Address, intent: &Intent) -> Vec<Call
         Intent::Withdraw { token, amount } => {
             one(Channels::withdrawCall::new((*token, amount.get(), wallet)).abi_encode())
         }
-        Intent::Open { channels } => channels
-            .chunks(OPENS_MAX)
-            .map(|chunk| {
-                call(match chunk {
-                    [(config, amount)] => {
-                        Channels::openCall::new((config_of(config), amount.get())).abi_encode()
-                    }
-                    _ => {
-                        let configs = chunk.iter().map(|(config, _)| config_of(config));
-                        let amounts = chunk.iter().map(|(_, amount)| amount.get());
-                        Channels::openBatchCall::new((configs.collect(), amounts.collect()))
-                            .abi_encode()
-                    }
-                })
-            })
-            .collect(),
+        Intent::Open { channels } => {
+            channels.chunks(OPENS_MAX).map(|chunk| call(open_data(chunk))).collect()
+        }
         Intent::TopUp { config, amount } => {
             let amount = amount.get();
             one(Channels::topUpCall::new((config_of(config), amount)).abi_encode())
         }
         Intent::Claim { claims } => claim_calls(contract, claims, CLAIMS_MAX),
         Intent::CloseCooperatively { claim, payee_signature } => {
-            let last = Channels::Claim {
-                config: config_of(&claim.config),
-                amount: claim.amount.get(),
-                signature: claim.signature.to_bytes().into(),
-            };
-            let agreed = payee_signature.to_bytes().into();
-            one(Channels::closeCooperativelyCall::new((last, agreed)).abi_encode())
+            one(close_data(claim, *payee_signature))
+        }
+        Intent::Move { closes, opens } => {
+            let mut parts: Vec<Bytes> =
+                closes.iter().map(|(claim, agreed)| close_data(claim, *agreed).into()).collect();
+            parts.extend(opens.chunks(OPENS_MAX).map(|chunk| open_data(chunk).into()));
+            match parts.is_empty() {
+                true => Vec::new(),
+                false => one(Channels::multicallCall::new((parts,)).abi_encode()),
+            }
         }
         Intent::StartClose { config } => {
             one(Channels::startCloseCall::new((config_of(config),)).abi_encode())
@@ -249,19 +264,48 @@ pub fn calls_of(contract: Address, wallet: Address, intent: &Intent) -> Vec<Call
         | Intent::AnnounceRewardWithdrawal { .. }
         | Intent::WithdrawReward { .. } => reward_calls(wallet, intent),
         Intent::Register { keys, delegation } => {
-            let delegation = KeysDelegation {
-                wallet: delegation.wallet,
-                device: delegation.device.0,
-                authorizer: delegation.authorizer,
-                expiry: delegation.expiry_secs,
-            };
-            key_call(*keys, Keys::registerCall::new((delegation,)).abi_encode())
+            let call = Keys::registerCall::new((delegation_of(delegation),));
+            key_call(*keys, call.abi_encode())
+        }
+        Intent::Rotate { keys, revoked, delegation } => {
+            let call = Keys::rotateCall::new((B256::ZERO, *revoked, delegation_of(delegation)));
+            key_call(*keys, call.abi_encode())
         }
         Intent::Revoke { keys, device, authorizer } => {
             let device = device.unwrap_or_default().0;
             let authorizer = authorizer.unwrap_or_default();
             key_call(*keys, Keys::revokeCall::new((device, authorizer)).abi_encode())
         }
+    }
+}
+
+/// The data of a call that opens channels.
+fn open_data(channels: &[(ChannelConfig, Amount)]) -> Vec<u8> {
+    if let [(config, amount)] = channels {
+        return Channels::openCall::new((config_of(config), amount.get())).abi_encode();
+    }
+    let configs = channels.iter().map(|(config, _)| config_of(config));
+    let amounts = channels.iter().map(|(_, amount)| amount.get());
+    Channels::openBatchCall::new((configs.collect(), amounts.collect())).abi_encode()
+}
+
+/// The data of a call that closes a channel with its payee's agreement.
+fn close_data(claim: &Claim, payee_signature: Signature) -> Vec<u8> {
+    let last = Channels::Claim {
+        config: config_of(&claim.config),
+        amount: claim.amount.get(),
+        signature: claim.signature.to_bytes().into(),
+    };
+    let agreed = payee_signature.to_bytes().into();
+    Channels::closeCooperativelyCall::new((last, agreed)).abi_encode()
+}
+
+fn delegation_of(delegation: &Delegation) -> KeysDelegation {
+    KeysDelegation {
+        wallet: delegation.wallet,
+        device: delegation.device.0,
+        authorizer: delegation.authorizer,
+        expiry: delegation.expiry_secs,
     }
 }
 
