@@ -60,17 +60,31 @@ impl Journal {
 
 /// What a call was about; nothing where it is none of the channel contract's.
 fn parts_of(step: &Step, chain_id: u64) -> (bool, Vec<Part>) {
-    use Channels::ChannelsCalls as Calls;
     let Some(contract) = step.call.target else { return (false, Vec::new()) };
     let domain = Domain { chain_id, contract };
+    match Channels::ChannelsCalls::abi_decode(&step.call.data) {
+        // One within another is none that we ever made.
+        Ok(Channels::ChannelsCalls::multicall(call)) => {
+            let calls = call.calls.iter().map(|data| parts_of_call(data, &domain));
+            calls.fold((false, Vec::new()), |(sweeps, mut all), (also, parts)| {
+                all.extend(parts);
+                (sweeps || also, all)
+            })
+        }
+        _ => parts_of_call(&step.call.data, &domain),
+    }
+}
+
+fn parts_of_call(data: &[u8], domain: &Domain) -> (bool, Vec<Part>) {
+    use Channels::ChannelsCalls as Calls;
     let part = |config: &Channels::ChannelConfig, amount: u128| {
         let config = config_of(config)?;
-        Some(Part { channel: config.id(&domain), amount: Amount::new(amount)? })
+        Some(Part { channel: config.id(domain), amount: Amount::new(amount)? })
     };
     let one = |part: Option<Part>| part.into_iter().collect();
-    match Channels::ChannelsCalls::abi_decode(&step.call.data) {
-        Ok(Calls::claimPackedAndSweep(call)) => (true, unpack(&call.data, &domain)),
-        Ok(Calls::claimPacked(call)) => (false, unpack(&call.data, &domain)),
+    match Channels::ChannelsCalls::abi_decode(data) {
+        Ok(Calls::claimPackedAndSweep(call)) => (true, unpack(&call.data, domain)),
+        Ok(Calls::claimPacked(call)) => (false, unpack(&call.data, domain)),
         Ok(Calls::claim(call)) => {
             let parts = call.claims.iter().filter_map(|claim| part(&claim.config, claim.amount));
             (false, parts.collect())
@@ -192,6 +206,14 @@ mod tests {
                 Intent::CloseCooperatively { claim: claim(1, 9), payee_signature: signature },
                 false,
                 vec![part(1, 9)],
+            ),
+            (
+                Intent::Move {
+                    closes: vec![(claim(1, 9), signature), (claim(2, 0), signature)],
+                    opens: vec![(config(3), units(20)), (config(4), units(30))],
+                },
+                false,
+                vec![part(1, 9), part(2, 0), part(3, 20), part(4, 30)],
             ),
             (Intent::StartClose { config: config(1) }, false, vec![part(1, 0)]),
             (Intent::Sweep { payee: CONTRACT, token: CONTRACT }, true, Vec::new()),

@@ -137,7 +137,7 @@ pub(crate) async fn tower(home: &Home, side: &Side) -> Result<(Arc<TowerService>
         look_ms: config.look_secs * 1000,
     };
     let mut settings = EndpointConfig::new(*side.node.device_secret);
-    (settings.bind_addr, settings.alpn) = (Some(config.listen), WATCH_ALPN);
+    (settings.bind_addr, settings.alpns) = (Some(config.listen), &[WATCH_ALPN]);
     let endpoint = Endpoint::bind(settings).await?;
     let store = Arc::new(TowerStore::open(&home.watch_path())?);
     let device = Arc::clone(&side.node.identity.device);

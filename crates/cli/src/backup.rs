@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sparewire_chain::Journal;
-use sparewire_core::{Amount, Timestamp};
+use sparewire_core::{Address, Amount, Timestamp};
 use sparewire_node::{
     store::{SqliteStore, Store},
     tower::TowerStore,
@@ -351,16 +351,23 @@ fn refuse_used(dir: &Path) -> Result<()> {
 
 /// The files that a data directory may have and a backup may hold.
 fn is_known(name: &str) -> bool {
-    const FILES: [&str; 7] = [
+    const FILES: [&str; 8] = [
         "store.sqlite",
         "watch.sqlite",
         "config.toml",
         delegation::FILE,
         "keys/wallet.json",
         "keys/authorizer.json",
+        "keys/authorizer.next.json",
         "keys/device.json",
     ];
-    FILES.contains(&name) || is_journal(name)
+    FILES.contains(&name) || is_journal(name) || is_kept_authorizer(name)
+}
+
+/// An authorizer that another one took over from: `keys/authorizer-<address>.json`.
+fn is_kept_authorizer(name: &str) -> bool {
+    let address = name.strip_prefix("keys/authorizer-").and_then(|it| it.strip_suffix(".json"));
+    address.is_some_and(|address| address.len() == 42 && address.parse::<Address>().is_ok())
 }
 
 fn is_journal(name: &str) -> bool {

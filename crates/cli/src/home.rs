@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How long our wallet's word for our own hot keys counts, in seconds: it is renewed at each start.
-const DELEGATION_SECS: u64 = 30 * 24 * 3600;
+pub(crate) const DELEGATION_SECS: u64 = 30 * 24 * 3600;
 
 /// How long an earlier run's transactions rest when the chain fails us.
 const FINISH_RETRY: Duration = Duration::from_secs(60);
@@ -145,6 +145,12 @@ impl Home {
             );
         }
         let password = password(password_file, false)?;
+        self.keys_under(password).await
+    }
+
+    /// The same with a password that is known.
+    pub(crate) async fn keys_under(&self, password: Zeroizing<String>) -> Result<NodeKeys> {
+        let dir = self.keys_dir();
         let opened = tokio::task::spawn_blocking(move || NodeKeys::open(&dir, &password)).await?;
         let (keys, warnings) = opened.map_err(key_error)?;
         for warning in warnings {

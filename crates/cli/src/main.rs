@@ -6,6 +6,7 @@ mod backup;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod cast;
+mod closing;
 mod commands;
 mod config;
 mod console;

@@ -7,6 +7,7 @@ use sparewire_chain::EvmChain;
 use sparewire_core::{Address, Signer};
 use sparewire_node::store::Store;
 use sparewire_protocol::settlement::{Chain, ChainError, Standing, TokenInfo};
+use sparewire_wallet::NodeKeys;
 
 use crate::home::{Home, Node, known_token};
 
@@ -25,8 +26,16 @@ impl Side {
     /// Opens the side that lives in a data directory, and what carries its chain. What an earlier
     /// run left under way on chain is finished first.
     pub(crate) async fn open(home: &Home, password_file: Option<&Path>) -> Result<Self> {
+        Self::open_with(home, async || home.keys(password_file).await).await
+    }
+
+    /// The same with keys that are opened in another way.
+    pub(crate) async fn open_with(
+        home: &Home,
+        keys: impl AsyncFnOnce() -> Result<NodeKeys>,
+    ) -> Result<Self> {
         let connect = async |wallet| home.connect(wallet).await;
-        Ok(Self::open_by(home, password_file, connect).await?.0)
+        Ok(Self::open_by(home, keys, connect).await?.0)
     }
 
     /// The same for a node that stays: what an earlier run left is finished while it runs.
@@ -34,18 +43,24 @@ impl Side {
         home: &Home,
         password_file: Option<&Path>,
     ) -> Result<(Self, Arc<EvmChain>)> {
-        Self::open_by(home, password_file, async |wallet| home.connect_to_stay(wallet).await).await
+        if NodeKeys::has_next_authorizer(&home.keys_dir()) {
+            eprintln!(
+                "warning: another authorizer is to take over; `sparewire wallet device rotate` goes on with that"
+            );
+        }
+        let keys = async || home.keys(password_file).await;
+        Self::open_by(home, keys, async |wallet| home.connect_to_stay(wallet).await).await
     }
 
     async fn open_by(
         home: &Home,
-        password_file: Option<&Path>,
+        keys: impl AsyncFnOnce() -> Result<NodeKeys>,
         connect: impl AsyncFnOnce(Arc<dyn Signer>) -> Result<Arc<EvmChain>>,
     ) -> Result<(Self, Arc<EvmChain>)> {
         // The store first: its lock says at once that another process runs here.
         let store = home.store()?;
         let (domain, token) = home.network()?;
-        let node = Node::new(home.keys(password_file).await?, &domain)?;
+        let node = Node::new(keys().await?, &domain)?;
         let chain = connect(Arc::clone(&node.wallet)).await?;
         let token = known_token(&*chain, token).await?;
         Ok((Self { node, store, chain: chain.clone(), token, registry: home.registry()? }, chain))

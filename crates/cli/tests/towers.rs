@@ -99,7 +99,7 @@ fn asleep(market: &mut Market, towers: &[&Tower], more: &str) -> (String, u128) 
     market.connecting.take().unwrap().kill_9();
     assert_eq!(market.provider.promised(), promised);
     let id = market.consumer.channel()["channel"].as_str().unwrap().to_owned();
-    market.consumer.unlock(["channel", "close", &id]).ok();
+    market.consumer.unlock(["channel", "close", &id, "--unilateral"]).ok();
     (id, promised)
 }
 

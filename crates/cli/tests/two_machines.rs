@@ -211,13 +211,13 @@ fn a_payer_can_leave_and_take_its_free_deposit_home() {
     assert!(open.contains("0 tUSD") && open.trim_end().ends_with("open"), "{open}");
     assert!(!open.contains("40000000"), "{open}");
     assert_eq!(market.consumer.channel()["on_chain"]["reserved"], "40000000");
-    let said = market.consumer.unlock(["channel", "close", &id]).ok();
+    let said = market.consumer.unlock(["channel", "close", &id, "--unilateral"]).ok();
     assert!(said.contains("86400 s"), "{said}");
     let channel = market.consumer.channel();
     assert!(channel["on_chain"]["status"].to_string().contains("losing"), "{channel:#}");
     assert!(listed(&market).contains("closing, 86"), "{}", listed(&market));
     // Too early: it says how long is left, and changes nothing.
-    let said = market.consumer.unlock(["channel", "close", &id]).ok();
+    let said = market.consumer.unlock(["channel", "close", &id, "--unilateral"]).ok();
     assert!(said.contains("call again in"), "{said}");
     // The provider still gets what it was promised.
     market.provider.settle();

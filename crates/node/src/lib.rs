@@ -1,5 +1,6 @@
 //! The tokio shell around the protocol: transport, proxy, exit and the copying between them.
 
+pub mod closing;
 pub mod consumer;
 pub mod copy;
 pub mod exit;

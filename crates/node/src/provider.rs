@@ -3,6 +3,7 @@
 
 mod admission;
 mod checks;
+mod closing;
 mod connection;
 mod settling;
 mod shares;
@@ -10,6 +11,7 @@ mod strangers;
 mod watching;
 
 pub use admission::{Applicant, admit, terms_of};
+pub use closing::agree_durably;
 pub use settling::{Plan, Row, SettleError, Settler};
 
 use std::{
@@ -32,7 +34,7 @@ use crate::{
     identity::Identity,
     session::{Clock, SessionError},
     store::Store,
-    transport::Endpoint,
+    transport::{CLOSE_ALPN, Endpoint},
 };
 
 /// What a provider sells, and on which conditions.
@@ -158,10 +160,14 @@ impl Provider {
                 match incoming.handshake().await {
                     Ok(connection) => {
                         let peer = connection.peer();
-                        match provider.serve(&connection, shutdown).await {
+                        let served = match connection.alpn() {
+                            CLOSE_ALPN => provider.answer_closes(&connection, &shutdown).await,
+                            _ => provider.serve(&connection, shutdown).await,
+                        };
+                        match served {
                             Ok(()) => connection.close(0, "done"),
                             Err(error) => {
-                                tracing::info!(%peer, %error, "session broke off");
+                                tracing::info!(%peer, %error, "connection broke off");
                                 connection.close(1, &error.for_peer());
                             }
                         }

@@ -30,6 +30,8 @@ use sparewire_core::{B256, NodeId};
 pub const ALPN: &[u8] = b"sparewire/1";
 /// The same for what is said between a payee and a watchtower.
 pub const WATCH_ALPN: &[u8] = b"sparewire-watch/1";
+/// The same for how a payer asks its payee to close channels at once.
+pub const CLOSE_ALPN: &[u8] = b"sparewire-close/1";
 
 /// The most streams that one peer may have open at once. 1,000 tunnels at a time are ordinary;
 /// the rest is room for streams that are just ending.
@@ -67,8 +69,8 @@ pub struct EndpointConfig {
     pub stream_window: u32,
     /// Unread bytes held for one connection.
     pub connection_window: u32,
-    /// The protocol that is spoken with those who connect to us.
-    pub alpn: &'static [u8],
+    /// The protocols that are spoken with those who connect to us.
+    pub alpns: &'static [&'static [u8]],
 }
 
 impl EndpointConfig {
@@ -79,7 +81,7 @@ impl EndpointConfig {
             bind_addr: None,
             stream_window: STREAM_WINDOW_MAX,
             connection_window: CONNECTION_WINDOW,
-            alpn: ALPN,
+            alpns: &[ALPN, CLOSE_ALPN],
         }
     }
 }
@@ -115,7 +117,7 @@ impl Endpoint {
             .build();
         let mut builder = iroh::Endpoint::builder(presets::Minimal)
             .secret_key(SecretKey::from_bytes(&config.secret))
-            .alpns(vec![config.alpn.to_vec()])
+            .alpns(config.alpns.iter().map(|alpn| alpn.to_vec()).collect())
             .relay_mode(RelayMode::Disabled)
             .clear_address_lookup()
             .net_report_config(NetReportConfig::minimal())
@@ -268,6 +270,11 @@ impl Connection {
     /// Who is at the other end.
     pub fn peer(&self) -> NodeId {
         node_id(self.0.remote_id())
+    }
+
+    /// The protocol that is spoken, as both ends agreed on in the TLS handshake.
+    pub fn alpn(&self) -> &[u8] {
+        self.0.alpn()
     }
 
     /// Opens a stream; waits while the peer allows no more. The peer learns of it with the first

@@ -53,7 +53,7 @@ impl Tower {
         let keys = Keys::random();
         let mut config = EndpointConfig::new(*keys.device.secret());
         config.bind_addr = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-        config.alpn = WATCH_ALPN;
+        config.alpns = &[WATCH_ALPN];
         let endpoint = Endpoint::bind(config).await.unwrap();
         let policy = TowerPolicy {
             domain: domain(),

@@ -44,6 +44,7 @@
 mod appointment;
 pub mod channel;
 mod claiming;
+mod closing;
 mod credit;
 mod error;
 mod message;
@@ -63,6 +64,9 @@ pub use appointment::{
 };
 pub use channel::{
     ChannelConfig, ChannelFacts, ChannelStatus, Claim, Delegation, Revocation, Voucher,
+};
+pub use closing::{
+    AgreedClose, CLOSE_FRAME_LEN_MAX, CloseMessage, CloseRequest, CloseSetup, agree,
 };
 pub use credit::{CreditRule, PAID_PER_CREDIT, STEP_MAX};
 pub use error::{Action, ProtocolError};

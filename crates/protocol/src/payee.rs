@@ -17,8 +17,8 @@ use crate::{
     payer::conflict,
     receipt::{Countersigned, Receipt, ReceiptChain},
     session::{
-        ANSWER_MS_MAX, Agreement, Event, Memory, Output, Record, Role, SUPERSEDED, Statement,
-        StopReason, total,
+        AGREED, ANSWER_MS_MAX, Agreement, Event, Memory, Output, Record, Role, SUPERSEDED,
+        Statement, StopReason, total,
     },
     terms::{Acceptance, Terms},
 };
@@ -116,6 +116,9 @@ impl Payee {
         acceptance.verify(&signature, consumer, &terms, now)?;
         if facts.status != ChannelStatus::Open {
             return Err(ProtocolError::ChannelUnusable("it is closing or closed"));
+        }
+        if memory.agreed.is_some() {
+            return Err(ProtocolError::ChannelUnusable(AGREED));
         }
         if facts.reserved < terms.channel_min {
             return Err(ProtocolError::ChannelUnusable("it holds less than the terms ask"));

@@ -17,8 +17,8 @@ use crate::{
     meter::Reading,
     receipt::{Countersigned, Receipt, ReceiptChain},
     session::{
-        ANSWER_MS_MAX, Agreement, CHECKPOINT_BYTES, CHECKPOINT_MS, Event, Memory, Output, Record,
-        Role, SUPERSEDED, Statement, StopReason, total,
+        AGREED, ANSWER_MS_MAX, Agreement, CHECKPOINT_BYTES, CHECKPOINT_MS, Event, Memory, Output,
+        Record, Role, SUPERSEDED, Statement, StopReason, total,
     },
     terms::{Acceptance, Terms, check_channel},
 };
@@ -116,6 +116,9 @@ impl Payer {
             ));
         }
         check_channel(&config, &terms)?;
+        if memory.agreed.is_some() {
+            return Err(ProtocolError::ChannelUnusable(AGREED));
+        }
         let resumed = memory.session.as_ref().filter(|known| known.agreement.session == session);
         let promised = memory.payment.map_or(Amount::ZERO, |payment| payment.voucher.body.amount);
         let agreement = match resumed {

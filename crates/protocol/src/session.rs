@@ -8,7 +8,7 @@ use sparewire_core::{
 };
 
 use crate::{
-    channel::{ChannelConfig, Voucher},
+    channel::{ChannelConfig, CooperativeClose, Voucher},
     error::ProtocolError,
     message::{Message, Payment, Refused},
     meter::Reading,
@@ -23,6 +23,7 @@ pub const CHECKPOINT_MS: u64 = 10_000;
 /// How long a peer may take to answer what must be answered, in milliseconds.
 pub const ANSWER_MS_MAX: u64 = 10_000;
 
+pub(crate) const AGREED: &str = "its close is agreed on; use another one";
 pub(crate) const SUPERSEDED: &str = "another session paid in between";
 
 /// Which side of a channel we are on.
@@ -162,6 +163,8 @@ pub struct Memory {
     /// told a voucher of no less than we remember, nor than so much: at the payer, what final state
     /// says was claimed (R1). `None` where the store never was.
     pub resync: Option<Amount>,
+    /// The close that was agreed on: no session begins over the channel any more.
+    pub agreed: Option<Signed<CooperativeClose>>,
 }
 
 /// What our store and (at the payer) a meter that lived on remember of a session.
@@ -242,6 +245,14 @@ pub enum Record {
     },
     /// A session ended.
     Ended(Statement),
+    /// The payee agreed to close a channel at once, as it did or as it told us: it does so once, at
+    /// all that is promised, and nothing more is promised over that channel.
+    Agreed {
+        /// The channel.
+        channel: ChannelId,
+        /// What the payee's authorizer signed.
+        close: Signed<CooperativeClose>,
+    },
 }
 
 /// What a machine wants done, in this order. Whoever drives it carries out each output before the

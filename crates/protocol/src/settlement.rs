@@ -57,6 +57,15 @@ pub enum Intent {
         /// The payee authorizer's signature of the [`crate::channel::CooperativeClose`].
         payee_signature: Signature,
     },
+    /// Ends channels that we pay at once, with their payees' agreement, and opens others out of what
+    /// comes back: all of it in one transaction, or nothing. So channels move to another key.
+    Move {
+        /// The newest voucher of each, and its payee authorizer's signature of the
+        /// [`crate::channel::CooperativeClose`].
+        closes: Vec<(Claim, Signature)>,
+        /// Each new channel and what is put aside for it.
+        opens: Vec<(ChannelConfig, Amount)>,
+    },
     /// Starts a unilateral close of a channel that we pay.
     StartClose {
         /// The channel.
@@ -129,6 +138,15 @@ pub enum Intent {
         /// The registry.
         keys: Address,
         /// What our wallet says.
+        delegation: Delegation,
+    },
+    /// Revokes an authorizer of our wallet in the registry, for good, and makes public who takes over.
+    Rotate {
+        /// The registry.
+        keys: Address,
+        /// The authorizer that is revoked.
+        revoked: Address,
+        /// What our wallet says of the next one.
         delegation: Delegation,
     },
     /// Revokes keys of our wallet in the registry, for good.
@@ -217,6 +235,7 @@ impl Intent {
             Self::TopUp { .. } => "top_up",
             Self::Claim { .. } => "claim",
             Self::CloseCooperatively { .. } => "close_cooperatively",
+            Self::Move { .. } => "move",
             Self::StartClose { .. } => "start_close",
             Self::FinishClose { .. } => "finish_close",
             Self::Sweep { .. } => "sweep",
@@ -226,6 +245,7 @@ impl Intent {
             Self::AnnounceRewardWithdrawal { .. } => "announce_reward_withdrawal",
             Self::WithdrawReward { .. } => "withdraw_reward",
             Self::Register { .. } => "register",
+            Self::Rotate { .. } => "rotate",
             Self::Revoke { .. } => "revoke",
             Self::RegisterFor { .. } => "register_for",
             Self::RevokeFor { .. } => "revoke_for",

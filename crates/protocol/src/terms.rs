@@ -225,7 +225,8 @@ pub(crate) fn check_channel(config: &ChannelConfig, terms: &Terms) -> Result<(),
     Ok(())
 }
 
-fn check_delegation(
+/// Whether a delegation is `expected`, signed by its wallet, and counts now.
+pub(crate) fn check_delegation(
     delegation: Signed<Delegation>,
     domain: &Domain,
     expected: &Delegation,

@@ -13,8 +13,9 @@ use std::{
 /// * `error`, `message`, `terms` are one station, the words on the wire: an error names the refusal
 ///   that tells it to the peer, terms say what breaks them, and messages carry terms;
 ///   appointments are framed as messages are.
-/// * `payer`, `payee` are the two banks of one session and check a channel in the same way.
-const STATIONS: [(&str, u8); 14] = [
+/// * `payer`, `payee` are the two banks of one session and check a channel in the same way;
+///   `closing` is how both leave it.
+const STATIONS: [(&str, u8); 15] = [
     ("meter", 1),
     ("credit", 1),
     ("receipt", 2),
@@ -26,6 +27,7 @@ const STATIONS: [(&str, u8); 14] = [
     ("session", 5),
     ("payer", 6),
     ("payee", 6),
+    ("closing", 6),
     ("claiming", 7),
     ("settlement", 7),
     ("watch", 8),

@@ -76,6 +76,12 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_dir(dir)
 }
 
+/// Puts a file in the place of another one beside it, in one step that is durable when this returns.
+pub(crate) fn replace(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_dir(parent(to))
+}
+
 /// A new private directory beside `path`, to be filled and then renamed to it; it vanishes if
 /// that does not come to pass.
 pub(crate) fn staging_dir(path: &Path) -> io::Result<tempfile::TempDir> {

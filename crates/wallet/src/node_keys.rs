@@ -17,6 +17,8 @@ use crate::{
 const WALLET: &str = "wallet.json";
 const AUTHORIZER: &str = "authorizer.json";
 const DEVICE: &str = "device.json";
+/// The authorizer that is to take over from the present one.
+const NEXT: &str = "authorizer.next.json";
 
 /// What a node is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -92,6 +94,58 @@ impl NodeKeys {
             (_, Identity::Device { node_id }) => Ok(PublicKeys { wallet, authorizer, node_id }),
             (path, held) => Err(KeystoreError::WrongKind { held }.at(&path)),
         }
+    }
+
+    /// The authorizer that is to take over from the present one: made at random and stored under the
+    /// same password where there is none yet. It is durable when this returns, and the same when this
+    /// is asked again, until [`NodeKeys::use_next_authorizer`].
+    ///
+    /// # Errors
+    /// [`KeyFileError`] names the file that is missing, damaged or under another password.
+    pub fn next_authorizer(dir: &Path, password: &str) -> Result<LocalKey, KeyFileError> {
+        let (path, next) = (dir.join(AUTHORIZER), dir.join(NEXT));
+        let (present, _) = Keystore::read(&path)?;
+        let key = present.password_key(password, None).map_err(|error| error.at(&path))?;
+        present.open(&key).map_err(|error| error.at(&path))?; // by the right password
+        let missing = !Self::has_next_authorizer(dir);
+        if missing {
+            let made = LocalKey::random().map_err(KeystoreError::from);
+            let made = made.and_then(|made| Keystore::seal(&Secret::Key(made), &key));
+            made.map_err(|error| error.at(&next))?.write_new(&next)?;
+        }
+        // What counts is what can be read back.
+        let (stored, _) = Keystore::read(&next)?;
+        let key = stored.password_key(password, Some(key)).map_err(|error| error.at(&next))?;
+        let secret = stored.open(&key).map_err(|error| error.at(&next))?;
+        secp256k1((next, secret))
+    }
+
+    /// Whether an authorizer waits to take over.
+    pub fn has_next_authorizer(dir: &Path) -> bool {
+        dir.join(NEXT).exists()
+    }
+
+    /// Lets the next authorizer take over; where there is none, it has. The one before is kept
+    /// beside it, named by its address.
+    ///
+    /// # Errors
+    /// [`KeyFileError`] where a file cannot be read or written. Either of the two is in place then,
+    /// whole.
+    pub fn use_next_authorizer(dir: &Path) -> Result<(), KeyFileError> {
+        if !Self::has_next_authorizer(dir) {
+            return Ok(());
+        }
+        let path = dir.join(AUTHORIZER);
+        let (present, _) = Keystore::read(&path)?;
+        let Identity::Key { address: Some(address) } = present.identity() else {
+            return Err(KeystoreError::WrongKind { held: present.identity() }.at(&path));
+        };
+        match present.write_new(&dir.join(format!("authorizer-{address:#x}.json"))) {
+            // Kept before a crash.
+            Err(KeyFileError { error: KeystoreError::Exists, .. }) => {}
+            kept => kept?,
+        }
+        file::replace(&dir.join(NEXT), &path).map_err(|error| KeystoreError::from(error).at(&path))
     }
 
     /// What the node is known by.
@@ -282,6 +336,36 @@ mod tests {
         fs::write(&file, "mine").unwrap();
         assert!(matches!(store(&file).unwrap_err().error, KeystoreError::Exists));
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2, "nothing is left over");
+    }
+
+    #[test]
+    fn the_next_authorizer_is_made_once_and_takes_over_whole_wherever_it_is_interrupted() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("keys");
+        let before = store(&dir).unwrap().public();
+        let wrong = NodeKeys::next_authorizer(&dir, "other").unwrap_err();
+        assert!(matches!(wrong.error, KeystoreError::WrongPassword), "{wrong}");
+        assert!(!NodeKeys::has_next_authorizer(&dir));
+        NodeKeys::use_next_authorizer(&dir).unwrap();
+        assert_eq!(NodeKeys::peek(&dir).unwrap(), before, "there is none to take over");
+
+        let next = NodeKeys::next_authorizer(&dir, "pass").unwrap().address();
+        assert_ne!(next, before.authorizer);
+        assert_eq!(NodeKeys::next_authorizer(&dir, "pass").unwrap().address(), next, "the same");
+        assert_eq!(NodeKeys::open(&dir, "pass").unwrap().0.public(), before, "not yet");
+        // It was interrupted after the present one was kept.
+        let kept = dir.join(format!("authorizer-{:#x}.json", before.authorizer));
+        fs::copy(dir.join(AUTHORIZER), &kept).unwrap();
+        NodeKeys::use_next_authorizer(&dir).unwrap();
+        NodeKeys::use_next_authorizer(&dir).unwrap();
+        assert!(!NodeKeys::has_next_authorizer(&dir));
+        let (keys, warnings) = NodeKeys::open(&dir, "pass").unwrap();
+        assert_eq!(keys.public(), PublicKeys { authorizer: next, ..before });
+        assert!(warnings.iter().all(|warning| matches!(warning, Warning::WeakPasswordHash { .. })));
+        let held = Keystore::read(&kept).unwrap().0.identity();
+        assert_eq!(held, Identity::Key { address: Some(before.authorizer) });
+        // And another one after it.
+        assert_ne!(NodeKeys::next_authorizer(&dir, "pass").unwrap().address(), next);
     }
 
     #[test]

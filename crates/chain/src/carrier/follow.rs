@@ -531,6 +531,7 @@ pub(super) fn is_repeatable(kind: &str) -> bool {
             | "sweep"
             | "open"
             | "close_cooperatively"
+            | "move"
             | "start_close"
             | "finish_close"
     )
@@ -549,13 +550,14 @@ fn unless_over(kind: &'static str, result: Result<(), ChainError>) -> Result<(),
 
 /// Kinds are words of ours; what a newer version wrote is told in general.
 pub(super) fn kind_of(kind: &str) -> &'static str {
-    const KINDS: [&str; 27] = [
+    const KINDS: [&str; 29] = [
         "deposit",
         "withdraw",
         "open",
         "top_up",
         "claim",
         "close_cooperatively",
+        "move",
         "start_close",
         "finish_close",
         "sweep",
@@ -565,6 +567,7 @@ pub(super) fn kind_of(kind: &str) -> &'static str {
         "announce_reward_withdrawal",
         "withdraw_reward",
         "register",
+        "rotate",
         "revoke",
         "register_for",
         "revoke_for",

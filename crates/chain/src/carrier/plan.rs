@@ -1,8 +1,8 @@
 //! From intents to contract calls: what there is left to do, checked against final facts first.
 
-use alloy_primitives::{Address, B256, U256, aliases::U40, keccak256};
+use alloy_primitives::{Address, B256, Bytes, U256, aliases::U40, keccak256};
 use alloy_sol_types::SolCall;
-use sparewire_core::Amount;
+use sparewire_core::{Amount, Signature};
 use sparewire_protocol::{
     channel::{ChannelConfig, ChannelFacts, ChannelStatus, Claim, Delegation, Revocation},
     settlement::{Chain, ChainError, Intent},
@@ -53,6 +53,10 @@ impl EvmChain {
                 return Ok(Plan { calls, urgent });
             }
             Intent::CloseCooperatively { claim, .. } => over(&claim.config, closed).await?,
+            Intent::Move { closes, opens } => {
+                let left = self.unmoved(closes, opens).await?;
+                self.all_calls(&left)
+            }
             Intent::StartClose { config } => {
                 over(config, |status| status != ChannelStatus::Open).await?
             }
@@ -89,6 +93,7 @@ impl EvmChain {
             | Intent::Revoke { keys, .. }
             | Intent::RegisterFor { keys, .. }
             | Intent::RevokeFor { keys, .. }
+            | Intent::Rotate { keys, .. }
             | Intent::SetCap { keys, .. } => {
                 self.require_registry(*keys, self.follower.node.newest().await?).await?;
                 self.all_calls(intent)
@@ -176,6 +181,22 @@ impl EvmChain {
         Ok(left.map(|(config, amount, _)| (config, amount)).collect())
     }
 
+    /// What is left of a move: anybody who holds both signatures can have closed a channel of it by
+    /// itself, which would make the whole call revert.
+    async fn unmoved(
+        &self,
+        closes: &[(Claim, Signature)],
+        opens: &[(ChannelConfig, Amount)],
+    ) -> Result<Intent, ChainError> {
+        let domain = self.domain();
+        let ids: Vec<_> = closes.iter().map(|(claim, _)| claim.config.id(&domain)).collect();
+        let looked = closes.iter().zip(self.channels(&ids).await?);
+        let left = looked
+            .filter(|(_, facts)| !facts.is_some_and(|facts| facts.status == ChannelStatus::Closed));
+        let closes = left.map(|(close, _)| *close).collect();
+        Ok(Intent::Move { closes, opens: self.unopened(opens).await? })
+    }
+
     /// The claims that would still credit something, and whether a payer of them is leaving.
     async fn unclaimed(&self, claims: &[Claim]) -> Result<(Vec<Claim>, bool), ChainError> {
         let domain = self.domain();
@@ -204,6 +225,7 @@ fn cannot_wait(intent: &Intent) -> bool {
             | Intent::Defend { .. }
             | Intent::Revoke { .. }
             | Intent::RevokeFor { .. }
+            | Intent::Rotate { .. }
     )
 }
 
@@ -220,35 +242,25 @@ pub fn calls_of(contract: Address, wallet: Address, intent: &Intent) -> Vec<Call
         Intent::Withdraw { token, amount } => {
             one(Channels::withdrawCall::new((*token, amount.get(), wallet)).abi_encode())
         }
-        Intent::Open { channels } => channels
-            .chunks(OPENS_MAX)
-            .map(|chunk| {
-                call(match chunk {
-                    [(config, amount)] => {
-                        Channels::openCall::new((config_of(config), amount.get())).abi_encode()
-                    }
-                    _ => {
-                        let configs = chunk.iter().map(|(config, _)| config_of(config));
-                        let amounts = chunk.iter().map(|(_, amount)| amount.get());
-                        Channels::openBatchCall::new((configs.collect(), amounts.collect()))
-                            .abi_encode()
-                    }
-                })
-            })
-            .collect(),
+        Intent::Open { channels } => {
+            channels.chunks(OPENS_MAX).map(|chunk| call(open_data(chunk))).collect()
+        }
         Intent::TopUp { config, amount } => {
             let amount = amount.get();
             one(Channels::topUpCall::new((config_of(config), amount)).abi_encode())
         }
         Intent::Claim { claims } => claim_calls(contract, claims, CLAIMS_MAX),
         Intent::CloseCooperatively { claim, payee_signature } => {
-            let last = Channels::Claim {
-                config: config_of(&claim.config),
-                amount: claim.amount.get(),
-                signature: claim.signature.to_bytes().into(),
-            };
-            let agreed = payee_signature.to_bytes().into();
-            one(Channels::closeCooperativelyCall::new((last, agreed)).abi_encode())
+            one(close_data(claim, *payee_signature))
+        }
+        Intent::Move { closes, opens } => {
+            let mut parts: Vec<Bytes> =
+                closes.iter().map(|(claim, agreed)| close_data(claim, *agreed).into()).collect();
+            parts.extend(opens.chunks(OPENS_MAX).map(|chunk| open_data(chunk).into()));
+            match parts.is_empty() {
+                true => Vec::new(),
+                false => one(Channels::multicallCall::new((parts,)).abi_encode()),
+            }
         }
         Intent::StartClose { config } => {
             one(Channels::startCloseCall::new((config_of(config),)).abi_encode())
@@ -281,6 +293,10 @@ pub fn calls_of(contract: Address, wallet: Address, intent: &Intent) -> Vec<Call
                 Keys::revokeForCall::new((wallet, device.0, authorizer, deadline, signature));
             key_call(*keys, call.abi_encode())
         }
+        Intent::Rotate { keys, revoked, delegation } => {
+            let call = Keys::rotateCall::new((B256::ZERO, *revoked, delegation_of(delegation)));
+            key_call(*keys, call.abi_encode())
+        }
         Intent::Revoke { keys, device, authorizer } => {
             let device = device.unwrap_or_default().0;
             let authorizer = authorizer.unwrap_or_default();
@@ -297,6 +313,27 @@ pub fn calls_of(contract: Address, wallet: Address, intent: &Intent) -> Vec<Call
         | Intent::CommitReport { .. }
         | Intent::ReportReceipts { .. } => stake_calls(wallet, intent),
     }
+}
+
+/// The data of a call that opens channels.
+fn open_data(channels: &[(ChannelConfig, Amount)]) -> Vec<u8> {
+    if let [(config, amount)] = channels {
+        return Channels::openCall::new((config_of(config), amount.get())).abi_encode();
+    }
+    let configs = channels.iter().map(|(config, _)| config_of(config));
+    let amounts = channels.iter().map(|(_, amount)| amount.get());
+    Channels::openBatchCall::new((configs.collect(), amounts.collect())).abi_encode()
+}
+
+/// The data of a call that closes a channel with its payee's agreement.
+fn close_data(claim: &Claim, payee_signature: Signature) -> Vec<u8> {
+    let last = Channels::Claim {
+        config: config_of(&claim.config),
+        amount: claim.amount.get(),
+        signature: claim.signature.to_bytes().into(),
+    };
+    let agreed = payee_signature.to_bytes().into();
+    Channels::closeCooperativelyCall::new((last, agreed)).abi_encode()
 }
 
 fn delegation_of(delegation: &Delegation) -> KeysDelegation {

@@ -193,6 +193,53 @@ async fn life_of_channels(embedded: EmbeddedChain, endpoint: Endpoint) {
 }
 
 #[tokio::test]
+async fn channels_move_together_or_not_at_all_and_those_that_are_closed_already_hold_up_none() {
+    let chain = embedded();
+    let endpoint = Endpoint::Embedded(chain);
+    let deployed = deploy(endpoint.clone(), signer(PAYER), quick()).await.unwrap();
+    let (token, domain) = (deployed.token, deployed.domain);
+    let payer = connect(endpoint.clone(), &deployed, PAYER, quick()).await;
+    let payee = connect(endpoint, &deployed, PAYEE, quick()).await;
+    payer.mint(token, payer.wallet(), amount(1_000)).await.unwrap();
+    payer.perform(&Intent::Deposit { token, amount: amount(1_000) }).await.unwrap();
+    let configs = [1, 2].map(|salt| config(token, salt));
+    let channels = configs.map(|config| (config, amount(500))).to_vec();
+    payer.perform(&Intent::Open { channels }).await.unwrap();
+    let agreed = |config: ChannelConfig, signer: u8| {
+        let close = CooperativeClose { channel: config.id(&domain), amount: amount(90) };
+        let signature = TestSigner::new(signer).sign_digest(close.digest(&domain)).unwrap();
+        (claim(config, &domain, 90), signature)
+    };
+    let next = configs.map(|config| {
+        let payer_authorizer = TestSigner::new(77).address();
+        (ChannelConfig { payer_authorizer, ..config }, amount(410))
+    });
+    let to_next = |signer| Intent::Move {
+        closes: vec![agreed(configs[0], 12), agreed(configs[1], signer)],
+        opens: next.to_vec(),
+    };
+    let status = async |config: &ChannelConfig| {
+        payer.channel(config.id(&domain)).await.unwrap().map(|facts| facts.status)
+    };
+    let refused = payer.perform(&to_next(77)).await.unwrap_err();
+    assert!(refused.to_string().contains("did not sign the close"), "{refused}");
+    assert_eq!(status(&configs[0]).await, Some(ChannelStatus::Open), "nothing is half done");
+
+    // The payee has closed one of them by itself meanwhile.
+    let (claim, payee_signature) = agreed(configs[0], 12);
+    payee.perform(&Intent::CloseCooperatively { claim, payee_signature }).await.unwrap();
+    let moved = payer.perform(&to_next(12)).await.unwrap();
+    assert_eq!(moved.transactions.len(), 1);
+    for (old, (new, _)) in configs.iter().zip(&next) {
+        let (old, new) = (status(old).await, status(new).await);
+        assert_eq!((old, new), (Some(ChannelStatus::Closed), Some(ChannelStatus::Open)));
+    }
+    assert_eq!(payer.perform(&to_next(12)).await.unwrap(), Outcome::default(), "it is done");
+    assert_eq!(payer.funds(payer.wallet(), token).await.unwrap().deposit, Amount::ZERO);
+    assert_conserved(&payer, token, 2 * 410).await;
+}
+
+#[tokio::test]
 async fn channels_live_and_end_in_process() {
     let chain = embedded();
     life_of_channels(chain.clone(), Endpoint::Embedded(chain)).await;

@@ -6,8 +6,11 @@ use anyhow::{Result, bail};
 use clap::Subcommand;
 use serde_json::json;
 use sparewire_chain::{EvmChain, Journal, Policy};
-use sparewire_core::{Address, Amount};
-use sparewire_node::store::{KnownChannel, Store};
+use sparewire_core::{Address, Amount, ChannelId};
+use sparewire_node::{
+    store::{KnownChannel, Store},
+    transport::PeerAddress,
+};
 use sparewire_protocol::{
     ChannelFacts, ChannelStatus, Role,
     settlement::{Chain, Funds, Intent, TokenInfo},
@@ -15,9 +18,11 @@ use sparewire_protocol::{
 use sparewire_wallet::LocalKey;
 
 use crate::{
-    hint::Hint,
+    closing,
+    hint::{self, Hint},
     home::{Home, Node, known_token, smallest_units},
     output,
+    side::Side,
 };
 
 /// The money that is put aside, and the way out.
@@ -25,11 +30,18 @@ use crate::{
 pub(crate) enum ChannelCommand {
     /// All channels and where they stand on chain.
     List,
-    /// Leave a channel that you pay: the first call starts the withdraw delay, a call after it is
-    /// over returns the rest to your deposit.
+    /// Leave a channel that you pay. Its provider is asked first: where it agrees, the rest is back in
+    /// your deposit at once. Where it does not, this starts the withdraw delay, and a call after that
+    /// is over returns the rest.
     Close {
         /// The channel's id, or enough of its beginning.
         id: String,
+        /// Do not ask the provider.
+        #[arg(long, conflicts_with = "provider")]
+        unilateral: bool,
+        /// Where the provider is, if not where it was reached last: <node-id>@<ip>:<port>.
+        #[arg(long)]
+        provider: Option<PeerAddress>,
         /// A file with the password.
         #[arg(long)]
         password_file: Option<PathBuf>,
@@ -46,32 +58,12 @@ pub(crate) async fn run(command: ChannelCommand, home: &Home, as_json: bool) -> 
     let (_, token) = home.network()?;
     match command {
         ChannelCommand::List => list(home, as_json).await,
-        ChannelCommand::Close { id, password_file } => {
+        ChannelCommand::Close { id, unilateral, provider, password_file } => {
             let channel = find(home, &id)?;
-            let chain = wallet_chain(home, password_file).await?;
-            let info = known_token(&*chain, token).await?;
-            let Some(facts) = chain.channel(channel.id).await? else {
-                bail!("the chain does not know channel {}", channel.id);
-            };
-            let head = chain.head().await?;
-            let said = match facts.status {
-                ChannelStatus::Open => {
-                    chain.perform(&Intent::StartClose { config: channel.config }).await?;
-                    let delay = channel.config.withdraw_delay_secs;
-                    format!("closing; call again in {delay} s to get the rest back")
-                }
-                ChannelStatus::Closing { finish_at_secs } if head.time_secs < finish_at_secs => {
-                    format!("closing; call again in {} s", finish_at_secs - head.time_secs)
-                }
-                ChannelStatus::Closing { .. } => {
-                    chain.perform(&Intent::FinishClose { config: channel.config }).await?;
-                    let rest = facts.reserved.saturating_sub(facts.claimed);
-                    format!("closed; {} are back in your deposit", output::amount(rest, &info))
-                }
-                ChannelStatus::Closed => "closed already".to_owned(),
-            };
+            let side = Side::open(home, password_file.as_deref()).await?;
+            let said = close(&side, channel.id, unilateral, provider).await?;
             if as_json {
-                let facts = chain.channel(channel.id).await?;
+                let facts = side.chain.channel(channel.id).await?;
                 return output::json(
                     &json!({ "channel": channel.id, "facts": facts, "said": said }),
                 );
@@ -93,6 +85,56 @@ pub(crate) async fn run(command: ChannelCommand, home: &Home, as_json: bool) -> 
             Ok(())
         }
     }
+}
+
+/// Takes the next step out of a channel, the shortest that there is; returns what to tell.
+async fn close(
+    side: &Side,
+    id: ChannelId,
+    unilateral: bool,
+    provider: Option<PeerAddress>,
+) -> Result<String> {
+    let chain = &side.chain;
+    let (Some(channel), Some(facts)) = (side.store.channel(id)?, chain.channel(id).await?) else {
+        bail!("the chain does not know channel {id}");
+    };
+    let closed = |facts: ChannelFacts| {
+        let rest = facts.reserved.saturating_sub(facts.claimed);
+        format!("closed; {} are back in your deposit", output::amount(rest, &side.token))
+    };
+    let finish_at_secs = match facts.status {
+        ChannelStatus::Closed => return Ok("closed already".to_owned()),
+        ChannelStatus::Open => None,
+        ChannelStatus::Closing { finish_at_secs } => Some(finish_at_secs),
+    };
+    let now_secs = chain.head().await?.time_secs;
+    if finish_at_secs.is_some_and(|at| at <= now_secs) {
+        chain.perform(&Intent::FinishClose { config: channel.config }).await?;
+        return Ok(closed(chain.channel(id).await?.unwrap_or(facts)));
+    }
+    if !unilateral {
+        match closing::ask(side, &side.node.identity, &channel, provider).await {
+            Ok((claim, payee_signature)) => {
+                chain.perform(&Intent::CloseCooperatively { claim, payee_signature }).await?;
+                return Ok(closed(chain.channel(id).await?.unwrap_or(facts)));
+            }
+            Err(error) => {
+                let reason = output::tame(&format!("{error:#}"));
+                eprintln!("the provider does not agree to close it at once: {reason}");
+                if let Some(advice) = hint::advice(&error) {
+                    eprintln!("hint: {advice}");
+                }
+            }
+        }
+    }
+    let left = match finish_at_secs {
+        Some(at) => at - now_secs,
+        None => {
+            chain.perform(&Intent::StartClose { config: channel.config }).await?;
+            channel.config.withdraw_delay_secs.into()
+        }
+    };
+    Ok(format!("closing; call again in {left} s to get the rest back"))
 }
 
 async fn list(home: &Home, as_json: bool) -> Result<()> {
@@ -121,6 +163,7 @@ async fn list(home: &Home, as_json: bool) -> Result<()> {
             json!({
                 "channel": channel.id, "side": channel.role, "config": channel.config,
                 "promised": channel.promised(), "on_chain": facts,
+                "close_agreed": channel.agreed.is_some(),
             })
         };
         return output::json(&rows.iter().map(document).collect::<Vec<_>>());
@@ -141,6 +184,9 @@ async fn list(home: &Home, as_json: bool) -> Result<()> {
         };
         let state = match facts.map(|facts| facts.status) {
             None => "not on chain".to_owned(),
+            Some(ChannelStatus::Open) if channel.agreed.is_some() => {
+                "open; its close is agreed on, call `channel close` again".to_owned()
+            }
             Some(ChannelStatus::Open) => "open".to_owned(),
             Some(ChannelStatus::Closing { finish_at_secs }) => {
                 let left = finish_at_secs.saturating_sub(now_secs);

@@ -69,6 +69,17 @@ pub(crate) enum DeviceCommand {
         #[command(flatten)]
         unlock: Unlock,
     },
+    /// Give this node another authorizer (voucher key), and move the open channels that it pays to it:
+    /// their providers are asked to agree to close them, and what is left in them is put into new
+    /// ones in the same transaction. Interrupted, it goes on when it is called again.
+    Rotate {
+        /// Leave channels whose providers do not agree, by the withdraw delay, instead of keeping
+        /// them under the old authorizer.
+        #[arg(long)]
+        unilateral: bool,
+        #[command(flatten)]
+        unlock: Unlock,
+    },
     /// Show where this node's keys, or those named, stand.
     List {
         #[command(flatten)]
@@ -99,10 +110,13 @@ pub(crate) struct Named {
 pub(crate) struct Unlock {
     /// A file with the keystore's password.
     #[arg(long)]
-    password_file: Option<PathBuf>,
+    pub(super) password_file: Option<PathBuf>,
 }
 
 pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Result<()> {
+    if let DeviceCommand::Rotate { unilateral, unlock } = command {
+        return super::rotate::run(home, unilateral, unlock.password_file.as_deref(), json).await;
+    }
     let registry = home.registry()?.ok_or_else(|| {
         Hint::new("there is no registry of keys on this chain")
             .hint("set [chain] keys in config.toml")
@@ -208,6 +222,7 @@ pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Resu
                 json,
             )
         }
+        DeviceCommand::Rotate { .. } => Ok(()), // above
         DeviceCommand::List { named } => {
             let chain = home.look().await?;
             let device = named.device.unwrap_or(own.node_id);

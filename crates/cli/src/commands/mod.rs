@@ -11,6 +11,7 @@ pub(crate) mod device;
 pub(crate) mod earnings;
 pub(crate) mod events;
 pub(crate) mod provide;
+pub(crate) mod rotate;
 pub(crate) mod session;
 pub(crate) mod settle;
 pub(crate) mod stake;

@@ -80,6 +80,11 @@ impl Consumer {
             },
         )?;
         self.check_terms(&terms)?;
+        let at = self.provider.clone();
+        // Only for the convenience of whoever closes the channel later.
+        if let Err(error) = ask(&self.store, move |store| store.reached(&at)).await {
+            tracing::warn!(%error, "where the provider is will not be remembered");
+        }
         check_standing(&self.chain, self.config.keys, &offer.delegation.body).await?;
 
         let funded = tokio::select! {

@@ -225,6 +225,7 @@ impl Consumer {
         let ours = |channel: &KnownChannel| {
             let config = &channel.config;
             channel.domain == domain
+                && channel.agreed.is_none()
                 && config.payer == self.identity.wallet()
                 && config.payer_authorizer == self.identity.authorizer.address()
                 && config.payee == terms.payee

@@ -384,10 +384,10 @@ struct Greeted {
 }
 
 /// Gives the channel free again, whatever happens to the task.
-struct SlotGuard<'a> {
-    provider: &'a Provider,
-    channel: ChannelId,
-    live: LiveSession,
+pub(super) struct SlotGuard<'a> {
+    pub(super) provider: &'a Provider,
+    pub(super) channel: ChannelId,
+    pub(super) live: LiveSession,
 }
 
 impl Drop for SlotGuard<'_> {

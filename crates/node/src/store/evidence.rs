@@ -510,18 +510,12 @@ mod tests {
         let path = directory.path().join("store.sqlite");
         store.record(&[began(1, 0), paid(1, 100, 100), receipted(1, 1, true)]).unwrap();
         drop(store);
-        // As versions 4, 3 and 2 left it.
-        let file = Connection::open(&path).unwrap();
-        let undo_5 = "drop table contradictions; pragma user_version = 4;";
-        file.execute_batch(undo_5).unwrap();
-        drop(file);
-        let reader = SqliteStore::open_to_read(&path).unwrap().unwrap();
-        assert_eq!(reader.contradictions(id(1).unwrap()).unwrap(), []);
-        drop(reader);
+        // As versions 3 and 2 left it.
         let back = |to_2: bool| {
             let file = Connection::open(&path).unwrap();
-            file.execute_batch(undo_5).unwrap();
-            file.execute_batch("drop table offers; pragma user_version = 3;").unwrap();
+            let undo_4 = "drop table offers; drop table contradictions; drop table addresses;
+                alter table channels drop column agreed; pragma user_version = 3;";
+            file.execute_batch(undo_4).unwrap();
             let undo_3 = "drop table stops; drop table stops_forgotten;
                 alter table channels drop column restored; pragma user_version = 2;";
             if to_2 {
@@ -531,6 +525,8 @@ mod tests {
         back(false);
         let reader = SqliteStore::open_to_read(&path).unwrap().unwrap();
         assert_eq!(reader.offer(id(1).unwrap()).unwrap(), None);
+        assert_eq!(reader.contradictions(id(1).unwrap()).unwrap(), []);
+        assert_eq!(reader.memory(channel(), None).unwrap().agreed, None);
         drop(reader);
         back(true);
         let reader = SqliteStore::open_to_read(&path).unwrap().unwrap();

@@ -6,11 +6,15 @@ mod evidence;
 mod sqlite;
 
 use serde::Serialize;
-use sparewire_core::{Amount, ByteCount, ChannelId, Domain, NodeId, SessionId, Signed, Timestamp};
+use sparewire_core::{
+    Amount, ByteCount, ChannelId, Domain, NodeId, SessionId, Signature, Signed, Timestamp,
+};
 use sparewire_protocol::{
     Agreement, ChannelConfig, Claim, Countersigned, Delegation, Memory, Offer, Payment, Record,
-    Role, Statement, StopReason, stake::Contradiction,
+    Role, Statement, StopReason, channel::CooperativeClose, stake::Contradiction,
 };
+
+use crate::transport::PeerAddress;
 
 pub use evidence::{KeptReceipt, Stops};
 pub use sqlite::SqliteStore;
@@ -29,6 +33,8 @@ pub struct KnownChannel {
     pub config: ChannelConfig,
     /// The highest payment over it.
     pub payment: Option<Payment>,
+    /// The close that its payee agreed on: no session begins over it any more.
+    pub agreed: Option<Signed<CooperativeClose>>,
 }
 
 impl KnownChannel {
@@ -46,6 +52,16 @@ impl KnownChannel {
             amount: voucher.body.amount,
             signature: voucher.signature,
         })
+    }
+
+    /// What the contract takes to close it at once, where its payee has agreed to that.
+    pub fn agreed_close(&self) -> Option<(Claim, Signature)> {
+        let Signed { body, signature } = self.agreed?;
+        // An agreement is about all that is promised. Where that is nothing, the contract does not
+        // look at the signature of a voucher.
+        let nothing = Claim { config: self.config, amount: Amount::ZERO, signature };
+        let claim = self.claim().unwrap_or(nothing);
+        (claim.amount == body.amount && body.channel == self.id).then_some((claim, signature))
     }
 }
 
@@ -117,6 +133,12 @@ pub trait Store: Send + Sync {
     /// [`StoreError`].
     fn channels(&self, role: Role) -> Result<Vec<KnownChannel>, StoreError>;
 
+    /// One channel, on whichever side of it we are.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn channel(&self, id: ChannelId) -> Result<Option<KnownChannel>, StoreError>;
+
     /// All sessions, oldest first.
     ///
     /// # Errors
@@ -161,6 +183,18 @@ pub trait Store: Send + Sync {
         delegation: &Signed<Delegation>,
         theirs: &Countersigned,
     ) -> Result<Option<Contradiction>, StoreError>;
+
+    /// Remembers where a peer was reached last.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing is written then.
+    fn reached(&self, peer: &PeerAddress) -> Result<(), StoreError>;
+
+    /// Where a peer was reached last; `None` where it never was.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn address(&self, node: NodeId) -> Result<Option<PeerAddress>, StoreError>;
 }
 
 /// Why something was not remembered, or not found again.

@@ -14,7 +14,8 @@ use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Row, config::DbConfig, params,
 };
 use sparewire_core::{
-    Amount, B256, ByteCount, ChannelId, Domain, SessionId, Signed, Timestamp, decode, encode,
+    Amount, B256, ByteCount, ChannelId, Domain, NodeId, SessionId, Signed, Timestamp, decode,
+    encode,
 };
 use sparewire_protocol::{
     Agreement, ChannelConfig, Countersigned, Delegation, Memory, Offer, Payment, Reading, Record,
@@ -22,8 +23,9 @@ use sparewire_protocol::{
 };
 
 use super::{KnownChannel, KnownSession, Stop, Store, StoreError};
+use crate::transport::PeerAddress;
 
-const VERSION: i64 = 5;
+const VERSION: i64 = 4;
 /// The oldest version that is brought up to ours as it is opened.
 const VERSION_MIN: i64 = 2;
 /// Longest value that we ever wrote: what a damaged file can make us read.
@@ -36,7 +38,8 @@ create table channels (
     domain  blob not null,
     config  blob not null,
     lost    integer not null default 0,  -- bytes of sessions that are forgotten
-    restored integer not null default 0  -- 1 where it comes from a backup: the peer is asked first
+    restored integer not null default 0, -- 1 where it comes from a backup: the peer is asked first
+    agreed  blob                         -- the close that was agreed on: nothing more is promised
 ) without rowid;
 create table sessions (
     number    integer primary key,       -- the order in which they began
@@ -74,6 +77,17 @@ create index receipts_by_session on receipts (session);
 /// What version 3 has more than version 2.
 const SINCE_2: &str = "alter table channels add column restored integer not null default 0;";
 
+/// What version 4 has more than version 3.
+const SINCE_3: &str = "alter table channels add column agreed blob;";
+
+/// Where peers were reached last; new in version 4.
+const ADDRESSES: &str = "
+create table addresses (
+    node    blob primary key,
+    address text not null                -- as people write it
+) without rowid;
+";
+
 /// Evidence of why sessions stood still.
 const STOPS: &str = "
 create table stops (
@@ -100,7 +114,7 @@ create table offers (
 ) without rowid;
 ";
 
-/// Evidence of peers that contradicted themselves; new in version 5.
+/// Evidence of peers that contradicted themselves; new in version 4.
 const CONTRADICTIONS: &str = "
 create table contradictions (            -- each with the receipt of its number in `receipts`
     channel    blob not null,
@@ -173,10 +187,9 @@ impl SqliteStore {
         let found = version(&transaction, path)?;
         if found < VERSION {
             let missing: &[&str] = match found {
-                0 => &[SCHEMA, STOPS, OFFERS, CONTRADICTIONS],
-                2 => &[SINCE_2, STOPS, OFFERS, CONTRADICTIONS],
-                3 => &[OFFERS, CONTRADICTIONS],
-                _ => &[CONTRADICTIONS],
+                0 => &[SCHEMA, STOPS, OFFERS, CONTRADICTIONS, ADDRESSES],
+                2 => &[SINCE_2, STOPS, SINCE_3, OFFERS, CONTRADICTIONS, ADDRESSES],
+                _ => &[SINCE_3, OFFERS, CONTRADICTIONS, ADDRESSES],
             };
             for tables in missing {
                 transaction.execute_batch(tables).map_err(failed)?;
@@ -335,10 +348,11 @@ impl Store for SqliteStore {
                 Some(id) => session_memory(connection, id)?,
                 None => None,
             };
-            let restored: Option<bool> = connection
-                .prepare_cached("select restored from channels where id = ?")?
-                .query_row([blob(&channel.0)], |row| row.get(0))
+            let of_channel: Option<(bool, Option<Vec<u8>>)> = connection
+                .prepare_cached("select restored, agreed from channels where id = ?")?
+                .query_row([blob(&channel.0)], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
+            let (restored, agreed) = of_channel.unwrap_or_default();
             Ok(Memory {
                 payment,
                 receipt,
@@ -346,35 +360,28 @@ impl Store for SqliteStore {
                 history: bytes(history),
                 lost: bytes(lost),
                 session,
-                resync: restored.unwrap_or_default().then_some(Amount::ZERO),
+                resync: restored.then_some(Amount::ZERO),
+                agreed: agreed.map(|bytes| read(&bytes)).transpose()?,
             })
         })
     }
 
     fn channels(&self, role: Role) -> Result<Vec<KnownChannel>, StoreError> {
         self.with(|connection| {
-            let mut statement = connection
-                .prepare_cached("select id, domain, config from channels where role = ?")?;
-            let rows = statement.query_map([role as i64], |row| {
-                Ok((
-                    row.get::<_, Vec<u8>>(0)?,
-                    row.get::<_, Vec<u8>>(1)?,
-                    row.get::<_, Vec<u8>>(2)?,
-                ))
-            })?;
-            let mut channels = Vec::new();
-            for row in rows {
-                let (id, domain, config) = row?;
-                let id = ChannelId(read_id(&id)?);
-                channels.push(KnownChannel {
-                    id,
-                    role,
-                    domain: read(&domain)?,
-                    config: read(&config)?,
-                    payment: newest_payment(connection, id)?,
-                });
-            }
-            Ok(channels)
+            let mut statement = connection.prepare_cached(&format!("{CHANNEL} where role = ?"))?;
+            let rows = statement.query_map([role as i64], |row| Ok(read_channel(row)))?;
+            rows.map(|row| with_payment(connection, row??)).collect()
+        })
+    }
+
+    fn channel(&self, id: ChannelId) -> Result<Option<KnownChannel>, StoreError> {
+        self.with(|connection| {
+            connection
+                .prepare_cached(&format!("{CHANNEL} where id = ?"))?
+                .query_row([blob(&id.0)], |row| Ok(read_channel(row)))
+                .optional()?
+                .map(|channel| with_payment(connection, channel?))
+                .transpose()
         })
     }
 
@@ -416,7 +423,33 @@ impl Store for SqliteStore {
     ) -> Result<Option<Contradiction>, StoreError> {
         self.keep_contradiction(delegation, theirs)
     }
+
+    fn reached(&self, peer: &PeerAddress) -> Result<(), StoreError> {
+        self.with(|connection| {
+            // Each new session tells it, and most tell nothing new: that is not written.
+            connection
+                .prepare_cached(
+                    "insert into addresses (node, address) values (?1, ?2)
+                     on conflict (node) do update set address = ?2 where address <> ?2",
+                )?
+                .execute(params![blob(&peer.node.0), peer.to_string()])?;
+            Ok(())
+        })
+    }
+
+    fn address(&self, node: NodeId) -> Result<Option<PeerAddress>, StoreError> {
+        self.with(|connection| {
+            let text: Option<String> = connection
+                .prepare_cached("select address from addresses where node = ?")?
+                .query_row([blob(&node.0)], |row| row.get(0))
+                .optional()?;
+            let parsed = text.map(|text| text.parse()).transpose();
+            parsed.map_err(|error| Trouble::Content(format!("address of a peer: {error}")))
+        })
+    }
 }
+
+const CHANNEL: &str = "select id, role, domain, config, agreed from channels";
 
 const SESSION: &str = "
 select s.role, s.peer, s.agreement, s.started, s.lost, s.statement, p.payment,
@@ -502,6 +535,19 @@ fn write_record(connection: &Connection, record: &Record) -> Result<(), Trouble>
                 .prepare_cached("update sessions set statement = ? where id = ?")?
                 .execute(params![json, blob(&statement.session.0)])?;
         }
+        Record::Agreed { channel, close } => {
+            // A payee agrees to the end of a channel once, and at no less than is promised over it.
+            let promised = newest_payment(connection, *channel)?;
+            let promised = promised.map_or(Amount::ZERO, |payment| payment.voucher.body.amount);
+            assert!(close.body.amount >= promised, "no close gives up what is promised");
+            let changed = connection
+                .prepare_cached(
+                    "update channels set agreed = ?2
+                     where id = ?1 and (agreed is null or agreed = ?2)",
+                )?
+                .execute(params![blob(&channel.0), encode(close)])?;
+            assert_eq!(changed, 1, "a known channel's close is agreed on once");
+        }
     }
     Ok(())
 }
@@ -569,6 +615,31 @@ fn newest_payment(connection: &Connection, channel: ChannelId) -> Result<Option<
     bytes.map(|bytes| read(&bytes)).transpose()
 }
 
+/// A channel without its payment.
+fn read_channel(row: &Row<'_>) -> Result<KnownChannel, Trouble> {
+    let agreed: Option<Vec<u8>> = row.get(4)?;
+    Ok(KnownChannel {
+        id: ChannelId(read_id(&row.get::<_, Vec<u8>>(0)?)?),
+        role: read_role(row.get(1)?)?,
+        domain: read(&row.get::<_, Vec<u8>>(2)?)?,
+        config: read(&row.get::<_, Vec<u8>>(3)?)?,
+        payment: None,
+        agreed: agreed.map(|bytes| read(&bytes)).transpose()?,
+    })
+}
+
+fn with_payment(connection: &Connection, channel: KnownChannel) -> Result<KnownChannel, Trouble> {
+    Ok(KnownChannel { payment: newest_payment(connection, channel.id)?, ..channel })
+}
+
+fn read_role(role: i64) -> Result<Role, Trouble> {
+    match role {
+        1 => Ok(Role::Payer),
+        2 => Ok(Role::Payee),
+        other => Err(Trouble::Content(format!("role {other}"))),
+    }
+}
+
 fn known_session(connection: &Connection, id: SessionId) -> Result<Option<KnownSession>, Trouble> {
     connection
         .prepare_cached(&format!("{SESSION} where s.id = ?"))?
@@ -597,16 +668,11 @@ fn session_memory(
 }
 
 fn read_session(row: &Row<'_>) -> Result<KnownSession, Trouble> {
-    let role = match row.get::<_, i64>(0)? {
-        1 => Role::Payer,
-        2 => Role::Payee,
-        other => return Err(Trouble::Content(format!("role {other} of a session"))),
-    };
     let statement: Option<String> = row.get(5)?;
     let payment: Option<Vec<u8>> = row.get(6)?;
     Ok(KnownSession {
-        role,
-        peer: sparewire_core::NodeId(read_id(&row.get::<_, Vec<u8>>(1)?)?),
+        role: read_role(row.get(0)?)?,
+        peer: NodeId(read_id(&row.get::<_, Vec<u8>>(1)?)?),
         agreement: read::<Agreement>(&row.get::<_, Vec<u8>>(2)?)?,
         started: Timestamp::from_ms(row.get::<_, i64>(3)?.unsigned_abs()),
         lost: bytes(row.get(4)?),
@@ -673,291 +739,4 @@ pub(crate) fn failure(path: &Path, error: rusqlite::Error) -> StoreError {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-pub(in crate::store) mod tests {
-    use sparewire_core::{Address, NodeId, Price, Signature, Signed};
-    use sparewire_protocol::{
-        CountingRule, CreditRule, Receipt, Service, Statement, Terms, Voucher,
-    };
-
-    use super::*;
-
-    const DOMAIN: Domain = Domain { chain_id: 1, contract: Address::repeat_byte(9) };
-
-    pub(in crate::store) fn agreement(session: u8, base: u128) -> Agreement {
-        let (payee, payee_authorizer) = (Address::repeat_byte(3), Address::repeat_byte(4));
-        let token = Address::repeat_byte(5);
-        Agreement {
-            session: SessionId(B256::repeat_byte(session)),
-            config: ChannelConfig {
-                payer: Address::repeat_byte(1),
-                payer_authorizer: Address::repeat_byte(2),
-                payee,
-                payee_authorizer,
-                token,
-                withdraw_delay_secs: 900,
-                salt: 7,
-            },
-            terms: Terms {
-                provider: NodeId(B256::repeat_byte(6)),
-                service: Service::ExitTcp,
-                counting: CountingRule::StreamPayload,
-                price: Price::per_gib(1 << 30).unwrap(),
-                credit: CreditRule::default(),
-                domain: DOMAIN,
-                token,
-                payee,
-                payee_authorizer,
-                withdraw_delay_secs_min: 900,
-                channel_min: Amount::ZERO,
-                issued: Timestamp::from_ms(1),
-                expires: Timestamp::from_ms(2),
-            },
-            base: Amount::new(base).unwrap(),
-            history: ByteCount::ZERO,
-        }
-    }
-
-    pub(in crate::store) fn began(session: u8, base: u128) -> Record {
-        Record::Session {
-            role: Role::Payee,
-            peer: NodeId(B256::repeat_byte(8)),
-            agreement: agreement(session, base),
-            started: Timestamp::from_ms(3),
-        }
-    }
-
-    /// Some signature: the store does not check what machines have checked.
-    pub(in crate::store) fn signature() -> Signature {
-        let mut bytes = [1; 65];
-        bytes[64] = 27;
-        Signature::from_bytes(bytes).unwrap()
-    }
-
-    pub(in crate::store) fn channel() -> ChannelId {
-        agreement(1, 0).channel()
-    }
-
-    fn payment(session: u8, bytes: u64, amount: u128) -> Payment {
-        let voucher = Voucher { channel: channel(), amount: Amount::new(amount).unwrap() };
-        Payment {
-            session: SessionId(B256::repeat_byte(session)),
-            reading: Reading { up: ByteCount::ZERO, down: ByteCount::new(bytes) },
-            voucher: Signed { body: voucher, signature: signature() },
-        }
-    }
-
-    pub(in crate::store) fn paid(session: u8, bytes: u64, amount: u128) -> Record {
-        Record::Payment { channel: channel(), payment: payment(session, bytes, amount) }
-    }
-
-    fn receipt(session: u8, sequence: u64) -> Signed<Receipt> {
-        let body = Receipt {
-            channel: channel(),
-            session: SessionId(B256::repeat_byte(session)),
-            sequence,
-            reading: Reading::ZERO,
-            amount: Amount::ZERO,
-            previous: B256::ZERO,
-            time: Timestamp::from_ms(sequence),
-        };
-        Signed { body, signature: signature() }
-    }
-
-    pub(in crate::store) fn receipted(session: u8, sequence: u64, by_both: bool) -> Record {
-        let payee_signature = by_both.then(signature);
-        Record::Receipt { receipt: receipt(session, sequence), payee_signature }
-    }
-
-    pub(in crate::store) fn store() -> (tempfile::TempDir, SqliteStore) {
-        let directory = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&directory.path().join("store.sqlite")).unwrap();
-        (directory, store)
-    }
-
-    pub(in crate::store) fn id(session: u8) -> Option<SessionId> {
-        Some(SessionId(B256::repeat_byte(session)))
-    }
-
-    #[test]
-    fn a_channel_is_remembered_over_its_sessions_and_over_a_restart() {
-        let (directory, store) = store();
-        store.record(&[began(1, 0), paid(1, 100, 100), receipted(1, 1, true)]).unwrap();
-        store.record(&[began(2, 100), paid(2, 50, 150), receipted(2, 2, false)]).unwrap();
-        let lost = |session| Record::Loss { session, bytes: ByteCount::new(7) };
-        store.record(&[lost(id(1).unwrap()), lost(id(2).unwrap())]).unwrap();
-        for _ in 0..2 {
-            let memory = store.memory(channel(), id(2)).unwrap();
-            assert_eq!(memory.payment, Some(payment(2, 50, 150)));
-            assert_eq!(memory.receipt.map(|both| both.receipt), Some(receipt(1, 1)));
-            assert_eq!(memory.pending, Some(receipt(2, 2)));
-            assert_eq!(memory.history, ByteCount::new(100));
-            assert_eq!(memory.lost, ByteCount::new(14));
-            let session = memory.session.unwrap();
-            assert_eq!(session.agreement, agreement(2, 100));
-            assert_eq!(session.paid, payment(2, 50, 150).reading);
-            assert_eq!(store.memory(channel(), id(3)).unwrap().history, ByteCount::new(150));
-        }
-        drop(store);
-        let store = SqliteStore::open(&directory.path().join("store.sqlite")).unwrap();
-        assert_eq!(store.memory(channel(), id(2)).unwrap().payment, Some(payment(2, 50, 150)));
-        assert_eq!(store.channels(Role::Payee).unwrap()[0].promised().get(), 150);
-        assert_eq!(store.sessions().unwrap().len(), 2);
-    }
-
-    #[test]
-    fn what_was_carried_unpaid_is_remembered_over_a_restart() {
-        let (directory, store) = store();
-        let carried = |session, up, down| Record::Counted {
-            session: id(session).unwrap(),
-            reading: Reading { up: ByteCount::new(up), down: ByteCount::new(down) },
-        };
-        store.record(&[began(1, 0), paid(1, 100, 100), carried(1, 5, 120)]).unwrap();
-        drop(store);
-        let store = SqliteStore::open(&directory.path().join("store.sqlite")).unwrap();
-        let memory = store.memory(channel(), id(1)).unwrap();
-        let counted = Reading { up: ByteCount::new(5), down: ByteCount::new(120) };
-        assert_eq!(memory.session.unwrap().counted, counted);
-        assert_eq!(memory.lost, ByteCount::ZERO, "it may come back");
-        assert_eq!(store.memory(channel(), id(2)).unwrap().lost, ByteCount::new(25));
-        // It went on where the consumer stood, and then paid for more.
-        let lost = Record::Loss { session: id(1).unwrap(), bytes: ByteCount::new(15) };
-        store.record(&[lost, carried(1, 0, 110), paid(1, 130, 130)]).unwrap();
-        let memory = store.memory(channel(), id(1)).unwrap();
-        assert_eq!(memory.session.unwrap().counted.down, ByteCount::new(130));
-        assert_eq!(memory.lost, ByteCount::new(15));
-    }
-
-    #[test]
-    fn sessions_that_never_paid_are_forgotten_but_not_what_they_lost() {
-        let (_directory, store) = store();
-        store.record(&[began(1, 0), paid(1, 100, 100)]).unwrap();
-        for session in 2..50 {
-            let reading = Reading { up: ByteCount::ZERO, down: ByteCount::new(7) };
-            let session_id = id(session).unwrap();
-            store.record(&[began(session, 100)]).unwrap();
-            store.record(&[Record::Counted { session: session_id, reading }]).unwrap();
-        }
-        assert_eq!(store.sessions().unwrap().len(), 2, "the paid one and the newest");
-        assert_eq!(store.memory(channel(), id(99)).unwrap().lost, ByteCount::new(48 * 7));
-        assert_eq!(store.memory(channel(), id(49)).unwrap().lost, ByteCount::new(47 * 7));
-        assert!(store.memory(channel(), id(48)).unwrap().session.is_none());
-    }
-
-    #[test]
-    fn a_session_that_begins_where_another_stands_goes_on_from_the_later_one() {
-        let (_directory, store) = store();
-        store.record(&[began(9, 0), paid(9, 100, 100)]).unwrap();
-        store.record(&[began(1, 100), paid(1, 0, 100)]).unwrap();
-        assert_eq!(store.memory(channel(), None).unwrap().payment, Some(payment(1, 0, 100)));
-    }
-
-    #[test]
-    fn a_payment_that_names_another_channels_session_touches_only_its_own_channel() {
-        // Found by review: it overwrote what that session had paid, and spoiled every claim.
-        let (_directory, store) = store();
-        store.record(&[began(1, 0), paid(1, 100, 100)]).unwrap();
-        let other = ChannelId(B256::repeat_byte(99));
-        let mut lie = payment(1, 7, 500);
-        lie.voucher.body.channel = other;
-        store.record(&[Record::Payment { channel: other, payment: lie }]).unwrap();
-        assert_eq!(store.memory(channel(), id(1)).unwrap().payment, Some(payment(1, 100, 100)));
-        assert_eq!(store.memory(other, None).unwrap().payment, Some(lie));
-        assert_eq!(store.channels(Role::Payee).unwrap()[0].promised().get(), 100);
-        assert_eq!(store.sessions().unwrap()[0].payment, Some(payment(1, 100, 100)));
-    }
-
-    #[test]
-    fn a_countersignature_completes_a_receipt_and_never_leaves_it_again() {
-        let (_directory, store) = store();
-        store.record(&[began(1, 0), receipted(1, 1, false)]).unwrap();
-        store.record(&[receipted(1, 1, true)]).unwrap();
-        store.record(&[receipted(1, 1, false)]).unwrap();
-        let memory = store.memory(channel(), id(1)).unwrap();
-        assert!(memory.receipt.is_some() && memory.pending.is_none());
-        assert_eq!(store.receipts(id(1).unwrap()).unwrap().len(), 1);
-    }
-
-    #[test]
-    #[should_panic(expected = "a promise never shrinks")]
-    fn a_lower_promise_is_not_written() {
-        let (_directory, store) = store();
-        store.record(&[began(1, 0), paid(1, 100, 100)]).unwrap();
-        let _ = store.record(&[paid(1, 50, 50)]);
-    }
-
-    #[test]
-    #[should_panic(expected = "one receipt for each sequence number")]
-    fn a_second_receipt_of_one_number_is_not_written() {
-        let (_directory, store) = store();
-        store.record(&[began(1, 0), began(2, 0), receipted(1, 1, true)]).unwrap();
-        let _ = store.record(&[receipted(2, 1, true)]);
-    }
-
-    #[test]
-    fn an_ended_session_is_shown_with_its_statement_and_not_resumed() {
-        let (_directory, store) = store();
-        let statement = Statement {
-            role: Role::Payee,
-            session: id(1).unwrap(),
-            channel: channel(),
-            counted: Reading::ZERO,
-            receipted: Reading::ZERO,
-            price: Price::FREE,
-            paid: Amount::ZERO,
-            cumulative: Amount::ZERO,
-            payments: 1,
-            receipts: 1,
-            exposure_peak: ByteCount::ZERO,
-            exposure_bound: ByteCount::KIB,
-            ended: Timestamp::from_ms(4),
-        };
-        store.record(&[began(1, 0), Record::Ended(statement.clone())]).unwrap();
-        let known = store.session(id(1).unwrap()).unwrap().unwrap();
-        assert_eq!(known.statement, Some(statement));
-        assert!(store.memory(channel(), id(1)).unwrap().session.is_none());
-    }
-
-    #[test]
-    fn what_does_not_fit_on_the_disk_is_written_not_at_all_and_said() {
-        let (_directory, store) = store();
-        store.record(&[began(1, 0), paid(1, 1, 1)]).unwrap();
-        store.limit_pages(1).unwrap();
-        let mut many: Vec<_> = (1..500).map(|sequence| receipted(1, sequence, true)).collect();
-        many.insert(0, paid(1, 2, 2));
-        let error = store.record(&many).unwrap_err();
-        assert!(matches!(error, StoreError::Full { .. }), "{error}");
-        assert!(error.to_string().contains("free some space"));
-        assert_eq!(store.memory(channel(), id(1)).unwrap().payment, Some(payment(1, 1, 1)));
-        store.limit_pages(100_000).unwrap();
-        store.record(&many).unwrap();
-        assert_eq!(store.memory(channel(), id(1)).unwrap().payment, Some(payment(1, 2, 2)));
-    }
-
-    #[test]
-    fn one_process_writes_and_others_may_look() {
-        let (directory, store) = store();
-        let path = directory.path().join("store.sqlite");
-        store.record(&[began(1, 0), paid(1, 100, 100)]).unwrap();
-        assert!(matches!(SqliteStore::open(&path), Err(StoreError::InUse { .. })));
-        let reader = SqliteStore::open_to_read(&path).unwrap().unwrap();
-        assert_eq!(reader.sessions().unwrap().len(), 1);
-        store.record(&[began(2, 100)]).unwrap();
-        assert_eq!(reader.sessions().unwrap().len(), 2);
-        assert!(reader.record(&[began(3, 100)]).is_err());
-        assert!(SqliteStore::open_to_read(&directory.path().join("none")).unwrap().is_none());
-    }
-
-    #[test]
-    fn a_file_of_another_version_or_of_something_else_is_refused_in_words() {
-        let (directory, store) = store();
-        let path = directory.path().join("store.sqlite");
-        store.lock().pragma_update(None, "user_version", 99).unwrap();
-        drop(store);
-        let error = SqliteStore::open(&path).err().unwrap();
-        assert!(matches!(error, StoreError::Version { found: 99, .. }), "{error}");
-        let other = directory.path().join("other.sqlite");
-        std::fs::write(&other, [7; 8192]).unwrap();
-        let error = SqliteStore::open(&other).err().unwrap();
-        assert!(error.to_string().contains("restore it from a backup"), "{error}");
-    }
-}
+pub(in crate::store) mod tests;

@@ -452,7 +452,7 @@ mod tests {
             voucher: Signed { body: Voucher { channel: id, amount }, signature },
         };
         let role = Role::Payee;
-        KnownChannel { id, role, domain: DOMAIN, config, payment: Some(payment) }
+        KnownChannel { id, role, domain: DOMAIN, config, payment: Some(payment), agreed: None }
     }
 
     fn keep(tower: &mut Tower, told: &[KnownChannel]) {

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use sparewire_core::{Address, Amount, B256, ChannelId, Domain, Signed, Timestamp};
 use sparewire_protocol::{
     ChannelConfig, ChannelFacts, ChannelStatus, Claim, Delegation, Voucher,
+    channel::CooperativeClose,
     settlement::{
         Chain, ChainError, Funds, Head, Intent, Outcome, Quote, Standing, StartedClose, TokenInfo,
         TransactionSummary,
@@ -54,6 +55,10 @@ impl FakeChain {
 
     pub fn wallet(&self, wallet: Address) -> u128 {
         self.state.lock().unwrap().wallets.get(&wallet).copied().unwrap_or_default()
+    }
+
+    pub fn deposit(&self, wallet: Address) -> u128 {
+        self.state.lock().unwrap().deposits.get(&wallet).copied().unwrap_or_default()
     }
 
     pub fn set_status(&self, channel: ChannelId, status: ChannelStatus) {
@@ -324,6 +329,27 @@ impl Seat {
                     facts.claimed = facts.claimed.max(claim.amount);
                     *state.wallets.entry(claim.config.payee).or_default() += more;
                 }
+            }
+            Intent::CloseCooperatively { claim, payee_signature } => {
+                let channel = claim.config.id(&domain());
+                let facts = state.channels.get_mut(&channel);
+                let facts = facts.ok_or_else(|| reverted("unknown channel"))?;
+                if facts.status == ChannelStatus::Closed || claim.amount > facts.reserved {
+                    return Err(reverted("closed or not covered"));
+                }
+                let body = CooperativeClose { channel, amount: claim.amount };
+                Signed { body, signature: *payee_signature }
+                    .verify(&domain(), claim.config.payee_authorizer)
+                    .map_err(|_| reverted("the payee's signature"))?;
+                let more = claim.amount.saturating_sub(facts.claimed).get();
+                if more > 0 {
+                    check_signature(claim)?;
+                }
+                facts.claimed = facts.claimed.max(claim.amount);
+                facts.status = ChannelStatus::Closed;
+                let rest = facts.reserved.saturating_sub(facts.claimed).get();
+                *state.wallets.entry(claim.config.payee).or_default() += more;
+                *state.deposits.entry(claim.config.payer).or_default() += rest;
             }
             _ => return Err(reverted("the fake chain cannot do this")),
         }

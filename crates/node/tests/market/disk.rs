@@ -5,8 +5,11 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::SeqCst},
 };
 
-use sparewire_core::{ChannelId, Domain, SessionId, Signed};
-use sparewire_node::store::{KnownChannel, KnownSession, SqliteStore, Stop, Store, StoreError};
+use sparewire_core::{ChannelId, Domain, NodeId, SessionId, Signed};
+use sparewire_node::{
+    store::{KnownChannel, KnownSession, SqliteStore, Stop, Store, StoreError},
+    transport::PeerAddress,
+};
 use sparewire_protocol::{
     ChannelConfig, Countersigned, Delegation, Memory, Offer, Record, Role, stake::Contradiction,
 };
@@ -49,6 +52,10 @@ impl Store for Disk {
         self.sqlite.channels(role)
     }
 
+    fn channel(&self, id: ChannelId) -> Result<Option<KnownChannel>, StoreError> {
+        self.sqlite.channel(id)
+    }
+
     fn sessions(&self) -> Result<Vec<KnownSession>, StoreError> {
         self.sqlite.sessions()
     }
@@ -78,5 +85,14 @@ impl Store for Disk {
     ) -> Result<Option<Contradiction>, StoreError> {
         self.room()?;
         self.sqlite.contradicted(delegation, theirs)
+    }
+
+    fn reached(&self, peer: &PeerAddress) -> Result<(), StoreError> {
+        self.room()?;
+        self.sqlite.reached(peer)
+    }
+
+    fn address(&self, node: NodeId) -> Result<Option<PeerAddress>, StoreError> {
+        self.sqlite.address(node)
     }
 }

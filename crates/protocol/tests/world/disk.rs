@@ -15,6 +15,7 @@ use super::cast::*;
 /// * `lost`: written off, or carried and unpaid in other sessions that have not ended.
 /// * `session`: only while it has not ended and, at the payee, no other one began while it had not
 ///   paid; counted is what the last `Counted` says, or what is paid for.
+/// * `agreed`: the close that was agreed on.
 pub(crate) fn recall(disk: &[Record], session: SessionId) -> Memory {
     let mut memory = Memory::default();
     let (mut last, mut counted) = (BTreeMap::new(), BTreeMap::<SessionId, Reading>::new());
@@ -64,6 +65,7 @@ pub(crate) fn recall(disk: &[Record], session: SessionId) -> Memory {
                     memory.session = None;
                 }
             }
+            Record::Agreed { close, .. } => memory.agreed = Some(*close),
         }
     }
     if let Some(known) = &mut memory.session {

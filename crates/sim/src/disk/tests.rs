@@ -180,6 +180,7 @@ fn expected(batches: &[Vec<Record>]) -> View {
         ),
         lost: ByteCount::ZERO,
         resync: None,
+        agreed: None,
         session: began.iter().find(|agreement| agreement.session == id(session)).map(|agreement| {
             let paid = last_payment(Some(id(session))).map_or(Reading::ZERO, |paid| paid.reading);
             SessionMemory {

@@ -139,11 +139,14 @@ pub fn store_rows(data: &[u8]) {
         ("receipts", "session"),
         ("receipts", "receipt"),
         ("receipts", "payee_signature"),
+        ("channels", "agreed"),
+        ("addresses", "address"),
     ];
     thread_local! {
         static STORE: Template = Template::new(|path| {
             let store = SqliteStore::open(path).expect("a new store");
             store.record(&seeds::records()).expect("good records");
+            store.reached(&seeds::peer()).expect("a good address");
         });
     }
     STORE.with(|template| {
@@ -170,10 +173,14 @@ fn read_store(path: &Path) -> Result<(), StoreError> {
             for channel in channels {
                 let claim = channel.claim();
                 assert!(claim.is_none_or(|claim| claim.amount == channel.promised()));
+                let agreed = channel.agreed_close();
+                assert!(agreed.is_none_or(|(claim, _)| claim.amount <= channel.promised()));
                 assert_eq!(pack_claims(claim.as_slice()).len(), usize::from(claim.is_some()));
             }
         }));
     }
+    keep(store.channel(agreement.channel()).map(drop));
+    keep(store.address(seeds::peer().node).map(drop));
     keep(store.sessions().map(drop));
     keep(store.session(agreement.session).map(drop));
     keep(store.receipts(agreement.session).map(drop));

@@ -18,12 +18,13 @@ use sparewire_core::{
 use sparewire_node::{
     refusal::{Refusal, RefusalKind},
     target::Target,
+    transport::PeerAddress,
 };
 use sparewire_protocol::{
-    Acceptance, Accepted, Agreement, Appointment, Countersigned, CountingRule, CreditRule,
-    Delegation, Entrust, Kept, Message, Offer, Payment, Reading, Receipt, Record, RefusalCode,
-    Refused, Role, Service, Statement, Terms, TowersDomain, Voucher, WatchMessage, WatchRefusal,
-    WatchRefused, channel::CooperativeClose,
+    Acceptance, Accepted, AgreedClose, Agreement, Appointment, CloseMessage, CloseRequest,
+    Countersigned, CountingRule, CreditRule, Delegation, Entrust, Kept, Message, Offer, Payment,
+    Reading, Receipt, Record, RefusalCode, Refused, Role, Service, Statement, Terms, TowersDomain,
+    Voucher, WatchMessage, WatchRefusal, WatchRefused, channel::CooperativeClose,
 };
 use sparewire_wallet::{
     Contract, Cost, DeviceKey, Keystore, Mnemonic, OfflineRequest, Payload, Secret,
@@ -39,6 +40,12 @@ const WORDS: &str = "test test test test test test test test test test test junk
 
 fn device() -> DeviceKey {
     DeviceKey::from_secret(&[9; 32])
+}
+
+/// Where somebody is.
+pub(super) fn peer() -> PeerAddress {
+    let text = format!("{}@127.0.0.1:4433", device().node_id());
+    text.parse().expect("an address")
 }
 
 fn units(units: u128) -> Amount {
@@ -87,7 +94,7 @@ pub(super) fn agreement() -> Agreement {
     }
 }
 
-fn delegation() -> Signed<Delegation> {
+pub(super) fn delegation() -> Signed<Delegation> {
     sign(Delegation {
         wallet: key().address(),
         device: device().node_id(),
@@ -186,6 +193,7 @@ pub(super) fn records() -> Vec<Record> {
         Record::Receipt { receipt: receipt(2).receipt, payee_signature: None },
         Record::Loss { session: session(), bytes: ByteCount::KIB },
         Record::Ended(statement),
+        Record::Agreed { channel, close: agreed().close },
     ]
 }
 
@@ -246,6 +254,24 @@ fn watched() -> [WatchMessage; 3] {
         WatchMessage::Entrust(entrust),
         WatchMessage::Kept { kept, signature },
         WatchMessage::Refused(WatchRefused::new(WatchRefusal::Older, "a newer one is kept")),
+    ]
+}
+
+/// The close of the channel here, agreed on at what was paid over it.
+fn agreed() -> AgreedClose {
+    let (channel, payment) = (agreement().channel(), payment());
+    let close = sign(CooperativeClose { channel, amount: payment.voucher.body.amount });
+    AgreedClose { close, payment: Some(payment) }
+}
+
+fn close_messages() -> Vec<CloseMessage> {
+    let (config, delegation) = (config(), delegation());
+    let request = |payment| CloseRequest { domain: domain(), config, delegation, payment };
+    vec![
+        CloseMessage::Ask(request(Some(payment()))),
+        CloseMessage::Ask(request(None)),
+        CloseMessage::Agreed(agreed()),
+        CloseMessage::Refused(refused()),
     ]
 }
 
@@ -574,7 +600,9 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
         "frame" => {
             let frames = messages().iter().map(Message::to_frame).collect::<Vec<_>>();
-            let frames = [frames, watched().iter().map(WatchMessage::to_frame).collect()].concat();
+            let watch = watched().iter().map(WatchMessage::to_frame).collect();
+            let close = close_messages().iter().map(CloseMessage::to_frame).collect();
+            let frames = [frames, watch, close].concat();
             frames.iter().map(|frame| frame[4..].to_vec()).collect()
         }
         "values" => values(),

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use borsh::{BorshDeserialize, BorshSerialize};
 use sparewire_core::{
     Amount, B256, ByteCount, ChannelId, DecodeError, DeviceSignature, Domain, NodeId, Price,
-    SessionId, Signature, Signed, Timestamp, decode, encode,
+    SessionId, Signature, Signed, Signer, Timestamp, decode, encode,
 };
 use sparewire_node::{
     fuzzing,
@@ -13,22 +13,25 @@ use sparewire_node::{
     target::Target,
 };
 use sparewire_protocol::{
-    Acceptance, Accepted, Agreement, ChannelConfig, Countersigned, CountingRule, CreditRule,
-    Delegation, FRAME_LEN_MAX, Message, Offer, Payment, REASON_LEN_MAX, Reading, Receipt,
-    RefusalCode, Refused, Service, Terms, Voucher, WATCH_FRAME_LEN_MAX, WatchMessage,
+    Acceptance, Accepted, AgreedClose, Agreement, CLOSE_FRAME_LEN_MAX, ChannelConfig, ChannelFacts,
+    ChannelStatus, CloseMessage, CloseRequest, CloseSetup, Countersigned, CountingRule, CreditRule,
+    Delegation, FRAME_LEN_MAX, Memory, Message, Offer, Payment, REASON_LEN_MAX, Reading, Receipt,
+    RefusalCode, Refused, Service, Terms, Voucher, WATCH_FRAME_LEN_MAX, WatchMessage, agree,
     channel::{Claim, CooperativeClose, pack_claims},
 };
 
-use super::{assert_tame, within};
+use super::{assert_tame, seeds, within};
 
 /// What reading one value may allocate: the largest is an acceptance of about 1.5 KiB, boxed.
 const ALLOCATION_MAX: usize = 8 << 10;
 /// Longest error.
 const WORDS_MAX: usize = 512;
 
-/// Kind and body of a control frame, or of one between a payee and a watchtower.
+/// Kind and body of a control frame, of one between a payee and a watchtower, or of one about a
+/// cooperative close.
 pub fn frame(data: &[u8]) {
     watch_frame(data);
+    close_frame(data);
     match within(ALLOCATION_MAX, || Message::from_frame(data)) {
         Ok(Some(message)) => {
             let frame = message.to_frame();
@@ -53,6 +56,62 @@ fn watch_frame(data: &[u8]) {
             assert_eq!(&message.to_frame()[4..], data, "one value has one encoding");
         }
         Ok(None) => assert!(!(1..=3).contains(&data[0]) && data.len() <= WATCH_FRAME_LEN_MAX),
+        Err(error) => assert_tame(&error, WORDS_MAX),
+    }
+}
+
+fn close_frame(data: &[u8]) {
+    match within(ALLOCATION_MAX, || CloseMessage::from_frame(data)) {
+        Ok(Some(message)) => {
+            assert_eq!(&message.to_frame()[4..], data, "one value has one encoding");
+            match message {
+                CloseMessage::Ask(request) => judge_close(&request),
+                CloseMessage::Agreed(agreed) => judge_agreed(&agreed),
+                CloseMessage::Refused(refused) => assert_tame(&refused.reason, REASON_LEN_MAX),
+            }
+        }
+        Ok(None) => assert!(!(1..=3).contains(&data[0]) && data.len() <= CLOSE_FRAME_LEN_MAX),
+        Err(error) => assert_tame(&error, WORDS_MAX),
+    }
+}
+
+/// A payee never agrees below the voucher that it is shown, nor above what the channel holds.
+fn judge_close(request: &CloseRequest) {
+    let Delegation { device, expiry_secs, .. } = request.delegation.body;
+    let now = Timestamp::from_ms(expiry_secs.saturating_mul(1_000));
+    if let Err(error) =
+        request.verify(device, &request.domain, request.config.payee_authorizer, now)
+    {
+        assert_tame(&error, WORDS_MAX);
+    }
+    let told = request.payment.map_or(Amount::ZERO, |payment| payment.voucher.body.amount);
+    for reserved in [Amount::ZERO, told, Amount::MAX] {
+        let status = ChannelStatus::Open;
+        let facts = Some(ChannelFacts { reserved, claimed: Amount::ZERO, status });
+        let memory = Memory::default();
+        let signer = super::wallet::key();
+        match agree(CloseSetup { request, facts, memory, paid_in: None, signer }) {
+            Ok((_, agreed)) => {
+                assert!(agreed.close.body.amount == told && told <= reserved);
+                if request.config.payee_authorizer == signer.address() {
+                    assert!(request.take(&agreed, None).is_ok(), "the payer takes that");
+                }
+            }
+            Err(error) => assert_tame(&error, WORDS_MAX),
+        }
+    }
+}
+
+/// A payer takes no close of another amount than its own voucher beside it.
+fn judge_agreed(agreed: &AgreedClose) {
+    let (domain, config) = (super::chain::contracts().domain, super::chain::config());
+    let delegation = seeds::delegation();
+    let request = CloseRequest { domain, config, delegation, payment: None };
+    match request.take(agreed, None) {
+        Ok((_, claim)) => {
+            let told = agreed.payment.map_or(Amount::ZERO, |payment| payment.voucher.body.amount);
+            assert_eq!(claim.amount, told);
+        }
         Err(error) => assert_tame(&error, WORDS_MAX),
     }
 }

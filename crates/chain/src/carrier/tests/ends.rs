@@ -267,6 +267,24 @@ async fn closes_that_end_anywhere_are_done_once() {
     end_everywhere(PAYER, finish, 1, None).await;
 }
 
+#[tokio::test]
+async fn a_move_to_another_key_that_ends_anywhere_is_done_once() {
+    let to_another_key = |world: &World| {
+        let (domain, token) = (world.deployed.domain, world.deployed.token);
+        let agreed = |at: usize| {
+            let config = world.configs[at];
+            let close = CooperativeClose { channel: config.id(&domain), amount: amount(90) };
+            let payee_signature = TestSigner::new(12).sign_digest(close.digest(&domain)).unwrap();
+            (claim(config, &domain, 90), payee_signature)
+        };
+        let authorizer = TestSigner::new(77).address();
+        let next = ChannelConfig { payer_authorizer: authorizer, ..config(token, 10) };
+        let opens = vec![(config(token, 9), amount(5)), (next, amount(6))];
+        Intent::Move { closes: vec![agreed(0), agreed(1)], opens }
+    };
+    end_everywhere(PAYER, to_another_key, 1, None).await;
+}
+
 /// Two claims of one wallet, whose transactions wait for blocks together: ended at each event, and
 /// ended again at some while they are gone on with.
 #[tokio::test]

@@ -1,0 +1,62 @@
+//! Asks providers to agree that channels which we pay end at once.
+
+use anyhow::Result;
+use sparewire_core::{NodeId, Signature};
+use sparewire_node::{
+    closing::ask_to_close,
+    identity::Identity,
+    session::SessionError,
+    store::{KnownChannel, Store},
+    transport::PeerAddress,
+};
+use sparewire_protocol::{Claim, ProtocolError, Role};
+
+use crate::{assemble, hint::Hint, output, side::Side};
+
+/// What the contract takes to close `channel` at once: its provider's agreement, from `provider` or
+/// from where it was reached last. `identity` is of our wallet; its authorizer may be another one than
+/// the channel's. An agreement is remembered, and given again where it was lost.
+pub(crate) async fn ask(
+    side: &Side,
+    identity: &Identity,
+    channel: &KnownChannel,
+    provider: Option<PeerAddress>,
+) -> Result<(Claim, Signature)> {
+    if let Some(agreed) = channel.agreed_close() {
+        return Ok(agreed);
+    }
+    let provider = match provider {
+        Some(provider) => provider,
+        None => last_reached(&*side.store, channel)?,
+    };
+    let endpoint = assemble::bind(&side.node, None).await?;
+    let asking = ask_to_close(&endpoint, &provider, identity, &side.store, channel);
+    let answer = output::patiently("the provider's agreement", asking).await;
+    endpoint.close().await;
+    Ok(answer?)
+}
+
+/// Where the provider of a channel was reached last.
+fn last_reached(store: &dyn Store, channel: &KnownChannel) -> Result<PeerAddress> {
+    let sessions = store.sessions()?;
+    let ours = || sessions.iter().rev().filter(|session| session.role == Role::Payer);
+    let payee = channel.config.payee_authorizer;
+    let over = ours().find(|session| session.agreement.config == channel.config);
+    let with = || ours().find(|session| session.agreement.terms.payee_authorizer == payee);
+    let node: Option<NodeId> = over.or_else(with).map(|session| session.peer);
+    let known = match node {
+        Some(node) => store.address(node)?,
+        None => None,
+    };
+    known.ok_or_else(|| {
+        Hint::new("it is not known where the provider of this channel is")
+            .hint("give --provider, as its `provide` prints it")
+            .into()
+    })
+}
+
+/// Whether an error of [`ask`] is what the provider said, and not that it was not reached.
+pub(crate) fn is_answer(error: &anyhow::Error) -> bool {
+    let of_session = error.downcast_ref::<SessionError>();
+    matches!(of_session, Some(SessionError::Protocol(error)) if !matches!(error, ProtocolError::Silent(_)))
+}
