@@ -760,6 +760,13 @@ impl Journal {
         signed
     }
 
+    #[cfg(test)]
+    pub(crate) fn has_signed(&self, raw: &[u8]) -> bool {
+        let sql = "SELECT EXISTS (SELECT 1 FROM attempts WHERE raw = ?1)";
+        let found = self.with(|db| Ok(db.query_row(sql, [raw], |row| row.get(0))?));
+        found.unwrap_or(false)
+    }
+
     pub(crate) fn with<T>(
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, JournalError>,

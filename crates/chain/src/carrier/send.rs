@@ -304,6 +304,8 @@ impl Follower {
         for below in self.blocking(step).await? {
             self.resend(below).await?;
         }
+        // What gas costs now is told beside what waits for it; nothing depends on it.
+        let _ = self.node.fees(self.fee_cap(false)).await;
         self.resend(step.id).await
     }
 
