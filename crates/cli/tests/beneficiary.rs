@@ -72,7 +72,7 @@ fn a_wallet_that_is_offline_is_paid_and_the_node_at_home_pays_only_gas() {
     let backup = market.path("backup");
     let made = ["backup", "create", backup.to_str().unwrap(), "--json"];
     let made = market.provider.unlock(made).json();
-    let files = made["files"].as_array().unwrap();
+    let files = made["manifest"]["files"].as_array().unwrap();
     assert!(files.iter().any(|file| file["name"] == "delegation.json"), "{made:#}");
 }
 
