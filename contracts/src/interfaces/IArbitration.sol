@@ -7,13 +7,14 @@ import {IBonds} from "./IBonds.sol";
 /// @title Complaints that no contract can check, such as reports of canaries.
 /// @notice Whoever wants to be held to its word bonds money here, and so does who complains about it. A complaint locks `PRICE`
 /// of either bond. The accused answers; the arbiter decides; the loser may appeal, which locks `PRICE` of its bond once more,
-/// and the court of appeal has the last word. Who loses, loses what it locked: half goes to the other's bond, half is burned.
+/// and the court of appeal has the last word. Who loses in the end loses `PRICE`, and twice that where the court turned its own
+/// appeal down; all else is unlocked. Half of what is lost, rounded down, goes to the other's bond, the rest is burned.
 /// Where nobody answers, the complaint counts as upheld, and can be appealed; where the arbiter says nothing, it lapses;
 /// where the court says nothing, the ruling stands.
 /// @dev Arbiter and court are fixed when the contract is made. All that they can do is to call `rule` about complaints that
 /// are before them: they have no rights over bonds beyond what a complaint locked, none in `Stake`, and none in
-/// `Channels`. Money moves between bonds only, so nobody can hold a complaint up by refusing a payment. Locked money stays
-/// until its complaint is over, whatever was announced, so no unbonding is faster than a complaint.
+/// `Channels`. Money moves between bonds and to `BURNED` only, so nobody can hold a complaint up by refusing a payment. Locked
+/// money stays until its complaint is over, whatever was announced, so no unbonding is faster than a complaint.
 interface IArbitration is IBonds {
     /// @notice Somebody complained. `report` is the hash of what it shows to the arbiter.
     event Complained(uint256 indexed id, address indexed accused, address indexed claimant, bytes32 report);

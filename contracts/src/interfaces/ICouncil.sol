@@ -3,7 +3,8 @@ pragma solidity 0.8.37;
 
 /// @title Several people who decide together, and slowly: an arbiter for `Arbitration`.
 /// @notice A call that `THRESHOLD` members approved is made after `DELAY_MIN` seconds (48 hours) at the earliest, by
-/// whoever sends `execute`. Who is a member is itself changed by such calls only.
+/// whoever sends `execute`. Who becomes a member, and who is removed, is decided by such calls only. A member may leave at
+/// once (`renounceRole`); where fewer than `THRESHOLD` are left, nothing can be approved any more.
 /// @dev OpenZeppelin's `TimelockController`, whose only proposer is this contract itself, on approval. Its members have the
 /// role `MEMBER_ROLE`.
 interface ICouncil {

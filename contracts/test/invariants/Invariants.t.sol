@@ -4,17 +4,14 @@ pragma solidity 0.8.37;
 import {Channels} from "../../src/Channels.sol";
 import {ChannelState, Status} from "../../src/types/Channel.sol";
 import {vm} from "../support/Vm.sol";
+import {Campaign} from "./Tally.sol";
 import {World} from "./World.sol";
 
-/// The invariants C1 to C7 over everything that payers, payees and strangers do in any order (`World`).
-/// After each run its successes per function go to `cache/campaign`; `bin/campaign.mjs` fails if over the whole campaign
-/// some function never succeeded, for then these invariants would have said nothing about it.
-contract InvariantsTest {
-    struct FuzzSelector {
-        address addr;
-        bytes4[] selectors;
-    }
-
+/// The rules C1 to C7 and C11 over everything that payers, payees and strangers do in any order (`World`).
+/// After each run its successes go to `cache/campaign`; `bin/campaign.mjs` fails if over the whole campaign something never
+/// happened, for then these invariants would have said nothing about it.
+/// forge-config: default.isolate = true
+contract InvariantsTest is Campaign {
     World private world;
     Channels private channels;
 
@@ -23,58 +20,53 @@ contract InvariantsTest {
         channels = world.channels();
     }
 
-    function targetContracts() external view returns (address[] memory targets) {
-        targets = new address[](1);
-        targets[0] = address(world);
-    }
-
-    function targetSelectors() external view returns (FuzzSelector[] memory targets) {
-        bytes4[17] memory all = [
-            World.deposit.selector,
-            World.depositFor.selector,
-            World.depositWithPermit.selector,
-            World.depositWithAuthorization.selector,
-            World.withdraw.selector,
-            World.open.selector,
-            World.openBatch.selector,
-            World.topUp.selector,
-            World.claim.selector,
-            World.claimPacked.selector,
-            World.claimPackedAndSweep.selector,
-            World.sweep.selector,
-            World.closeCooperatively.selector,
-            World.startClose.selector,
-            World.finishClose.selector,
-            World.pass.selector,
-            World.cheat.selector
-        ];
-        targets = new FuzzSelector[](1);
-        targets[0].addr = address(world);
-        targets[0].selectors = new bytes4[](all.length);
-        for (uint256 i = 0; i < all.length; ++i) {
-            targets[0].selectors[i] = all[i];
-        }
+    function _target() internal view override returns (address, bytes4[] memory selectors) {
+        selectors = new bytes4[](18);
+        selectors[0] = World.deposit.selector;
+        selectors[1] = World.depositFor.selector;
+        selectors[2] = World.depositWithPermit.selector;
+        selectors[3] = World.depositWithAuthorization.selector;
+        selectors[4] = World.withdraw.selector;
+        selectors[5] = World.open.selector;
+        selectors[6] = World.openBatch.selector;
+        selectors[7] = World.topUp.selector;
+        selectors[8] = World.claim.selector;
+        selectors[9] = World.claimPacked.selector;
+        selectors[10] = World.claimPackedAndSweep.selector;
+        selectors[11] = World.sweep.selector;
+        selectors[12] = World.multicall.selector;
+        selectors[13] = World.closeCooperatively.selector;
+        selectors[14] = World.startClose.selector;
+        selectors[15] = World.finishClose.selector;
+        selectors[16] = World.pass.selector;
+        selectors[17] = World.cheat.selector;
+        return (address(world), selectors);
     }
 
     /// C1, C2: the contract holds what it owes, and what came in and did not go out.
-    function invariant_heldCoversOwedAndEqualsInLessOut() public view {
+    function invariant_C1_C2_heldCoversOwedAndEqualsInLessOut() public view {
         _held();
     }
 
     /// C3, C4, C5: channel by channel the contract says what the ledger says, so the credit is that of the newest voucher
     /// claimed in time, from any sender (C7), never more than was signed, and never after the close.
-    function invariant_eachChannelPaysWhatWasSignedAndRefundsTheRestOnce() public view {
+    function invariant_C3_C4_C5_C7_eachChannelPaysWhatWasSignedAndRefundsTheRestOnce() public view {
         _channels();
     }
 
     /// Deposits and earnings are each holder's own.
-    function invariant_balancesAreThoseOfTheLedger() public view {
+    function invariant_C3_C7_balancesAreThoseOfTheLedger() public view {
         _balances();
     }
 
+    /// C11: no claim and no close takes more gas than its bound, whatever came before.
+    function invariant_C11_gasOfClaimsAndClosesIsBounded() public view {
+        world.requireGasIsBounded();
+    }
+
     /// C6: whatever was done, all can leave without anybody's consent, and then the contract is empty.
-    function afterInvariant() public {
-        _tell();
+    function afterInvariant() public override {
+        super.afterInvariant();
         world.everybodyLeaves();
         for (uint256 t = 0; t < 2; ++t) {
             address token = address(world.tokens(t));
@@ -123,9 +115,5 @@ contract InvariantsTest {
                 vm.assertEq(channels.claimableOf(payee, token), world.claimable(payee, token), "claimable");
             }
         }
-    }
-
-    function _tell() private {
-        vm.writeLine("cache/campaign", world.tally());
     }
 }

@@ -34,10 +34,14 @@ contract KeysWorld is Tally {
 
     constructor() {
         wallets = [vm.addr(KEY), address(new Wallet(vm.addr(KEY)))];
-        names = ["keysRegister", "keysRevoke", "keysRotate", "keysSetCap", "keysReplay", "keysPass"];
+        _expect(
+            "Keys.register Keys.registerFor Keys.revoke Keys.revokeFor Keys.rotate Keys.rotateFor "
+            "Keys.setCap Keys.setCapFor keysReplay keysRefusedRegistration keysRefusedReplay "
+            "keysRefusedRotation keysRevokedAgain keysRevokedKnown keysPass"
+        );
     }
 
-    function register(uint256 which, uint64 life, bool relayed) external counted("keysRegister") {
+    function register(uint256 which, uint64 life, bool relayed) external timed {
         (Digests.Delegation memory delegation, bytes memory signature) = _delegation(which, life);
         bool refused = _isRevoked(delegation);
         vm.prank(relayed ? address(this) : delegation.wallet);
@@ -48,25 +52,29 @@ contract KeysWorld is Tally {
                     : abi.encodeCall(IKeys.register, (delegation))
             );
         vm.assertTrue(done == !refused, "registered though revoked, or the other way round");
-        if (done) _registered(delegation);
+        if (!done) return _count("keysRefusedRegistration");
+        _count(relayed ? "Keys.registerFor" : "Keys.register");
+        _registered(delegation);
     }
 
     /// Every delegation ever signed, again.
-    function replay(uint256 which) external counted("keysReplay") {
+    function replay(uint256 which) external timed {
         if (_said.length == 0) _delegation(which, 1);
         Said memory said = _said[which % _said.length];
         bool refused = _isRevoked(said.delegation) || _now > said.delegation.expiry;
         (bool done,) = address(keys).call(abi.encodeCall(IKeys.registerFor, (said.delegation, said.signature)));
         vm.assertTrue(done == !refused, "replayed");
+        _count(done ? "keysReplay" : "keysRefusedReplay");
         if (done) _registered(said.delegation);
     }
 
-    function revoke(uint256 which, uint8 what, bool relayed) external counted("keysRevoke") {
+    function revoke(uint256 which, uint8 what, bool relayed) external timed {
         (address wallet, bytes32 device, address authorizer) = _some(which);
         if (what % 8 != 0) device = 0;
         else authorizer = address(0);
         // Revocations are for good: were they as frequent as the rest, nothing would be left soon.
-        if (what % 3 != 0) (device, authorizer) = (keccak256(abi.encode(which)), address(uint160(which | 1 << 80)));
+        bool known = what % 3 == 0;
+        if (!known) (device, authorizer) = (keccak256(abi.encode(which)), address(uint160(which | 1 << 80)));
         if (relayed) {
             bytes memory signature = _sign(KEY, keys.revocationDigest(wallet, device, authorizer, _now));
             keys.revokeFor(wallet, device, authorizer, _now, signature);
@@ -74,10 +82,14 @@ contract KeysWorld is Tally {
             vm.prank(wallet);
             keys.revoke(device, authorizer);
         }
+        bool isNew = device != 0 ? deviceRevokedAt[wallet][device] == 0 : authorizerRevokedAt[wallet][authorizer] == 0;
+        if (!isNew) return _count("keysRevokedAgain");
+        _count(relayed ? "Keys.revokeFor" : "Keys.revoke");
+        if (known) _count("keysRevokedKnown");
         _revoked(wallet, device, authorizer);
     }
 
-    function rotate(uint256 which, uint256 next, uint64 life, bool relayed) external counted("keysRotate") {
+    function rotate(uint256 which, uint256 next, uint64 life, bool relayed) external timed {
         (, bytes32 device,) = _some(which);
         (Digests.Delegation memory delegation, bytes memory signature) = _delegation(next, life);
         if (which % 4 != 0) device = keccak256(abi.encode(which));
@@ -90,12 +102,13 @@ contract KeysWorld is Tally {
         vm.prank(relayed ? address(this) : delegation.wallet);
         (bool done,) = address(keys).call(call);
         vm.assertTrue(done == !refused, "rotated");
-        if (!done) return;
+        if (!done) return _count("keysRefusedRotation");
+        _count(relayed ? "Keys.rotateFor" : "Keys.rotate");
         _revoked(delegation.wallet, device, address(0));
         _registered(delegation);
     }
 
-    function setCap(uint256 which, uint104 cap, bool relayed) external counted("keysSetCap") {
+    function setCap(uint256 which, uint104 cap, bool relayed) external timed {
         (address wallet,, address authorizer) = _some(which);
         if (relayed) {
             bytes32 digest = keys.capChangeDigest(wallet, authorizer, TOKEN, cap, keys.nonces(wallet), _now);
@@ -108,6 +121,7 @@ contract KeysWorld is Tally {
             vm.prank(wallet);
             keys.setCap(authorizer, TOKEN, cap);
         }
+        _count(relayed ? "Keys.setCapFor" : "Keys.setCap");
         capOf[wallet][authorizer] = cap;
     }
 

@@ -7,6 +7,7 @@ import {Towers} from "../../src/Towers.sol";
 import {ITowers} from "../../src/interfaces/ITowers.sol";
 import {Appointment} from "../../src/types/Appointment.sol";
 import {ChannelConfig, ChannelState, Claim, Status} from "../../src/types/Channel.sol";
+import {GasBounds} from "../support/GasBounds.sol";
 import {FeeToken} from "../support/Tokens.sol";
 import {bound, vm} from "../support/Vm.sol";
 import {Campaign, Tally} from "./Tally.sol";
@@ -51,17 +52,14 @@ contract TowersWorld is Tally {
         rewards = [new TestToken(), new FeeToken()];
         payees = [_of("payee with authorizer"), _of("payee alone")];
         keys = [_of("payee authorizer"), address(0)];
-        names = [
-            "towersDeposit",
-            "towersAnnounce",
-            "towersWithdraw",
-            "towersDefend",
-            "towersReplace",
-            "towersClaim",
-            "towersLate",
-            "towersCollect",
-            "towersPass"
-        ];
+        _expect(
+            "Towers.deposit Towers.announceWithdrawal Towers.withdraw Towers.defend Towers.collect "
+            "towersReplace towersClaim towersPass towersRefusedLate towersRefusedForged "
+            "towersRefusedExpired towersRefusedUncovered towersRefusedTwice"
+        );
+        _allow("defend", GasBounds.DEFEND);
+        _allow("defend, too late", GasBounds.DEFEND_TOO_LATE);
+        _allow("collect", GasBounds.COLLECT);
         money.mint(vm.addr(PAYER), 1e30);
         vm.startPrank(vm.addr(PAYER));
         money.approve(address(channels), type(uint256).max);
@@ -69,15 +67,15 @@ contract TowersWorld is Tally {
         vm.stopPrank();
     }
 
-    function deposit(uint256 payee, uint256 token, uint128 amount) external counted("towersDeposit") {
+    function deposit(uint256 payee, uint256 token, uint128 amount) external counted("Towers.deposit") {
         _deposit(payee % 2, token % 2, bound(amount, 2, 1e12));
     }
 
-    function announce(uint256 payee, uint256 token, uint128 amount) external counted("towersAnnounce") {
+    function announce(uint256 payee, uint256 token, uint128 amount) external counted("Towers.announceWithdrawal") {
         _announce(payee % 2, token % 2, uint128(bound(amount, 0, 2e12)));
     }
 
-    function withdraw(uint256 payee, uint256 token, uint128 amount) external counted("towersWithdraw") {
+    function withdraw(uint256 payee, uint256 token, uint128 amount) external counted("Towers.withdraw") {
         (payee, token) = (payee % 2, token % 2);
         if (balances[payee][token] == 0) _deposit(payee, token, 1000);
         if (announced[payee][token] == 0) _announce(payee, token, uint128(bound(amount, 1, 2e12)));
@@ -93,7 +91,7 @@ contract TowersWorld is Tally {
 
     function defend(uint256 which, uint128 amount, uint256 token, uint96 reward, uint256 tower)
         external
-        counted("towersDefend")
+        counted("Towers.defend")
     {
         _defend(_closing(which), amount, token % 2, reward, tower);
     }
@@ -104,17 +102,24 @@ contract TowersWorld is Tally {
         counted("towersReplace")
     {
         uint256 i = _closing(which);
-        if (_entries[i].defences == 0) {
-            _defend(i, uint128(bound(amount, 1, HELD / 2)), 1 - token % 2, reward, tower ^ 1);
+        // There must be a defence before, and something left for the next.
+        if (_entries[i].credited == HELD || (_entries[i].defences == 0 && _entries[i].credited >= HELD / 2)) {
+            i = _opened();
         }
-        if (_entries[i].credited == HELD) i = _opened();
+        if (_entries[i].defences == 0) {
+            _defend(i, uint128(bound(amount, _entries[i].credited + 1, HELD / 2)), 1 - token % 2, reward, tower ^ 1);
+        }
+        uint256 before = _entries[i].defences;
         _defend(i, amount, token % 2, reward, tower);
+        vm.assertEq(_entries[i].defences, before + 1, "another channel was defended");
     }
 
     /// The payee is awake.
     function claim(uint256 which, uint128 amount) external counted("towersClaim") {
-        Entry storage entry = _entries[_closing(which)];
-        amount = uint128(bound(amount, entry.credited, HELD));
+        uint256 i = _closing(which);
+        if (_entries[i].credited == HELD) i = _opened();
+        Entry storage entry = _entries[i];
+        amount = uint128(bound(amount, entry.credited + 1, HELD));
         Claim[] memory claims = new Claim[](1);
         claims[0] = _voucher(entry, amount);
         channels.claim(claims);
@@ -122,38 +127,38 @@ contract TowersWorld is Tally {
     }
 
     /// What must be refused, always.
-    function late(uint256 which, uint256 how, uint256 tower) external counted("towersLate") {
+    function late(uint256 which, uint256 how, uint256 tower) external timed {
+        how %= 4;
         uint256 i = _closing(which);
+        if (how != 0 && _entries[i].credited == HELD) i = _opened();
         Entry storage entry = _entries[i];
         if (balances[entry.payee][0] == 0) _deposit(entry.payee, 0, 1000);
         if (entry.credited == 0) _defend(i, 1, 0, 1, tower);
-        uint128 amount = uint128(entry.credited);
+        // Too late, for so much is claimed.
         Appointment memory appointment =
-            Appointment(entry.id, amount, payees[entry.payee], address(rewards[0]), 1, uint64(_now));
+            Appointment(entry.id, uint128(entry.credited), payees[entry.payee], address(rewards[0]), 1, uint64(_now));
+        (string memory name, bytes4 reason) = ("towersRefusedLate", ITowers.AlreadyClaimed.selector);
         uint256 key = _payeeKey(entry.payee);
-        how %= 4;
+        if (how != 0) appointment.amount = HELD;
         if (how == 1) {
-            // Signed by whoever else.
-            (appointment.amount, key) = (HELD, PAYER);
-            if (amount == HELD) return;
+            key = PAYER;
+            (name, reason) = ("towersRefusedForged", ITowers.AppointmentSignatureInvalid.selector);
         } else if (how == 2) {
-            (appointment.amount, appointment.expiry) = (HELD, uint64(_now - 1));
-            if (amount == HELD) return;
+            appointment.expiry = uint64(_now - 1);
+            (name, reason) = ("towersRefusedExpired", ITowers.AppointmentExpired.selector);
         } else if (how == 3) {
-            // More than there is.
-            appointment.amount = HELD;
             uint256 back = entry.token == 0 ? entry.aside : 0;
             appointment.reward = uint128(balances[entry.payee][0] + back + 1);
-            if (amount == HELD) return;
+            (name, reason) = ("towersRefusedUncovered", ITowers.RewardUncovered.selector);
         }
         bytes memory signature = _sign(key, towers.appointmentDigest(appointment));
-        Claim memory last = _voucher(entry, how == 0 ? amount : HELD);
-        (bool done,) =
-            address(towers).call(abi.encodeCall(ITowers.defend, (last, appointment, signature, _tower(tower))));
-        vm.assertFalse(done, "defended");
+        Claim memory last = _voucher(entry, appointment.amount);
+        bytes memory call = abi.encodeCall(ITowers.defend, (last, appointment, signature, _tower(tower)));
+        _refused(name, address(towers), address(this), call, reason);
+        if (how == 0) _measure("defend, too late");
     }
 
-    function collect(uint256 which, bool finished) external counted("towersCollect") {
+    function collect(uint256 which, bool finished) external counted("Towers.collect") {
         uint256 i = _closing(which);
         Entry storage entry = _entries[i];
         if (entry.defences == 0 && entry.credited == HELD) (i, entry) = (_opened(), _entries[_entries.length - 1]);
@@ -162,12 +167,13 @@ contract TowersWorld is Tally {
         if (_now < state.closeAt) _pass(state.closeAt - _now);
         if (finished) channels.finishClose(entry.config);
         vm.assertEq(towers.collect(entry.config), entry.aside, "rewarded");
+        _measure("collect");
         rewarded[entry.token] += entry.aside;
         earned[entry.best][entry.token] += entry.aside;
         ++entry.rewards;
         (entry.aside, entry.isOver) = (0, true);
-        (bool again,) = address(towers).call(abi.encodeCall(ITowers.collect, (entry.config)));
-        vm.assertFalse(again, "rewarded twice");
+        bytes memory call = abi.encodeCall(ITowers.collect, (entry.config));
+        _refused("towersRefusedTwice", address(towers), address(this), call, ITowers.NothingToCollect.selector);
     }
 
     function pass(uint256 time) external counted("towersPass") {
@@ -211,6 +217,7 @@ contract TowersWorld is Tally {
             Appointment(entry.id, appointed, payees[entry.payee], address(rewards[token]), reward, uint64(_now));
         bytes memory signature = _sign(_payeeKey(entry.payee), towers.appointmentDigest(appointment));
         towers.defend(_voucher(entry, amount), appointment, signature, _tower(tower));
+        _measure("defend");
         balances[entry.payee][entry.token] += entry.aside;
         balances[entry.payee][token] -= reward;
         (entry.aside, entry.token, entry.credited, entry.best) = (reward, token, amount, _tower(tower));
@@ -263,7 +270,8 @@ contract TowersWorld is Tally {
     }
 }
 
-/// C1 and C2 for rewards, C7 for channels that are defended, and one reward at most for each.
+/// C1 and C2 for rewards, C7 for channels that are defended, and one reward at most for each; C11 for defences.
+/// forge-config: default.isolate = true
 contract TowersInvariants is Campaign {
     TowersWorld private world;
 
@@ -285,7 +293,7 @@ contract TowersInvariants is Campaign {
         return (address(world), selectors);
     }
 
-    function invariant_rewardsAreCoveredByWhatWasDeposited() public view {
+    function invariant_C1_C2_rewardsAreCoveredByWhatWasDeposited() public view {
         TowersWorld.Entry[] memory entries = world.entries();
         for (uint256 t = 0; t < 2; ++t) {
             uint256 owed;
@@ -305,7 +313,7 @@ contract TowersInvariants is Campaign {
         }
     }
 
-    function invariant_eachChannelPaysOneRewardAtMostAndWhatItWouldAnyway() public view {
+    function invariant_C7_eachChannelPaysOneRewardAtMostAndWhatItWouldAnyway() public view {
         TowersWorld.Entry[] memory entries = world.entries();
         for (uint256 i = 0; i < entries.length; ++i) {
             ChannelState memory state = world.channels().channel(entries[i].id);
@@ -316,7 +324,11 @@ contract TowersInvariants is Campaign {
         }
     }
 
-    function invariant_towersEarnWhatTheyWerePaid() public view {
+    function invariant_C11_gasOfDefencesIsBounded() public view {
+        world.requireGasIsBounded();
+    }
+
+    function invariant_C2_towersEarnWhatTheyWerePaid() public view {
         for (uint160 tower = 0x7000; tower < 0x7003; ++tower) {
             // The other token keeps a fee.
             uint256 balance = world.rewards(0).balanceOf(address(tower));

@@ -5,14 +5,16 @@ import {Channels} from "../../src/Channels.sol";
 import {TestToken} from "../../src/TestToken.sol";
 import {IChannels} from "../../src/interfaces/IChannels.sol";
 import {ChannelConfig, ChannelState, Claim, Status} from "../../src/types/Channel.sol";
+import {GasBounds} from "../support/GasBounds.sol";
 import {FeeToken} from "../support/Tokens.sol";
 import {Wallet} from "../support/Wallet.sol";
 import {bound, vm} from "../support/Vm.sol";
+import {Tally} from "./Tally.sol";
 
 /// Several payers, payees and tokens, everything they may do to one contract, and a ledger of what must come of it.
-/// Every function here succeeds whatever its arguments: it makes first what it needs. The ledger is kept by the rules of
-/// the protocol, never by asking the contract.
-contract World {
+/// Every function here succeeds whatever its arguments: it makes first what it needs. What is counted happened on the
+/// contract, and brought something. The ledger is kept by the rules of the protocol, never by asking the contract.
+contract World is Tally {
     /// Somebody with a key, and maybe a wallet that the key owns (EIP-1271).
     struct Party {
         address account;
@@ -37,29 +39,6 @@ contract World {
         Status status;
     }
 
-    string[17] public names = [
-        "deposit",
-        "depositFor",
-        "depositWithPermit",
-        "depositWithAuthorization",
-        "withdraw",
-        "open",
-        "openBatch",
-        "topUp",
-        "claim",
-        "claimPacked",
-        "claimPackedAndSweep",
-        "sweep",
-        "closeCooperatively",
-        "startClose",
-        "finishClose",
-        "pass",
-        "cheat"
-    ];
-    uint256[17] public successes;
-    /// Claims that credited nothing because their channel was closed: C4 was put to the test that often.
-    uint256 public closedClaims;
-
     Channels public channels = new Channels();
     TestToken[2] public tokens;
     Party[3] public payers;
@@ -71,12 +50,11 @@ contract World {
     mapping(address token => uint256) public paidIn;
     mapping(address token => uint256) public paidOut;
 
-    uint256 private _now = 1_800_000_000;
+    uint256 private _credited; // in all
     uint64 private _salts;
     uint256 private _nonces;
 
     uint128 private constant MOST = 1e12;
-    uint256 private constant CHANNELS_MAX = 40;
     bytes32 private constant PERMIT =
         keccak256("Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)");
     bytes32 private constant RECEIVE = keccak256(
@@ -84,6 +62,16 @@ contract World {
     );
 
     constructor() {
+        _expect(
+            "Channels.deposit Channels.depositFor Channels.depositWithPermit "
+            "Channels.depositWithAuthorization Channels.withdraw Channels.open Channels.openBatch "
+            "Channels.topUp Channels.claim Channels.claimPacked Channels.claimPackedAndSweep "
+            "Channels.sweep Channels.closeCooperatively Channels.startClose Channels.finishClose "
+            "Channels.multicall claimOfNothingNew claimAfterClose claimWhileClosing sweepOfNothing "
+            "pass cheatAboveReserved cheatSignedByPayee cheatDepositOfAnother cheatSameChannelAgain "
+            "cheatCloseWithoutPayee cheatCloseTooEarly cheatCloseByPayee cheatUnknownChannel "
+            "cheatVoucherOfAnotherDomain"
+        );
         tokens[0] = new TestToken();
         tokens[1] = new FeeToken();
         payers[0] = _party("payer with authorizer", false, true);
@@ -92,6 +80,12 @@ contract World {
         payees[0] = _party("payee with authorizer", false, true);
         payees[1] = _party("payee alone", false, false);
         payees[2] = _party("payee with wallet", true, false);
+        _allow("claim, each", GasBounds.CLAIM);
+        _allow("claimPacked, each", GasBounds.CLAIM_PACKED);
+        _allow("claimPackedAndSweep, each", GasBounds.CLAIM_PACKED_AND_SWEEP);
+        _allow("closeCooperatively", GasBounds.CLOSE_COOPERATIVELY);
+        _allow("startClose", GasBounds.START_CLOSE);
+        _allow("finishClose", GasBounds.FINISH_CLOSE);
         for (uint256 p = 0; p < 3; ++p) {
             for (uint256 t = 0; t < 2; ++t) {
                 _as(
@@ -103,19 +97,16 @@ contract World {
         }
     }
 
-    modifier counted(uint256 name) {
-        vm.warp(_now);
-        _;
-        ++successes[name];
-    }
-
     // What people do
 
-    function deposit(uint256 payer, uint256 token, uint128 amount) external counted(0) {
+    function deposit(uint256 payer, uint256 token, uint128 amount) external counted("Channels.deposit") {
         _deposit(payer % 3, tokens[token % 2], amount);
     }
 
-    function depositFor(uint256 payer, uint256 token, uint128 amount, uint256 sender) external counted(1) {
+    function depositFor(uint256 payer, uint256 token, uint128 amount, uint256 sender)
+        external
+        counted("Channels.depositFor")
+    {
         TestToken asset = tokens[token % 2];
         Party memory from = payers[sender % 3];
         amount = uint128(bound(amount, 2, MOST));
@@ -125,7 +116,10 @@ contract World {
         _received(to, asset, amount);
     }
 
-    function depositWithPermit(uint256 payer, uint256 token, uint128 amount, bool sentAhead) external counted(2) {
+    function depositWithPermit(uint256 payer, uint256 token, uint128 amount, bool sentAhead)
+        external
+        counted("Channels.depositWithPermit")
+    {
         Party memory from = payers[payer % 2];
         TestToken asset = tokens[token % 2];
         amount = uint128(bound(amount, 2, MOST));
@@ -147,7 +141,7 @@ contract World {
 
     function depositWithAuthorization(uint256 payer, uint256 token, uint128 amount, address sender)
         external
-        counted(3)
+        counted("Channels.depositWithAuthorization")
     {
         Party memory from = payers[payer % 2];
         TestToken asset = tokens[token % 2];
@@ -163,7 +157,7 @@ contract World {
         _received(from.account, asset, amount);
     }
 
-    function withdraw(uint256 payer, uint256 token, uint128 amount, address to) external counted(4) {
+    function withdraw(uint256 payer, uint256 token, uint128 amount, address to) external counted("Channels.withdraw") {
         payer %= 3;
         TestToken asset = tokens[token % 2];
         if (to == address(0) || to == address(channels)) to = payers[payer].account;
@@ -175,29 +169,19 @@ contract World {
         paidOut[address(asset)] += amount;
     }
 
-    function open(uint256 payer, uint256 payee, uint256 token, uint128 amount, uint40 delay) external counted(5) {
+    function open(uint256 payer, uint256 payee, uint256 token, uint128 amount, uint40 delay)
+        external
+        counted("Channels.open")
+    {
         _open(payer % 3, payee % 3, tokens[token % 2], amount, delay);
     }
 
-    function openBatch(uint256 payer, uint256 payee, uint256 token, uint128 amount, uint8 count) external counted(6) {
-        uint256 size = bound(count, 1, 4);
-        payer %= 3;
-        TestToken asset = tokens[token % 2];
-        amount = uint128(bound(amount, 1, MOST));
-        _need(payer, asset, amount * size);
-        ChannelConfig[] memory configs = new ChannelConfig[](size);
-        uint128[] memory amounts = new uint128[](size);
-        for (uint256 i = 0; i < size; ++i) {
-            configs[i] = _config(payer, (payee % 3 + i) % 3, asset, 1 hours);
-            amounts[i] = amount;
-        }
-        _as(payers[payer], address(channels), abi.encodeCall(IChannels.openBatch, (configs, amounts)));
-        for (uint256 i = 0; i < size; ++i) {
-            _opened(configs[i], payer, (payee % 3 + i) % 3, amount);
-        }
+    function openBatch(uint256 payer, uint256 payee, uint256 token, uint128 amount, uint8 count) external timed {
+        _openBatch(payer % 3, payee % 3, tokens[token % 2], uint128(bound(amount, 1, MOST)), bound(count, 1, 4));
+        _count("Channels.openBatch");
     }
 
-    function topUp(uint256 which, uint128 amount) external counted(7) {
+    function topUp(uint256 which, uint128 amount) external counted("Channels.topUp") {
         Entry storage entry = _entries[_withStatus(which, Status.Open)];
         TestToken asset = TestToken(entry.config.token);
         amount = uint128(bound(amount, 1, MOST));
@@ -208,9 +192,10 @@ contract World {
     }
 
     /// One to four channels of any kind and state, closed ones too, with new, old and doubled vouchers.
-    function claim(uint256 which, uint128[4] calldata amounts, uint8 count, address sender) external counted(8) {
+    function claim(uint256 which, uint128[4] calldata amounts, uint8 count, address sender) external timed {
         uint256 size = bound(count, 1, 4);
         Claim[] memory claims = new Claim[](size);
+        uint256 before = _credited;
         if (_entries.length == 0) _openAny();
         for (uint256 i = 0; i < size; ++i) {
             Entry storage entry = _entries[uint256(keccak256(abi.encode(which, i))) % _entries.length];
@@ -219,115 +204,136 @@ contract World {
         }
         vm.prank(sender);
         channels.claim(claims);
+        _measure("claim, each", size);
+        _count(_credited == before ? "claimOfNothingNew" : "Channels.claim");
     }
 
-    function claimPacked(uint256 which, uint128[4] calldata amounts, address sender) external counted(9) {
+    function claimPacked(uint256 which, uint128[4] calldata amounts, address sender) external timed {
+        uint256 before = _credited;
         (bytes memory data,,) = _packed(which, amounts);
         vm.prank(sender);
         channels.claimPacked(data);
+        _measure("claimPacked, each", (data.length - 65) / 125);
+        _count(_credited == before ? "claimOfNothingNew" : "Channels.claimPacked");
     }
 
-    function claimPackedAndSweep(uint256 which, uint128[4] calldata amounts, address sender) external counted(10) {
+    function claimPackedAndSweep(uint256 which, uint128[4] calldata amounts, address sender) external timed {
+        uint256 before = _credited;
         (bytes memory data, address payee, address token) = _packed(which, amounts);
         vm.prank(sender);
         channels.claimPackedAndSweep(data);
+        _measure("claimPackedAndSweep, each", (data.length - 65) / 125);
+        _count(_credited == before ? "claimOfNothingNew" : "Channels.claimPackedAndSweep");
         _swept(payee, token);
     }
 
-    function sweep(uint256 payee, uint256 token, address sender) external counted(11) {
+    function sweep(uint256 payee, uint256 token, address sender) external timed {
         address to = payees[payee % 3].account;
         address asset = address(tokens[token % 2]);
+        uint256 expected = claimable[to][asset];
         vm.prank(sender);
-        vm.assertEq(channels.sweep(to, asset), claimable[to][asset], "swept");
+        vm.assertEq(channels.sweep(to, asset), expected, "swept");
+        _count(expected == 0 ? "sweepOfNothing" : "Channels.sweep");
         _swept(to, asset);
     }
 
-    function closeCooperatively(uint256 which, uint128 amount, bool sentByPayee, address sender) external counted(12) {
+    /// A claim and the payout of all that its payee has, in one transaction.
+    function multicall(uint256 which, uint128 amount, address sender) external counted("Channels.multicall") {
+        Entry storage entry = _entries[_alive(which)];
+        (address payee, address token) = (entry.config.payee, entry.config.token);
+        Claim memory voucher = _voucher(entry, amount);
+        bytes[] memory calls = new bytes[](2);
+        calls[0] = abi.encodeCall(IChannels.claim, (_one(voucher)));
+        calls[1] = abi.encodeCall(IChannels.sweep, (payee, token));
+        vm.prank(sender);
+        channels.multicall(calls);
+        _credit(entry, voucher.amount);
+        _swept(payee, token);
+    }
+
+    function closeCooperatively(uint256 which, uint128 amount, bool sentByPayee, address sender)
+        external
+        counted("Channels.closeCooperatively")
+    {
         Entry storage entry = _entries[_alive(which)];
         Claim memory last = _voucher(entry, amount);
         if (last.amount <= entry.credited) last.signature = "";
         Party memory payee = payees[entry.payee];
         uint256 key = payee.authorizerKey == 0 ? payee.key : payee.authorizerKey;
         bytes memory agreed =
-            sentByPayee ? bytes("") : _signature(key, channels.cooperativeCloseDigest(entry.id, last.amount));
+            sentByPayee ? bytes("") : _sign(key, channels.cooperativeCloseDigest(entry.id, last.amount));
         vm.prank(sentByPayee ? entry.config.payee : sender);
         channels.closeCooperatively(last, agreed);
+        _measure("closeCooperatively");
         _credit(entry, last.amount);
         _close(entry);
     }
 
-    function startClose(uint256 which) external counted(13) {
+    function startClose(uint256 which) external counted("Channels.startClose") {
         _startClose(_withStatus(which, Status.Open));
     }
 
-    function finishClose(uint256 which, address sender) external counted(14) {
+    function finishClose(uint256 which, address sender) external counted("Channels.finishClose") {
         uint256 i = _withStatus(which, Status.Closing);
-        if (_now < _entries[i].closeAt) _warp(_entries[i].closeAt);
+        if (_now < _entries[i].closeAt) _pass(_entries[i].closeAt - _now);
         vm.prank(sender);
         channels.finishClose(_entries[i].config);
+        _measure("finishClose");
         _close(_entries[i]);
     }
 
-    function pass(uint256 time) external counted(15) {
-        _warp(_now + bound(time, 1, 3 days));
+    function pass(uint256 time) external counted("pass") {
+        _pass(bound(time, 1, 3 days));
     }
 
     /// What must be refused, always.
-    function cheat(uint256 how, uint256 which, uint128 amount) external counted(16) {
-        Entry storage entry = _entries[_alive(which)];
+    function cheat(uint256 how, uint256 which, uint128 amount) external timed {
+        how %= 9;
+        uint256 i = _alive(which);
+        bool isSpent = _entries[i].credited == _entries[i].put;
+        bool isDue = _entries[i].status == Status.Closing && _now >= _entries[i].closeAt;
+        if ((isSpent && (how == 1 || how == 8)) || (isDue && how == 5)) i = _openAny();
+        Entry storage entry = _entries[i];
         ChannelConfig memory config = entry.config;
         Party memory payer = payers[entry.payer];
-        how %= 9;
+        uint128 put = uint128(entry.put);
         if (how == 0) {
-            // More than the channel holds.
-            amount = uint128(bound(amount, entry.put + 1, type(uint104).max));
-            _refused(
-                entry.config.payee, abi.encodeCall(IChannels.claim, (_one(_signed(entry, amount, _payerKey(payer)))))
-            );
+            amount = uint128(bound(amount, put + 1, type(uint104).max));
+            Claim memory more = _signed(entry, amount, _payerKey(payer));
+            _refusedClaim("cheatAboveReserved", more, IChannels.AmountAboveReserved.selector);
         } else if (how == 1) {
-            // Signed by the payee.
-            amount = uint128(entry.put);
-            if (entry.credited == amount) return;
-            _refused(
-                entry.config.payee,
-                abi.encodeCall(IChannels.claim, (_one(_signed(entry, amount, payees[entry.payee].key))))
-            );
+            Claim memory forged = _signed(entry, put, payees[entry.payee].key);
+            _refusedClaim("cheatSignedByPayee", forged, IChannels.VoucherSignatureInvalid.selector);
         } else if (how == 2) {
-            // Another's deposit.
-            uint256 available = deposits[config.payer][config.token];
-            _refused(
-                config.payer, abi.encodeCall(IChannels.withdraw, (config.token, uint128(available + 1), config.payer))
-            );
+            uint128 more = uint128(deposits[config.payer][config.token] + 1);
+            bytes memory call = abi.encodeCall(IChannels.withdraw, (config.token, more, config.payer));
+            _refused("cheatDepositOfAnother", config.payer, call, IChannels.DepositTooSmall.selector);
         } else if (how == 3) {
-            // The same channel twice.
             _need(entry.payer, TestToken(config.token), 1);
-            _refused(config.payer, abi.encodeCall(IChannels.open, (config, 1)));
+            bytes memory call = abi.encodeCall(IChannels.open, (config, 1));
+            _refused("cheatSameChannelAgain", config.payer, call, IChannels.ChannelExists.selector);
         } else if (how == 4) {
-            // A close that the payee does not agree to.
-            bytes memory agreed =
-                _signature(payer.key, channels.cooperativeCloseDigest(entry.id, uint128(entry.credited)));
-            Claim memory last = Claim(config, uint128(entry.credited), "");
-            _refused(config.payer, abi.encodeCall(IChannels.closeCooperatively, (last, agreed)));
+            uint128 credited = uint128(entry.credited);
+            bytes memory agreed = _sign(payer.key, channels.cooperativeCloseDigest(entry.id, credited));
+            bytes memory call = abi.encodeCall(IChannels.closeCooperatively, (Claim(config, credited, ""), agreed));
+            _refused("cheatCloseWithoutPayee", config.payer, call, IChannels.CloseSignatureInvalid.selector);
         } else if (how == 5) {
-            // A close before its time.
-            if (entry.status == Status.Closing && _now >= entry.closeAt) return;
-            _refused(config.payer, abi.encodeCall(IChannels.finishClose, (config)));
+            bytes4 reason = entry.status == Status.Closing
+                ? IChannels.CloseTooEarly.selector
+                : IChannels.ChannelNotClosing.selector;
+            _refused("cheatCloseTooEarly", config.payer, abi.encodeCall(IChannels.finishClose, (config)), reason);
         } else if (how == 6) {
-            // A close by somebody else.
-            _refused(config.payee, abi.encodeCall(IChannels.startClose, (config)));
+            bytes memory call = abi.encodeCall(IChannels.startClose, (config));
+            _refused("cheatCloseByPayee", config.payee, call, IChannels.SenderNotPayer.selector);
         } else if (how == 7) {
-            // A channel that was never opened.
             config.salt = bytes32(type(uint256).max);
-            Claim memory none = Claim(config, 0, "");
-            _refused(config.payee, abi.encodeCall(IChannels.claim, (_one(none))));
+            _refusedClaim("cheatUnknownChannel", Claim(config, 0, ""), IChannels.ChannelUnknown.selector);
         } else {
-            // A voucher for this channel, taken to another contract's name: the digest of another domain.
             vm.chainId(777);
-            bytes32 foreign = channels.voucherDigest(entry.id, uint128(entry.put));
+            bytes32 foreign = channels.voucherDigest(entry.id, put);
             vm.chainId(31337);
-            if (entry.credited == entry.put) return;
-            Claim memory replay = Claim(config, uint128(entry.put), _signature(_payerKey(payer), foreign));
-            _refused(config.payee, abi.encodeCall(IChannels.claim, (_one(replay))));
+            Claim memory replay = Claim(config, put, _sign(_payerKey(payer), foreign));
+            _refusedClaim("cheatVoucherOfAnotherDomain", replay, IChannels.VoucherSignatureInvalid.selector);
         }
     }
 
@@ -337,7 +343,7 @@ contract World {
         for (uint256 i = 0; i < _entries.length; ++i) {
             if (_entries[i].status == Status.Open) _startClose(i);
         }
-        _warp(_now + 30 days);
+        _pass(30 days);
         for (uint256 i = 0; i < _entries.length; ++i) {
             if (_entries[i].status != Status.Closing) continue;
             channels.finishClose(_entries[i].config);
@@ -375,13 +381,6 @@ contract World {
         }
     }
 
-    function tally() external view returns (string memory line) {
-        for (uint256 i = 0; i < names.length; ++i) {
-            line = string.concat(line, names[i], "=", vm.toString(successes[i]), " ");
-        }
-        line = string.concat(line, "closedClaims=", vm.toString(closedClaims));
-    }
-
     // The ledger
 
     function _received(address payer, TestToken asset, uint256 amount) private {
@@ -401,12 +400,12 @@ contract World {
 
     function _credit(Entry storage entry, uint256 amount) private {
         if (amount <= entry.credited) return;
-        if (entry.status == Status.Closed) {
-            ++closedClaims;
-            return;
-        }
-        claimable[entry.config.payee][entry.config.token] += amount - entry.credited;
+        if (entry.status == Status.Closed) return _count("claimAfterClose");
+        if (entry.status == Status.Closing) _count("claimWhileClosing");
+        uint256 more = amount - entry.credited;
+        claimable[entry.config.payee][entry.config.token] += more;
         entry.credited = amount;
+        _credited += more;
     }
 
     function _close(Entry storage entry) private {
@@ -445,15 +444,12 @@ contract World {
         }
     }
 
-    function _refused(address sender, bytes memory data) private {
-        vm.prank(sender);
-        (bool done,) = address(channels).call(data);
-        vm.assertFalse(done, "a cheat was not refused");
+    function _refused(string memory name, address sender, bytes memory data, bytes4 reason) private {
+        _refused(name, address(channels), sender, data, reason);
     }
 
-    function _warp(uint256 time) private {
-        _now = time;
-        vm.warp(time);
+    function _refusedClaim(string memory name, Claim memory entry, bytes4 reason) private {
+        _refused(name, entry.config.payee, abi.encodeCall(IChannels.claim, (_one(entry))), reason);
     }
 
     function _deposit(uint256 payer, TestToken asset, uint128 amount) private {
@@ -501,6 +497,20 @@ contract World {
         return _entries.length - 1;
     }
 
+    function _openBatch(uint256 payer, uint256 payee, TestToken asset, uint128 amount, uint256 size) private {
+        _need(payer, asset, amount * size);
+        ChannelConfig[] memory configs = new ChannelConfig[](size);
+        uint128[] memory amounts = new uint128[](size);
+        for (uint256 i = 0; i < size; ++i) {
+            configs[i] = _config(payer, (payee + i) % 3, asset, 1 hours);
+            amounts[i] = amount;
+        }
+        _as(payers[payer], address(channels), abi.encodeCall(IChannels.openBatch, (configs, amounts)));
+        for (uint256 i = 0; i < size; ++i) {
+            _opened(configs[i], payer, (payee + i) % 3, amount);
+        }
+    }
+
     function _openAny() private returns (uint256) {
         uint256 seed = uint256(keccak256(abi.encode(_entries.length, _salts)));
         return _open(seed % 3, (seed >> 8) % 3, tokens[(seed >> 16) % 2], uint128(seed >> 24), 2);
@@ -509,18 +519,26 @@ contract World {
     function _startClose(uint256 i) private {
         Entry storage entry = _entries[i];
         _as(payers[entry.payer], address(channels), abi.encodeCall(IChannels.startClose, (entry.config)));
+        if (!payers[entry.payer].isWallet) _measure("startClose");
         (entry.status, entry.closeAt) = (Status.Closing, uint40(_now) + entry.config.withdrawDelay);
     }
 
     /// The first channel from `which` on that is in `status`; one is made if none is.
-    function _withStatus(uint256 which, Status status) private returns (uint256) {
+    function _withStatus(uint256 which, Status status) private returns (uint256 i) {
+        bool found;
+        (found, i) = _find(which, status);
+        if (found) return i;
+        if (status == Status.Closing) (found, i) = _find(which, Status.Open);
+        if (!found) i = _openAny();
+        if (status == Status.Closing) _startClose(i);
+    }
+
+    function _find(uint256 which, Status status) private view returns (bool, uint256 i) {
         for (uint256 k = 0; k < _entries.length; ++k) {
-            uint256 i = (which % _entries.length + k) % _entries.length;
-            if (_entries[i].status == status) return i;
+            i = (which % _entries.length + k) % _entries.length;
+            if (_entries[i].status == status) return (true, i);
         }
-        uint256 fresh = status == Status.Open ? _openAny() : _withStatus(which, Status.Open);
-        if (status == Status.Closing) _startClose(fresh);
-        return fresh;
+        return (false, 0);
     }
 
     /// The first channel from `which` on that is not closed; one is made if none is.
@@ -584,12 +602,7 @@ contract World {
     }
 
     function _signed(Entry storage entry, uint128 amount, uint256 key) private view returns (Claim memory) {
-        return Claim(entry.config, amount, _signature(key, channels.voucherDigest(entry.id, amount)));
-    }
-
-    function _signature(uint256 key, bytes32 digest) private pure returns (bytes memory) {
-        (uint8 v, bytes32 r, bytes32 s) = vm.sign(key, digest);
-        return abi.encodePacked(r, s, v);
+        return Claim(entry.config, amount, _sign(key, channels.voucherDigest(entry.id, amount)));
     }
 
     function _sign(TestToken asset, uint256 key, bytes32 hash) private view returns (uint8, bytes32, bytes32) {
