@@ -27,6 +27,8 @@ struct World {
     /// Where transactions wait for every so-manieth block, if there is one; else each has its own at
     /// once.
     pool: Option<Pool>,
+    /// Whether a transaction was sent that was not in the journal.
+    hasty: Arc<AtomicBool>,
 }
 
 /// So many requests for a block bring one with what waits.
@@ -56,16 +58,24 @@ impl World {
             chain.mine().unwrap();
         }
         let base = chain.block_number();
-        Self { chain, deployed, base, configs, dir: tempfile::tempdir().unwrap(), pool: None }
+        let (dir, pool, hasty) = (tempfile::tempdir().unwrap(), None, Arc::default());
+        Self { chain, deployed, base, configs, dir, pool, hasty }
     }
 
     /// A process whose events `fuse` counts.
     async fn process(&self, seed: u8, journal: &Path, fuse: &Fuse) -> EvmChain {
         let (chain, counter, pool) = (self.chain.clone(), fuse.clone(), self.pool.clone());
+        let mut journal = Journal::open(journal).unwrap();
+        let (is_durable, hasty) = (journal.witness(), self.hasty.clone());
+        journal.fuse = Some(fuse.clone());
         let mut asked = 0u64;
         let judge = move |method: &str, params: &serde_json::Value| {
             if !counter.holds() {
                 return Verdict::Hang;
+            }
+            if method == "eth_sendRawTransaction" {
+                let raw: Bytes = serde_json::from_value(params[0].clone()).unwrap();
+                hasty.fetch_or(!is_durable(&raw), Ordering::SeqCst);
             }
             match (method, &pool) {
                 ("eth_getBlockByNumber", None) => chain.mine().unwrap(),
@@ -82,8 +92,6 @@ impl World {
             Verdict::Pass
         };
         let endpoint = Misbehaving::endpoint(&self.chain, judge);
-        let mut journal = Journal::open(journal).unwrap();
-        journal.fuse = Some(fuse.clone());
         EvmChain::connect(endpoint, self.deployed.domain, signer(seed), journal, policy())
             .await
             .unwrap()
@@ -134,6 +142,7 @@ impl World {
             () = fuse.blown() => None,
             done = work(&process) => Some(done),
         };
+        assert!(!self.hasty.load(Ordering::SeqCst), "a transaction was sent before it was durable");
         match done {
             _ if fuse.is_blown() => None,
             Some(done) => {
