@@ -68,7 +68,7 @@ impl World {
     async fn process(&self, seed: u8, journal: &Path, fuse: &Fuse) -> EvmChain {
         let (chain, counter, pool) = (self.chain.clone(), fuse.clone(), self.pool.clone());
         let mut journal = Journal::open(journal).unwrap();
-        let (durable, hasty) = (journal.clone(), self.hasty.clone());
+        let (is_durable, hasty) = (journal.witness(), self.hasty.clone());
         journal.fuse = Some(fuse.clone());
         let mut asked = 0u64;
         let judge = move |method: &str, params: &serde_json::Value| {
@@ -77,7 +77,7 @@ impl World {
             }
             if method == "eth_sendRawTransaction" {
                 let raw: Bytes = serde_json::from_value(params[0].clone()).unwrap();
-                hasty.fetch_or(!durable.has_signed(&raw), Ordering::SeqCst);
+                hasty.fetch_or(!is_durable(&raw), Ordering::SeqCst);
             }
             match (method, &pool) {
                 ("eth_getBlockByNumber", None) => chain.mine().unwrap(),
