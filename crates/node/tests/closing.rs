@@ -131,6 +131,13 @@ async fn a_provider_agrees_and_the_payer_has_its_rest_back_at_once() {
     assert_eq!(known(&*store, channel.id).agreed_close(), Some((claim, payee_signature)));
     assert!(known(&*market.seller.disk, channel.id).agreed.is_some());
 
+    endpoint.close().await;
+    drop(store);
+    // It comes again before the chain is asked: with another channel.
+    let buyer = buys(&market.chain, &keys, &directory, market.seller.address()).await;
+    let next = buyer.close().await.unwrap();
+    assert_ne!(next.channel, statement.channel);
+
     let seat = Seat::new(&market.chain, keys.wallet.address());
     let before = market.chain.facts(channel.id);
     seat.perform(&Intent::CloseCooperatively { claim, payee_signature }).await.unwrap();
@@ -140,13 +147,6 @@ async fn a_provider_agrees_and_the_payer_has_its_rest_back_at_once() {
     assert_eq!(market.chain.deposit(keys.wallet.address()), rest);
     let paid = market.chain.wallet(market.seller.keys.wallet.address());
     assert_eq!(paid, statement.cumulative.get(), "the payee has all that it was promised");
-    endpoint.close().await;
-    drop(store);
-
-    // It comes again: with another channel.
-    let buyer = buys(&market.chain, &keys, &directory, market.seller.address()).await;
-    let next = buyer.close().await.unwrap();
-    assert_ne!(next.channel, statement.channel);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
