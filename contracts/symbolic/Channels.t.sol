@@ -7,17 +7,47 @@ import {Channels} from "../src/Channels.sol";
 import {ChannelConfig, ChannelState, Claim, Status} from "../src/types/Channel.sol";
 import {vm} from "../test/support/Vm.sol";
 
+/// A token whose permits and authorizations are good or not, whatever is signed.
 contract Money is ERC20 {
+    bool private _consents;
+
     constructor() ERC20("Money", "M") {}
+
+    function consent(bool consents) external {
+        _consents = consents;
+    }
+
+    function permit(address owner, address spender, uint256 value, uint256, uint8, bytes32, bytes32) external {
+        require(_consents);
+        _approve(owner, spender, value);
+    }
+
+    function receiveWithAuthorization(
+        address from,
+        address to,
+        uint256 value,
+        uint256,
+        uint256,
+        bytes32,
+        uint8,
+        bytes32,
+        bytes32
+    ) external {
+        require(_consents && to == msg.sender);
+        _transfer(from, to, value);
+    }
 
     function mint(address to, uint256 amount) external {
         _mint(to, amount);
     }
 }
 
-/// One step of each entry point of `Channels` from any state of one channel, by any sender, with any amounts and signatures:
-/// what must hold after it held before. Run by halmos (scripts/contracts --symbolic), not by forge.
-/// The parties are fixed and have authorizers; recovery of a signature is any function.
+/// One call of each entry point of `Channels`, with any amounts and signatures: what must hold after it held before. Run by
+/// halmos (scripts/contracts --symbolic), not by forge; `bin/entries.mjs` sees to it that none is left out.
+/// Before the call the channel is in any state that its slot can hold; the deposit, or what is claimable, is any amount of
+/// 112 or 128 bits where the call reads it, and else zero. The sender is any, save for deposits by allowance, which are the
+/// payer's. Fixed are the parties, who have authorizers, the token, and the lengths: a batch has one entry, a signature 65 bytes.
+/// Recovery of a signature is any function.
 contract ChannelsSymbolic {
     Channels private channels;
     Money private token;
@@ -185,6 +215,60 @@ contract ChannelsSymbolic {
         assert(done == (amount != 0));
         assert(channels.depositOf(PAYER, address(token)) == before.deposit);
         assert(channels.depositOf(OTHER, address(token)) == before.others + amount);
+    }
+
+    function check_depositWithPermit(
+        uint256 slot,
+        uint112 deposit,
+        uint112 amount,
+        bool approved,
+        bool consents,
+        uint256 deadline,
+        bytes32 r,
+        bytes32 s,
+        uint8 v
+    ) public {
+        Seen memory before = _any(slot, deposit, 0, PAYER);
+        // Takes the prank that `_any` left.
+        token.approve(address(channels), approved ? type(uint256).max : 0);
+        token.mint(PAYER, amount);
+        token.consent(consents);
+        vm.prank(PAYER);
+        (bool done,) = address(channels)
+            .call(abi.encodeCall(channels.depositWithPermit, (address(token), amount, deadline, v, r, s)));
+        assert(done == (amount != 0 && (approved || consents)));
+        if (!done) return _same(before);
+        _deposited(before, done, amount);
+    }
+
+    /// Whoever sends it, and only if the token says yes.
+    function check_depositWithAuthorization(
+        uint256 slot,
+        uint112 deposit,
+        uint112 amount,
+        address sender,
+        bool consents,
+        bytes32 nonce,
+        bytes32 r,
+        bytes32 s,
+        uint8 v
+    ) public {
+        Seen memory before = _any(slot, deposit, 0, PAYER);
+        _approved(0);
+        token.mint(PAYER, amount);
+        token.consent(consents);
+        vm.assume(sender != address(channels) && sender != address(token));
+        vm.prank(sender);
+        (bool done,) = address(channels)
+            .call(
+                abi.encodeCall(
+                    channels.depositWithAuthorization,
+                    (PAYER, address(token), amount, 0, type(uint256).max, nonce, abi.encodePacked(r, s, v))
+                )
+            );
+        assert(done == (amount != 0 && consents));
+        if (!done) return _same(before);
+        _deposited(before, done, amount);
     }
 
     function check_withdraw(uint256 slot, uint112 deposit, address sender, uint128 amount) public {

@@ -7,13 +7,14 @@ import {Digests} from "../src/libraries/Digests.sol";
 import {Standing} from "../src/types/Standing.sol";
 import {vm} from "../test/support/Vm.sol";
 
-/// Each entry point of `Keys` after one revocation and one registration, by any sender, with any arguments and signatures.
-/// Run by halmos, not by forge.
+/// One call of each entry point of `Keys` after one revocation and one registration, at any time, with any signatures of 65
+/// bytes: by any sender, or (`…For`) for one wallet. Run by halmos, not by forge.
 contract KeysSymbolic {
     Keys private keys;
 
     address private constant WALLET = address(0x1001);
     bytes32 private constant DEVICE = keccak256("device");
+    bytes32 private constant NEXT = keccak256("next device");
     bytes32 private constant LOST = keccak256("lost device");
     address private constant AUTHORIZER = address(0x1003);
     address private constant STOLEN = address(0x1004);
@@ -86,6 +87,37 @@ contract KeysSymbolic {
             );
         if (done) assert(sender == WALLET && old != DEVICE && old != 0 && time <= expiry);
         _stays(sender == WALLET);
+    }
+
+    function check_rotateFor(
+        address sender,
+        uint64 time,
+        uint256 deadline,
+        bool lost,
+        uint64 expiry,
+        bytes32 r,
+        bytes32 s,
+        uint8 v
+    ) public {
+        vm.assume(time != 0);
+        vm.warp(time);
+        Digests.Delegation memory next = Digests.Delegation(WALLET, lost ? LOST : NEXT, AUTHORIZER, expiry);
+        bytes memory revocation = abi.encodePacked(r, s, v);
+        vm.prank(sender);
+        (bool done,) = address(keys)
+            .call(
+                abi.encodeCall(
+                    keys.rotateFor, (DEVICE, address(0), deadline, revocation, next, abi.encodePacked(s, r, v))
+                )
+            );
+        if (done) {
+            assert(!lost && time <= deadline && time <= expiry);
+            assert(keys.standing(WALLET, DEVICE, AUTHORIZER) == Standing.Revoked);
+            assert(expiry == 0 || keys.standing(WALLET, NEXT, AUTHORIZER) == Standing.Registered);
+        } else {
+            assert(keys.deviceRevokedAt(WALLET, DEVICE) == 0 && keys.expiryOf(WALLET, NEXT, AUTHORIZER) == 0);
+        }
+        _stays(true);
     }
 
     function check_setCap(address sender, address authorizer, address token, uint104 cap) public {

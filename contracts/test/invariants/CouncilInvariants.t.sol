@@ -170,9 +170,15 @@ contract CouncilWorld is Tally {
         bytes4 unauthorized = IAccessControl.AccessControlUnauthorizedAccount.selector;
         bytes4 notReady = TimelockController.TimelockUnexpectedOperationState.selector;
         if (how == 0) {
-            return _refuse("refusedEarly", member, _execution(_scheduled(Kind.Grant, seed)), notReady);
+            // A second before its time.
+            Operation storage found = _scheduled(Kind.Grant, seed);
+            _pass(found.due - 1 - _now);
+            return _refuse("refusedEarly", member, _execution(found), notReady);
         } else if (how == 1) {
-            return _refuse("refusedUnapproved", member, _execution(_propose(Kind.Grant, seed)), notReady);
+            // One approval, however long ago.
+            Operation storage found = _propose(Kind.Grant, seed);
+            _pass(delay);
+            return _refuse("refusedUnapproved", member, _execution(found), notReady);
         } else if (how == 2) {
             Operation storage found = _scheduled(Kind.Grant, seed);
             _execute(found, member);
