@@ -14,8 +14,8 @@ use sparewire_protocol::{Claim, ProtocolError, Role};
 use crate::{assemble, hint::Hint, output, side::Side};
 
 /// What the contract takes to close `channel` at once: its provider's agreement, from `provider` or
-/// from where it was reached last. `identity` is of our wallet; its authorizer may be another one than
-/// the channel's. An agreement is remembered, and given again where it was lost.
+/// from where it was reached last. `identity` is of our wallet; its authorizer may be another one
+/// than the channel's. An agreement is remembered, and given again where it was lost.
 pub(crate) async fn ask(
     side: &Side,
     identity: &Identity,
@@ -57,6 +57,8 @@ fn last_reached(store: &dyn Store, channel: &KnownChannel) -> Result<PeerAddress
 
 /// Whether an error of [`ask`] is what the provider said, and not that it was not reached.
 pub(crate) fn is_answer(error: &anyhow::Error) -> bool {
-    let of_session = error.downcast_ref::<SessionError>();
-    matches!(of_session, Some(SessionError::Protocol(error)) if !matches!(error, ProtocolError::Silent(_)))
+    match error.downcast_ref() {
+        Some(SessionError::Protocol(error)) => !matches!(error, ProtocolError::Silent(_)),
+        _ => false,
+    }
 }

@@ -1,4 +1,4 @@
-//! The cooperative close over the wire: a payer asks its payee to agree that a channel ends at once.
+//! The cooperative close over the wire: a payer asks its payee to agree that a channel ends now.
 //! The words of ALPN `sparewire-close/1`, and when either side takes the other's.
 //!
 //! Frames are those of [`crate::message`]: `length: u32 LE || kind: u8 || body`.
@@ -6,7 +6,7 @@
 //! **The invariant.** A payee never loses what it was promised by agreeing to a close: it signs at
 //! exactly the highest voucher that it holds, which is never less than what was claimed, once for
 //! each channel, and never after its store was set back, when it cannot know what it was promised.
-//! What it signs is durable before it leaves, so that it gives the same answer for ever, and neither
+//! What it signs is durable before it leaves, so that it gives the same answer for ever, and no
 //! side begins a session over that channel again. The payer signs nothing: it takes no close above
 //! what its own authorizer has signed.
 

@@ -57,8 +57,8 @@ pub enum Intent {
         /// The payee authorizer's signature of the [`crate::channel::CooperativeClose`].
         payee_signature: Signature,
     },
-    /// Ends channels that we pay at once, with their payees' agreement, and opens others out of what
-    /// comes back: all of it in one transaction, or nothing. So channels move to another key.
+    /// Ends channels that we pay at once, with their payees' agreement, and opens others out of
+    /// what comes back: all of it in one transaction, or nothing. So channels move to another key.
     Move {
         /// The newest voucher of each, and its payee authorizer's signature of the
         /// [`crate::channel::CooperativeClose`].
@@ -140,7 +140,7 @@ pub enum Intent {
         /// What our wallet says.
         delegation: Delegation,
     },
-    /// Revokes an authorizer of our wallet in the registry, for good, and makes public who takes over.
+    /// Revokes an authorizer of our wallet in the registry, and makes public who takes over.
     Rotate {
         /// The registry.
         keys: Address,

@@ -57,7 +57,7 @@ fn closing(cast: &Cast, amount: u128) -> Signed<CooperativeClose> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_payee_agrees_at_its_highest_voucher_exactly_and_says_the_same_for_ever(

@@ -76,7 +76,7 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_dir(dir)
 }
 
-/// Puts a file in the place of another one beside it, in one step that is durable when this returns.
+/// Puts a file in the place of another one beside it, in one step; durable when this returns.
 pub(crate) fn replace(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     sync_dir(parent(to))

@@ -96,9 +96,9 @@ impl NodeKeys {
         }
     }
 
-    /// The authorizer that is to take over from the present one: made at random and stored under the
-    /// same password where there is none yet. It is durable when this returns, and the same when this
-    /// is asked again, until [`NodeKeys::use_next_authorizer`].
+    /// The authorizer that is to take over from the present one: made at random and stored under
+    /// the same password where there is none yet. It is durable when this returns, and the same when
+    /// this is asked again, until [`NodeKeys::use_next_authorizer`].
     ///
     /// # Errors
     /// [`KeyFileError`] names the file that is missing, damaged or under another password.

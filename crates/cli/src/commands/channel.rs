@@ -30,9 +30,9 @@ use crate::{
 pub(crate) enum ChannelCommand {
     /// All channels and where they stand on chain.
     List,
-    /// Leave a channel that you pay. Its provider is asked first: where it agrees, the rest is back in
-    /// your deposit at once. Where it does not, this starts the withdraw delay, and a call after that
-    /// is over returns the rest.
+    /// Leave a channel that you pay. Its provider is asked first: where it agrees, the rest is back
+    /// in your deposit at once. Where it does not, this starts the withdraw delay, and a call after
+    /// that is over returns the rest.
     Close {
         /// The channel's id, or enough of its beginning.
         id: String,

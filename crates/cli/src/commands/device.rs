@@ -69,8 +69,8 @@ pub(crate) enum DeviceCommand {
         #[command(flatten)]
         unlock: Unlock,
     },
-    /// Give this node another authorizer (voucher key), and move the open channels that it pays to it:
-    /// their providers are asked to agree to close them, and what is left in them is put into new
+    /// Give this node another authorizer (voucher key), and move the open channels that it pays to
+    /// it: their providers are asked to agree to close them, and what is left in them is put into new
     /// ones in the same transaction. Interrupted, it goes on when it is called again.
     Rotate {
         /// Leave channels whose providers do not agree, by the withdraw delay, instead of keeping

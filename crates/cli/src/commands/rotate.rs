@@ -189,8 +189,8 @@ fn to_next(
         salt: u64::from_le_bytes(salt),
         ..claim.config
     };
-    // The invariant: no more is put aside than what comes back, so that the rest of our deposit is not
-    // touched, and the payee is credited all that it was promised before.
+    // The invariant: no more is put aside than what comes back, so that the rest of our deposit is
+    // not touched, and the payee is credited all that it was promised before.
     let credited = claim.amount.max(facts.claimed);
     let Some(rest) = facts.reserved.checked_sub(credited) else {
         bail!("the chain says that channel {from} holds less than was promised over it; ask again");
@@ -205,8 +205,8 @@ async fn perform(side: &Side, moves: Vec<Move>) -> Result<Outcome> {
     for part in moves.chunks(MOVES_MAX) {
         let closes = part.iter().map(|one| one.close).collect();
         let opens: Vec<_> = part.iter().filter_map(|one| one.open).collect();
-        // Remembered before they are opened: a crash in between leaves names without money, not money
-        // without names.
+        // Remembered before they are opened: a crash in between leaves names without money, not
+        // money without names.
         for (config, _) in &opens {
             side.store.keep_channel(Role::Payer, &domain, config)?;
         }
