@@ -14,7 +14,9 @@ use sparewire_node::{
     store::{SqliteStore, Store},
     transport::PeerAddress,
 };
-use sparewire_protocol::{Accepted, Countersigned, Message, ProtocolError, Reading, Receipt};
+use sparewire_protocol::{
+    Accepted, Countersigned, Message, ProtocolError, Reading, Receipt, stake::Contradiction,
+};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -55,14 +57,15 @@ impl Scene {
         Countersigned { receipt: Signed { body, signature }, payee_signature }
     }
 
-    /// How the consumer's next session ends, with a provider that shows `receipt` as the newest.
-    async fn shown(&self, receipt: Countersigned) -> SessionError {
+    /// How the consumer's next session ends, with a provider that shows `receipt` as the newest, and
+    /// what is kept of it.
+    async fn shown(&self, receipt: Countersigned) -> (SessionError, Vec<Contradiction>) {
         let offer = self.store().await.offer(self.session).unwrap().unwrap();
         let endpoint = self.provider.endpoint(None).await;
         let there = PeerAddress { node: endpoint.node_id(), addrs: endpoint.bound_addrs() };
         let path = self.directory.path();
         let chain = &self.market.chain;
-        let buyer = Buyer::start(chain, &self.consumer, path, there, consumer_config()).await;
+        let mut buyer = Buyer::start(chain, &self.consumer, path, there, consumer_config()).await;
         let mut liar = Client::provide(&self.provider, &endpoint).await;
         assert!(matches!(liar.hear().await, Some(Message::Hello { .. })));
         liar.say(&Message::Offer(Box::new(offer))).await;
@@ -77,11 +80,11 @@ impl Scene {
             receipt: Some(receipt),
         };
         liar.say(&Message::Accepted(Box::new(accepted))).await;
-        let Buyer { run, endpoint: mine, .. } = buyer;
-        let error = within(30, run).await.unwrap().unwrap_err();
-        mine.close().await;
+        let error = within(30, &mut buyer.run).await.unwrap().unwrap_err();
+        let kept = buyer.disk.sqlite.contradictions(self.session).unwrap();
+        buyer.endpoint.close().await;
         endpoint.close().await;
-        error
+        (error, kept)
     }
 }
 
@@ -90,14 +93,14 @@ async fn a_second_receipt_with_one_number_ends_the_session_and_both_are_kept() {
     let scene = Scene::new().await;
     let less = |receipt: &mut Receipt| receipt.reading.down = ByteCount::new(1);
     let other = scene.other(less, &*scene.provider.authorizer).await;
-    match scene.shown(other).await {
+    let (error, kept) = scene.shown(other).await;
+    match error {
         SessionError::Protocol(ProtocolError::ConflictingReceipts { sequence, second, .. }) => {
             assert_eq!(sequence, other.receipt.body.sequence);
             assert_eq!(second, other.receipt.body.digest(&domain()));
         }
         error => panic!("{error}"),
     }
-    let kept = scene.store().await.contradictions(scene.session).unwrap();
     let [contradiction] = &kept[..] else { panic!("{kept:?}") };
     assert_eq!(contradiction.provider(), scene.provider.wallet.address());
     assert_eq!(contradiction.receipts()[1].body, other.receipt.body);
@@ -108,9 +111,10 @@ async fn a_receipt_that_the_provider_did_not_sign_convicts_it_of_nothing() {
     let scene = Scene::new().await;
     let more = |receipt: &mut Receipt| receipt.amount = amount(receipt.amount.get() + 1);
     let forged = scene.other(more, &*scene.consumer.authorizer).await;
-    match scene.shown(forged).await {
+    let (error, kept) = scene.shown(forged).await;
+    match error {
         SessionError::Protocol(ProtocolError::Signature(_)) => {}
         error => panic!("{error}"),
     }
-    assert_eq!(scene.store().await.contradictions(scene.session).unwrap(), []);
+    assert_eq!(kept, []);
 }
