@@ -15,7 +15,7 @@ use std::{
 ///   appointments are framed as messages are.
 /// * `payer`, `payee` are the two banks of one session and check a channel in the same way;
 ///   `closing` is how both leave it.
-const STATIONS: [(&str, u8); 15] = [
+const STATIONS: [(&str, u8); 16] = [
     ("meter", 1),
     ("credit", 1),
     ("receipt", 2),
@@ -29,6 +29,7 @@ const STATIONS: [(&str, u8); 15] = [
     ("payee", 6),
     ("closing", 6),
     ("claiming", 7),
+    ("stake", 7),
     ("settlement", 7),
     ("watch", 8),
 ];
