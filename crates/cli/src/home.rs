@@ -320,6 +320,11 @@ pub(crate) fn clock() -> Clock {
     })
 }
 
+/// A file that the command line names.
+pub(crate) fn text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
 /// The token that is paid in, as the chain knows it.
 pub(crate) async fn known_token(chain: &dyn Chain, token: Address) -> Result<TokenInfo> {
     match chain.token(token).await {

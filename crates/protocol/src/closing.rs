@@ -19,7 +19,7 @@ use sparewire_core::{
 use crate::{
     channel::{ChannelConfig, ChannelFacts, ChannelStatus, Claim, CooperativeClose, Delegation},
     error::ProtocolError,
-    message::{Payment, Refused},
+    message::{Payment, Refused, join_frame, split_frame},
     meter::Reading,
     session::{Agreement, Memory, Record},
     terms::check_delegation,
@@ -243,13 +243,7 @@ impl CloseMessage {
             Self::Agreed(agreed) => (2, encode(agreed)),
             Self::Refused(refused) => (3, encode(refused)),
         };
-        let length = body.len() + 1;
-        assert!(length <= CLOSE_FRAME_LEN_MAX, "our own messages fit a frame");
-        let mut frame = Vec::with_capacity(4 + length);
-        frame.extend_from_slice(&(length as u32).to_le_bytes());
-        frame.push(kind);
-        frame.extend_from_slice(&body);
-        frame
+        join_frame(kind, &body, CLOSE_FRAME_LEN_MAX)
     }
 
     /// Reads kind and body of a frame, without its length. `None` for a kind that this version
@@ -258,13 +252,7 @@ impl CloseMessage {
     /// # Errors
     /// [`DecodeError`] where a known kind is malformed or the frame too long or empty.
     pub fn from_frame(frame: &[u8]) -> Result<Option<Self>, DecodeError> {
-        let length = frame.len();
-        if length > CLOSE_FRAME_LEN_MAX {
-            return Err(DecodeError::TooLong { length, length_max: CLOSE_FRAME_LEN_MAX });
-        }
-        let Some((kind, body)) = frame.split_first() else {
-            return Err(DecodeError::Malformed { reason: "empty frame".to_owned() });
-        };
+        let (kind, body) = split_frame(frame, CLOSE_FRAME_LEN_MAX)?;
         Ok(Some(match kind {
             1 => Self::Ask(decode(body, CLOSE_FRAME_LEN_MAX)?),
             2 => Self::Agreed(decode(body, CLOSE_FRAME_LEN_MAX)?),

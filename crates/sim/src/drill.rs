@@ -315,7 +315,7 @@ const ROWS: [Row; 14] = [
             plan.asks = Asks::TwoOf(PANEL);
             plan.consumers.iter_mut().for_each(|it| it.asks = Asks::TwoOf(PANEL));
             let trouble = TROUBLES[turn % TROUBLES.len()];
-            let endpoint = LONE + rng.usize(0..PANEL.len());
+            let endpoint = PANEL[rng.usize(0..PANEL.len())];
             plan.operations.push((0, Op::Troubled { endpoint, trouble }));
         },
         shows: &["endpoint: boasts", "endpoint: hides", "an endpoint is outvoted"],

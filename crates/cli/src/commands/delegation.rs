@@ -1,8 +1,8 @@
 //! `sparewire wallet delegation`: have another wallet be paid, whose key is not here.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Subcommand;
 use sparewire_core::Address;
 use sparewire_protocol::Delegation;
@@ -11,7 +11,7 @@ use sparewire_wallet::NodeKeys;
 use crate::{
     dates::Day,
     delegation::{self, FILE},
-    home::{Home, clock, key_error},
+    home::{Home, clock, key_error, text},
     output,
 };
 
@@ -55,12 +55,8 @@ pub(crate) fn run(command: DelegationCommand, home: &Home, json: bool) -> Result
             Ok(())
         }
         DelegationCommand::Import { request, response } => {
-            let read = |path: &Path| {
-                std::fs::read_to_string(path)
-                    .with_context(|| format!("cannot read {}", path.display()))
-            };
             let path = home.dir.join(FILE);
-            let signed = delegation::keep(&path, &read(&request)?, &read(&response)?)?;
+            let signed = delegation::keep(&path, &text(&request)?, &text(&response)?)?;
             let Delegation { wallet, device, authorizer, expiry_secs } = signed.body;
             if (device, authorizer) != (own.node_id, own.authorizer) {
                 eprintln!(

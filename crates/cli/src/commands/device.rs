@@ -1,8 +1,8 @@
 //! `sparewire wallet device`: which keys act for this wallet, and which never again.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use sparewire_core::{Address, Amount, Domain, NodeId};
@@ -15,7 +15,7 @@ use sparewire_wallet::NodeKeys;
 use crate::{
     delegation::{self, Word},
     hint::Hint,
-    home::{Home, clock, key_error, token_info},
+    home::{Home, clock, key_error, text, token_info},
     output,
     side::Side,
 };
@@ -152,12 +152,8 @@ pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Resu
             Ok(())
         }
         DeviceCommand::Relay { request, response, unlock } => {
-            let read = |path: &Path| {
-                std::fs::read_to_string(path)
-                    .with_context(|| format!("cannot read {}", path.display()))
-            };
             let (domain, _) = home.network()?;
-            let word = delegation::word(&read(&request)?, &read(&response)?, &domain, registry)?;
+            let word = delegation::word(&text(&request)?, &text(&response)?, &domain, registry)?;
             let side = Side::open(home, unlock.password_file.as_deref()).await?;
             match word {
                 Word::Delegation(delegation) => {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Subcommand;
 use serde_json::json;
 use sparewire_wallet::{
@@ -13,7 +13,7 @@ use super::{delegation::DelegationCommand, device::DeviceCommand};
 use crate::{
     dates::Day,
     hint::{self, Hint},
-    home::{Home, key_error, password},
+    home::{Home, key_error, password, text},
     output,
 };
 
@@ -67,9 +67,7 @@ pub(crate) async fn run(command: WalletCommand, home: &Home, as_json: bool) -> R
         WalletCommand::Device(command) => super::device::run(command, home, as_json).await,
         WalletCommand::Delegation(command) => super::delegation::run(command, home, as_json),
         WalletCommand::Sign { request, password_file, blind } => {
-            let text = std::fs::read_to_string(&request)
-                .with_context(|| format!("cannot read {}", request.display()))?;
-            let request = OfflineRequest::from_json(&text)?;
+            let request = OfflineRequest::from_json(&text(&request)?)?;
             eprintln!("{}", output::tame(request.description()));
             for field in request.fields() {
                 let Field { name, kind, value } = field;
@@ -118,9 +116,7 @@ async fn new(
     );
     let made = mnemonic_file.is_none();
     let mnemonic: Mnemonic = match &mnemonic_file {
-        Some(path) => std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read {}", path.display()))?
-            .parse()?,
+        Some(path) => text(path)?.parse()?,
         None => Mnemonic::random(count)?,
     };
     let password = password(password_file.as_deref(), true)?;
