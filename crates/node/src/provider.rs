@@ -28,7 +28,7 @@ use sparewire_protocol::{
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{checks::Checks, shares::Shares, strangers::Strangers};
+use self::{checks::Checks, closing::Closes, shares::Shares, strangers::Strangers};
 use crate::{
     exit::Exit,
     identity::Identity,
@@ -70,6 +70,8 @@ pub struct ProviderConfig {
     pub settle: SettlePolicy,
 }
 
+/// How long whoever comes over a channel in use waits for it, however often it changes hands.
+const SLOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a claim at shutdown is waited for.
 const SHUTDOWN_CLAIM: Duration = Duration::from_secs(60);
 
@@ -87,6 +89,7 @@ pub struct Provider {
     slots: Mutex<HashMap<ChannelId, LiveSession>>,
     strangers: Strangers,
     checks: Checks,
+    closes: Arc<Closes>,
     shares: Shares,
     connections: Semaphore,
     tracker: TaskTracker,
@@ -136,6 +139,7 @@ impl Provider {
             slots: Mutex::new(HashMap::new()),
             strangers: Strangers::default(),
             checks: Checks::default(),
+            closes: Arc::default(),
             shares,
             connections,
             tracker: TaskTracker::new(),
@@ -230,6 +234,7 @@ impl Provider {
 
     /// Waits until no connection uses the channel, and takes it for `live`.
     async fn take_slot(&self, channel: ChannelId, live: &LiveSession) -> Result<(), SessionError> {
+        let until = tokio::time::Instant::now() + SLOT_TIMEOUT;
         loop {
             let running = match self.slots().entry(channel) {
                 Entry::Vacant(free) => {
@@ -244,7 +249,7 @@ impl Provider {
             // The same device comes back before we noticed that its old connection broke.
             running.cancel.cancel();
             let gone = running.gone.cancelled();
-            if tokio::time::timeout(Duration::from_secs(5), gone).await.is_err() {
+            if tokio::time::timeout_at(until, gone).await.is_err() {
                 return Err(SessionError::Policy("the channel's old session is still busy".into()));
             }
         }

@@ -4,7 +4,10 @@
 
 mod market;
 
-use std::sync::{Arc, atomic::Ordering::SeqCst};
+use std::{
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use market::{
@@ -21,7 +24,7 @@ use sparewire_node::{
 };
 use sparewire_protocol::{
     AgreedClose, CLOSE_FRAME_LEN_MAX, ChannelConfig, ChannelStatus, CloseMessage, CloseRequest,
-    Message, ProtocolError, RefusalCode, Statement,
+    Message, ProtocolError, RefusalCode, Role, Statement,
     settlement::{Chain, Intent},
 };
 use sparewire_wallet::{DeviceKey, LocalKey};
@@ -276,4 +279,59 @@ async fn a_payer_waits_for_no_provider_that_is_gone_or_forgets_what_it_was_promi
     assert!(matches!(error, SessionError::Transport(_) | SessionError::Protocol(_)), "{error}");
     assert_eq!(known(&*store, channel.id).agreed, None);
     endpoint.close().await;
+}
+
+/// An hour passes on nobody's clock in a test: the chain does not answer.
+fn silence(market: &Market, silent: bool) {
+    let hours = Duration::from_secs(if silent { 3_600 } else { 0 });
+    *market.seller.seat.slow.lock().unwrap() = hours;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_close_of_a_channel_waits_at_a_time_and_what_was_agreed_on_waits_for_nothing() {
+    let market = Market::new().await;
+    let (keys, _directory, statement) = settled(&market, [6; 32]).await;
+    let (other, _other_directory, others) = settled(&market, [7; 32]).await;
+    let at = market.seller.address();
+    let config = known(&*market.seller.disk, statement.channel).config;
+    let others = known(&*market.seller.disk, others.channel).config;
+    let first = agreed(ask(&keys, &at, request(&keys, config)).await);
+
+    silence(&market, true);
+    let asked = || market.seller.seat.asked_of_keys.load(SeqCst);
+    let before = asked();
+    let hangs_up = tokio::spawn({
+        let (other, at, request) = (other.clone(), at.clone(), request(&other, others));
+        async move { ask(&other, &at, request).await }
+    });
+    market::until("the chain is asked", || asked() > before).await;
+    hangs_up.abort();
+    let again = within(4, ask(&other, &at, request(&other, others))).await;
+    refused(again, RefusalCode::Busy, "it or too many others are being closed");
+    let again = within(4, ask(&keys, &at, request(&keys, config))).await;
+    assert_eq!(agreed(again), first, "neither a place nor the chain is needed");
+    assert_eq!(asked(), before + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closes_of_channels_that_never_paid_keep_no_customer_waiting() {
+    let market = Market::new().await;
+    let (keys, directory, statement) = settled(&market, [8; 32]).await;
+    let (at, crowd) = (market.seller.address(), Keys::random());
+    silence(&market, true);
+    let before = market.seller.seat.asked_of_keys.load(SeqCst);
+    let mut asking = tokio::task::JoinSet::new();
+    for salt in 0..20 {
+        let config = crowd.channel_to(&market.seller.keys, salt);
+        market.seller.disk.keep_channel(Role::Payee, &domain(), &config).unwrap();
+        let (crowd, at) = (crowd.clone(), at.clone());
+        asking.spawn(async move { ask(&crowd, &at, request(&crowd, config)).await });
+    }
+    let checked = || market.seller.seat.asked_of_keys.load(SeqCst) - before;
+    market::until("their line is full", || checked() == 16).await;
+    // They go on waiting for the chain; whoever comes now has its answer at once.
+    silence(&market, false);
+    let buyer = buys(&market.chain, &keys, &directory, at).await;
+    assert_eq!(buyer.close().await.unwrap().channel, statement.channel);
+    asking.shutdown().await;
 }
