@@ -1,7 +1,7 @@
 //! Asks providers to agree that channels which we pay end at once.
 
 use anyhow::Result;
-use sparewire_core::{NodeId, Signature};
+use sparewire_core::{Amount, NodeId, Signature};
 use sparewire_node::{
     closing::ask_to_close,
     identity::Identity,
@@ -15,14 +15,20 @@ use crate::{assemble, hint::Hint, output, side::Side};
 
 /// What the contract takes to close `channel` at once: its provider's agreement, from `provider` or
 /// from where it was reached last. `identity` is of our wallet; its authorizer may be another one
-/// than the channel's. An agreement is remembered, and given again where it was lost.
+/// than the channel's. An agreement is remembered, and given again where it was lost; none is taken
+/// of more than the `reserved` that the chain says the channel holds.
 pub(crate) async fn ask(
     side: &Side,
     identity: &Identity,
     channel: &KnownChannel,
+    reserved: Amount,
     provider: Option<PeerAddress>,
 ) -> Result<(Claim, Signature)> {
     if let Some(agreed) = channel.agreed_close() {
+        let amount = agreed.0.amount;
+        if amount > reserved {
+            return Err(SessionError::from(ProtocolError::OverDeposit { amount, reserved }).into());
+        }
         return Ok(agreed);
     }
     let provider = match provider {
@@ -30,7 +36,7 @@ pub(crate) async fn ask(
         None => last_reached(&*side.store, channel)?,
     };
     let endpoint = assemble::bind(&side.node, None).await?;
-    let asking = ask_to_close(&endpoint, &provider, identity, &side.store, channel);
+    let asking = ask_to_close(&endpoint, &provider, identity, &side.store, channel, reserved);
     let answer = output::patiently("the provider's agreement", asking).await;
     endpoint.close().await;
     Ok(answer?)

@@ -126,8 +126,8 @@ async fn a_provider_agrees_and_the_payer_has_its_rest_back_at_once() {
     assert_eq!(at, market.seller.address(), "it remembers where its provider is");
     let channel = known(&*store, statement.channel);
     let endpoint = keys.endpoint(None).await;
-    let identity = keys.identity();
-    let asking = ask_to_close(&endpoint, &at, &identity, &store, &channel);
+    let (identity, holds) = (keys.identity(), market.chain.facts(channel.id).reserved);
+    let asking = ask_to_close(&endpoint, &at, &identity, &store, &channel, holds);
     let (claim, payee_signature) = within(20, asking).await.unwrap();
     assert_eq!(claim.amount, statement.cumulative);
     // Both remember it before anything is sent to the chain.
@@ -263,10 +263,11 @@ async fn a_payer_waits_for_no_provider_that_is_gone_or_forgets_what_it_was_promi
     let store: Arc<dyn Store> = market::open_store(directory.path()).await;
     let channel = known(&*store, statement.channel);
     let (at, identity) = (market.seller.address(), keys.identity());
+    let holds = market.chain.facts(channel.id).reserved;
     let endpoint = keys.endpoint(None).await;
     // More was claimed than the provider remembers: it was set back, and signs nothing.
     market.chain.set_claimed(channel.id, statement.cumulative.checked_add(amount(1)).unwrap());
-    let asking = ask_to_close(&endpoint, &at, &identity, &store, &channel);
+    let asking = ask_to_close(&endpoint, &at, &identity, &store, &channel, holds);
     let error = within(20, asking).await.unwrap_err();
     let code = match &error {
         SessionError::Protocol(ProtocolError::Refused { code, .. }) => *code,
@@ -274,7 +275,7 @@ async fn a_payer_waits_for_no_provider_that_is_gone_or_forgets_what_it_was_promi
     };
     assert_eq!(code, RefusalCode::ChannelUnusable, "{error}");
     market.seller.stop().await;
-    let asking = ask_to_close(&endpoint, &at, &identity, &store, &channel);
+    let asking = ask_to_close(&endpoint, &at, &identity, &store, &channel, holds);
     let error = within(20, asking).await.unwrap_err();
     assert!(matches!(error, SessionError::Transport(_) | SessionError::Protocol(_)), "{error}");
     assert_eq!(known(&*store, channel.id).agreed, None);

@@ -13,7 +13,7 @@ use sparewire_node::{
 };
 use sparewire_protocol::{
     ChannelFacts, ChannelStatus, Role,
-    settlement::{Chain, Funds, Intent, TokenInfo},
+    settlement::{Chain, ChainError, Funds, Intent, TokenInfo},
 };
 use sparewire_wallet::LocalKey;
 
@@ -113,11 +113,20 @@ async fn close(
         return Ok(closed(chain.channel(id).await?.unwrap_or(facts)));
     }
     if !unilateral {
-        match closing::ask(side, &side.node.identity, &channel, provider).await {
-            Ok((claim, payee_signature)) => {
-                chain.perform(&Intent::CloseCooperatively { claim, payee_signature }).await?;
-                return Ok(closed(chain.channel(id).await?.unwrap_or(facts)));
-            }
+        let asking =
+            closing::ask(side, &side.node.identity, &channel, facts.reserved, provider).await;
+        let closing = async |(claim, payee_signature)| {
+            chain.perform(&Intent::CloseCooperatively { claim, payee_signature }).await
+        };
+        match asking {
+            Ok(agreed) => match closing(agreed).await {
+                Ok(_) => return Ok(closed(chain.channel(id).await?.unwrap_or(facts))),
+                // Whatever is wrong with it will be so the next time: there is the other way.
+                Err(error @ ChainError::Reverted { .. }) => {
+                    eprintln!("the close that the provider agreed on is not carried out: {error}");
+                }
+                Err(error) => return Err(error.into()),
+            },
             Err(error) => {
                 let reason = output::tame(&format!("{error:#}"));
                 eprintln!("the provider does not agree to close it at once: {reason}");

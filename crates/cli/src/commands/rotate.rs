@@ -160,8 +160,9 @@ async fn agreed_moves(side: &Side, identity: &Identity) -> Result<(Vec<Move>, Ve
             left.push((channel, "its provider is not reached".to_owned()));
             continue;
         }
-        match closing::ask(side, identity, &channel, None).await {
-            Ok(close) => moves.push(to_next(channel.id, close, &facts, authorizer)?),
+        let asking = closing::ask(side, identity, &channel, facts.reserved, None).await;
+        match asking.and_then(|close| to_next(channel.id, close, &facts, authorizer)) {
+            Ok(one) => moves.push(one),
             Err(error) => {
                 if !closing::is_answer(&error) {
                     gone.push(config.payee_authorizer);
