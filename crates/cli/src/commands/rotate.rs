@@ -4,15 +4,18 @@
 //! it, what is asked of the chain is in the journal before it is sent, and which channels are left
 //! to move is what the chain and the store say. Only the last step puts the key in its place.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::VecDeque, path::Path, sync::Arc};
 
 use anyhow::{Result, bail, ensure};
 use serde_json::json;
 use sparewire_core::{Address, Amount, ChannelId, NodeId, Signature, Signer};
-use sparewire_node::{identity::Identity, store::KnownChannel};
+use sparewire_node::{
+    identity::Identity,
+    store::{KnownChannel, Store},
+};
 use sparewire_protocol::{
     ChannelConfig, ChannelFacts, ChannelStatus, Claim, Delegation, Role,
-    settlement::{Intent, Outcome, Standing},
+    settlement::{Chain, ChainError, Intent, Outcome, Standing, TransactionSummary},
 };
 use sparewire_wallet::NodeKeys;
 
@@ -29,7 +32,7 @@ const MOVES_MAX: usize = 50;
 
 /// A channel that is closed, with its provider's agreement, and opened again under the next key.
 struct Move {
-    from: ChannelId,
+    channel: KnownChannel,
     close: (Claim, Signature),
     /// Nothing where nothing is left in it.
     open: Option<(ChannelConfig, Amount)>,
@@ -64,15 +67,26 @@ pub(crate) async fn run(
         DELEGATION_SECS,
     )?;
     let mut outcome = revoke(&side, &identity, old).await?;
-    let (moves, left) = agreed_moves(&side, &identity).await?;
-    let moved: Vec<ChannelId> = moves.iter().map(|one| one.from).collect();
-    outcome.transactions.extend(perform(&side, moves).await?.transactions);
+    let (moves, mut left) = agreed_moves(&side, &identity).await?;
+    let Moved { moved, left: more, transactions } =
+        perform(&*side.chain, &*side.store, moves).await?;
+    left.extend(more);
+    outcome.transactions.extend(transactions);
     for (channel, reason) in &left {
         let then = match unilateral {
             true => {
                 let start = Intent::StartClose { config: channel.config };
-                outcome.transactions.extend(side.chain.perform(&start).await?.transactions);
-                "it is closing; `channel close` returns the rest after the withdraw delay"
+                match side.chain.perform(&start).await {
+                    Ok(started) => {
+                        outcome.transactions.extend(started.transactions);
+                        "it is closing; `channel close` returns the rest after the withdraw delay"
+                    }
+                    // Whatever is the matter with one channel, the key is replaced.
+                    Err(ChainError::Reverted { .. }) => {
+                        "nor does the contract let it be left now; `channel list` shows where it stands"
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
             false => "it stays under the old authorizer; `channel close` asks again",
         };
@@ -161,7 +175,7 @@ async fn agreed_moves(side: &Side, identity: &Identity) -> Result<(Vec<Move>, Ve
             continue;
         }
         let asking = closing::ask(side, identity, &channel, facts.reserved, None).await;
-        match asking.and_then(|close| to_next(channel.id, close, &facts, authorizer)) {
+        match asking.and_then(|close| to_next(&channel, close, &facts, authorizer)) {
             Ok(one) => moves.push(one),
             Err(error) => {
                 if !closing::is_answer(&error) {
@@ -175,7 +189,7 @@ async fn agreed_moves(side: &Side, identity: &Identity) -> Result<(Vec<Move>, Ve
 }
 
 fn to_next(
-    from: ChannelId,
+    channel: &KnownChannel,
     close: (Claim, Signature),
     facts: &ChannelFacts,
     authorizer: Address,
@@ -194,25 +208,174 @@ fn to_next(
     // not touched, and the payee is credited all that it was promised before.
     let credited = claim.amount.max(facts.claimed);
     let Some(rest) = facts.reserved.checked_sub(credited) else {
-        bail!("the chain says that channel {from} holds less than was promised over it; ask again");
+        bail!("the chain says that it holds less than was promised over it");
     };
-    Ok(Move { from, close, open: (rest > Amount::ZERO).then_some((config, rest)) })
+    Ok(Move {
+        channel: channel.clone(),
+        close,
+        open: (rest > Amount::ZERO).then_some((config, rest)),
+    })
 }
 
-/// Closes and opens, each channel with its successor in one transaction.
-async fn perform(side: &Side, moves: Vec<Move>) -> Result<Outcome> {
-    let domain = side.chain.domain();
-    let mut outcome = Outcome::default();
-    for part in moves.chunks(MOVES_MAX) {
+/// What came of the moves.
+#[derive(Default)]
+struct Moved {
+    moved: Vec<ChannelId>,
+    /// What the contract does not carry out, and why.
+    left: Vec<Left>,
+    transactions: Vec<TransactionSummary>,
+}
+
+/// Closes and opens, each channel with its successor in one transaction, and many of them together.
+/// Where the contract refuses, each moves by itself: a provider can have closed its channel meanwhile,
+/// and is not to hold up the others.
+async fn perform(chain: &dyn Chain, store: &dyn Store, mut moves: Vec<Move>) -> Result<Moved> {
+    let domain = chain.domain();
+    let mut done = Moved::default();
+    let mut parts = VecDeque::new();
+    while !moves.is_empty() {
+        parts.push_back(moves.drain(..moves.len().min(MOVES_MAX)).collect::<Vec<_>>());
+    }
+    while let Some(part) = parts.pop_front() {
         let closes = part.iter().map(|one| one.close).collect();
         let opens: Vec<_> = part.iter().filter_map(|one| one.open).collect();
         // Remembered before they are opened: a crash in between leaves names without money, not
         // money without names.
         for (config, _) in &opens {
-            side.store.keep_channel(Role::Payer, &domain, config)?;
+            store.keep_channel(Role::Payer, &domain, config)?;
         }
-        let done = side.chain.perform(&Intent::Move { closes, opens }).await?;
-        outcome.transactions.extend(done.transactions);
+        match chain.perform(&Intent::Move { closes, opens }).await {
+            Ok(outcome) => {
+                done.transactions.extend(outcome.transactions);
+                done.moved.extend(part.iter().map(|one| one.channel.id));
+            }
+            Err(error @ ChainError::Reverted { .. }) if part.len() == 1 => {
+                let of = part.into_iter().map(|one| (one.channel, error.to_string()));
+                done.left.extend(of);
+            }
+            Err(ChainError::Reverted { .. }) => {
+                part.into_iter().rev().for_each(|one| parts.push_front(vec![one]));
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(outcome)
+    Ok(done)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use sparewire_core::Domain;
+    use sparewire_node::store::SqliteStore;
+    use sparewire_protocol::settlement::{Funds, Head, Quote, TokenInfo};
+
+    use super::*;
+
+    /// A chain on which some channels cannot be closed, and that may fall silent.
+    struct Contrary {
+        closed: Vec<ChannelId>,
+        silent_after: usize,
+        done: Mutex<Vec<usize>>,
+    }
+
+    fn silent<T>() -> Result<T, ChainError> {
+        let (endpoint, reason) = ("node".to_owned(), "silent".to_owned());
+        Err(ChainError::Unreachable { endpoint, reason })
+    }
+
+    #[async_trait]
+    impl Chain for Contrary {
+        fn domain(&self) -> Domain {
+            Domain { chain_id: 1, contract: Address::repeat_byte(9) }
+        }
+        fn wallet(&self) -> Address {
+            Address::repeat_byte(1)
+        }
+        async fn head(&self) -> Result<Head, ChainError> {
+            silent()
+        }
+        async fn channel(&self, _: ChannelId) -> Result<Option<ChannelFacts>, ChainError> {
+            silent()
+        }
+        async fn funds(&self, _: Address, _: Address) -> Result<Funds, ChainError> {
+            silent()
+        }
+        async fn token(&self, _: Address) -> Result<TokenInfo, ChainError> {
+            silent()
+        }
+        async fn quote(&self, _: &Intent) -> Result<Quote, ChainError> {
+            silent()
+        }
+        async fn perform(&self, intent: &Intent) -> Result<Outcome, ChainError> {
+            let Intent::Move { closes, opens } = intent else { return silent() };
+            assert_eq!(closes.len(), opens.len(), "each with its successor");
+            let mut done = self.done.lock().unwrap();
+            if done.len() == self.silent_after {
+                return silent();
+            }
+            let domain = self.domain();
+            if closes.iter().any(|(claim, _)| self.closed.contains(&claim.config.id(&domain))) {
+                let reason = "the channel is closed".to_owned();
+                return Err(ChainError::Reverted { what: "move", reason });
+            }
+            done.push(closes.len());
+            Ok(Outcome::default())
+        }
+        async fn resume(&self) -> Result<usize, ChainError> {
+            Ok(0)
+        }
+    }
+
+    fn moves(chain: &Contrary, number: u64) -> Vec<Move> {
+        let mut bytes = [1; 65];
+        bytes[64] = 27;
+        let signature = Signature::from_bytes(bytes).unwrap();
+        let of = |salt| {
+            let config = ChannelConfig {
+                payer: chain.wallet(),
+                payer_authorizer: Address::repeat_byte(2),
+                payee: Address::repeat_byte(3),
+                payee_authorizer: Address::repeat_byte(4),
+                token: Address::repeat_byte(5),
+                withdraw_delay_secs: 900,
+                salt,
+            };
+            let domain = chain.domain();
+            let channel = KnownChannel {
+                id: config.id(&domain),
+                role: Role::Payer,
+                domain,
+                config,
+                payment: None,
+                agreed: None,
+            };
+            let next = ChannelConfig { payer_authorizer: Address::repeat_byte(6), ..config };
+            let claim = Claim { config, amount: Amount::ZERO, signature };
+            Move { channel, close: (claim, signature), open: Some((next, Amount::MAX)) }
+        };
+        (0..number).map(of).collect()
+    }
+
+    #[tokio::test]
+    async fn a_channel_that_its_provider_closed_meanwhile_holds_up_no_other_move() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(&directory.path().join("store.sqlite")).unwrap();
+        let mut chain = Contrary { closed: vec![], silent_after: 99, done: Mutex::default() };
+        let ids: Vec<_> = moves(&chain, 60).iter().map(|one| one.channel.id).collect();
+        chain.closed = vec![ids[1], ids[55]];
+        let moved = perform(&chain, &store, moves(&chain, 60)).await.unwrap();
+        let others = |id: &&ChannelId| !chain.closed.contains(id);
+        assert_eq!(moved.moved, ids.iter().filter(others).copied().collect::<Vec<_>>());
+        let left: Vec<_> = moved.left.iter().map(|(channel, _)| channel.id).collect();
+        assert_eq!(left, chain.closed);
+        assert!(moved.left[0].1.contains("the channel is closed"), "{}", moved.left[0].1);
+
+        // A chain that says nothing has refused nothing: that is not the end of it.
+        let chain = Contrary { closed: vec![], silent_after: 1, done: Mutex::default() };
+        assert!(perform(&chain, &store, moves(&chain, 60)).await.is_err());
+        assert_eq!(*chain.done.lock().unwrap(), [50]);
+    }
 }
