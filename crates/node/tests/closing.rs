@@ -336,3 +336,31 @@ async fn closes_of_channels_that_never_paid_keep_no_customer_waiting() {
     assert_eq!(buyer.close().await.unwrap().channel, statement.channel);
     asking.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agreement_whose_answer_was_lost_locks_nobody_out_who_never_paid() {
+    let market = Market::new().await;
+    let (keys, directory) = (another_machine([9; 32]), tempfile::tempdir().unwrap());
+    market.chain.mint(keys.wallet.address(), 1 << 60);
+    let at = market.seller.address();
+    let start = async || {
+        let path = directory.path();
+        Buyer::start(&market.chain, &keys, path, at.clone(), consumer_config()).await
+    };
+    // A session in which nothing is bought.
+    let buyer = start().await;
+    let channel = market::figures(&*buyer.session().await).await.channel;
+    buyer.close().await.unwrap();
+    market::until("its channel is free", || market.seller.provider.live().is_empty()).await;
+    let config = known(&*market.seller.disk, channel).config;
+    // Its provider agrees, and the payer dies before it hears of that.
+    assert_eq!(agreed(ask(&keys, &at, request(&keys, config)).await).payment, None);
+    let store = market::open_store(directory.path()).await;
+    assert_eq!((known(&*store, channel).agreed, known(&*store, channel).payment), (None, None));
+    drop(store);
+
+    let buyer = start().await;
+    let another = market::figures(&*buyer.session().await).await.channel;
+    assert_ne!(another, channel, "it takes another channel");
+    buyer.close().await.unwrap();
+}

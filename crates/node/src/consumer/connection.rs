@@ -107,8 +107,11 @@ impl Consumer {
         if let Some(least) = &mut memory.resync {
             *least = (*least).max(funded.claimed);
         }
-        // What a restored store does not remember may have been paid all the same.
-        let has_paid = memory.payment.is_some() || memory.resync.is_some();
+        // Whether its provider has seen the channel: a session over it began, or, where our store
+        // was restored, may have.
+        let sessions = ask(&self.store, |store| store.sessions()).await?;
+        let began = sessions.iter().any(|of| of.agreement.config == funded.config);
+        let is_seen = began || memory.payment.is_some() || memory.resync.is_some();
         let violation = |error: ProtocolError| {
             if gives_up_session(&error) {
                 self.forget(session);
@@ -136,9 +139,10 @@ impl Consumer {
         match answer {
             Some(Message::Refused(refused)) => {
                 match refused.code {
-                    // A channel that never paid is not replaced by another one: its provider may
-                    // not see it yet, or look at another chain, and would not see that one either.
-                    RefusalCode::ChannelUnusable if !has_paid => {}
+                    // A channel over which nothing ever began is not replaced by another one: its
+                    // provider may not see it yet, or look at another chain, and would not see that
+                    // one either.
+                    RefusalCode::ChannelUnusable if !is_seen => {}
                     RefusalCode::ChannelUnusable | RefusalCode::LossAllowanceUsed => {
                         self.past().avoid.insert(channel);
                     }
