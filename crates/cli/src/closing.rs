@@ -1,12 +1,12 @@
 //! Asks providers to agree that channels which we pay end at once.
 
 use anyhow::Result;
-use sparewire_core::{Amount, NodeId, Signature};
+use sparewire_core::{Amount, Signature};
 use sparewire_node::{
     closing::ask_to_close,
     identity::Identity,
     session::SessionError,
-    store::{KnownChannel, Store},
+    store::{KnownChannel, KnownSession, Store, StoreError},
     transport::PeerAddress,
 };
 use sparewire_protocol::{Claim, ProtocolError, Role};
@@ -42,16 +42,25 @@ pub(crate) async fn ask(
     Ok(answer?)
 }
 
+/// The newest session with the node that serves over a channel, over whichever channel it was.
+pub(crate) fn last_session(
+    store: &dyn Store,
+    channel: &KnownChannel,
+) -> Result<Option<KnownSession>, StoreError> {
+    let mut sessions = store.sessions()?;
+    sessions.retain(|session| session.role == Role::Payer);
+    let newest = || sessions.iter().rev();
+    let payee = channel.config.payee_authorizer;
+    let over = newest().find(|session| session.agreement.config == channel.config);
+    let with = || newest().find(|session| session.agreement.terms.payee_authorizer == payee);
+    let node = over.or_else(with).map(|session| session.peer);
+    Ok(newest().find(|session| Some(session.peer) == node).cloned())
+}
+
 /// Where the provider of a channel was reached last.
 fn last_reached(store: &dyn Store, channel: &KnownChannel) -> Result<PeerAddress> {
-    let sessions = store.sessions()?;
-    let ours = || sessions.iter().rev().filter(|session| session.role == Role::Payer);
-    let payee = channel.config.payee_authorizer;
-    let over = ours().find(|session| session.agreement.config == channel.config);
-    let with = || ours().find(|session| session.agreement.terms.payee_authorizer == payee);
-    let node: Option<NodeId> = over.or_else(with).map(|session| session.peer);
-    let known = match node {
-        Some(node) => store.address(node)?,
+    let known = match last_session(store, channel)? {
+        Some(session) => store.address(session.peer)?,
         None => None,
     };
     known.ok_or_else(|| {

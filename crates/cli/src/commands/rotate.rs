@@ -14,7 +14,7 @@ use sparewire_node::{
     store::{KnownChannel, Store},
 };
 use sparewire_protocol::{
-    ChannelConfig, ChannelFacts, ChannelStatus, Claim, Delegation, Role,
+    ChannelConfig, ChannelFacts, ChannelStatus, Claim, Delegation, Role, Terms,
     settlement::{Chain, ChainError, Intent, Outcome, Standing, TransactionSummary},
 };
 use sparewire_wallet::NodeKeys;
@@ -34,7 +34,7 @@ const MOVES_MAX: usize = 50;
 struct Move {
     channel: KnownChannel,
     close: (Claim, Signature),
-    /// Nothing where nothing is left in it.
+    /// Nothing where what is left in it would pay nobody.
     open: Option<(ChannelConfig, Amount)>,
 }
 
@@ -175,7 +175,10 @@ async fn agreed_moves(side: &Side, identity: &Identity) -> Result<(Vec<Move>, Ve
             continue;
         }
         let asking = closing::ask(side, identity, &channel, facts.reserved, None).await;
-        match asking.and_then(|close| to_next(&channel, close, &facts, authorizer)) {
+        let terms = closing::last_session(&*side.store, &channel)?;
+        let terms = terms.map(|session| session.agreement.terms);
+        let next = |close| to_next(&channel, close, &facts, terms.as_ref(), authorizer);
+        match asking.and_then(next) {
             Ok(one) => moves.push(one),
             Err(error) => {
                 if !closing::is_answer(&error) {
@@ -188,10 +191,14 @@ async fn agreed_moves(side: &Side, identity: &Identity) -> Result<(Vec<Move>, Ve
     Ok((moves, left))
 }
 
+/// What becomes of a channel that its provider agrees to close. What is left is put into another one
+/// where the provider would serve over that by the newest `terms` that we know of it; else it goes
+/// back to our deposit with the close.
 fn to_next(
     channel: &KnownChannel,
     close: (Claim, Signature),
     facts: &ChannelFacts,
+    terms: Option<&Terms>,
     authorizer: Address,
 ) -> Result<Move> {
     let claim = &close.0;
@@ -210,11 +217,15 @@ fn to_next(
     let Some(rest) = facts.reserved.checked_sub(credited) else {
         bail!("the chain says that it holds less than was promised over it");
     };
-    Ok(Move {
-        channel: channel.clone(),
-        close,
-        open: (rest > Amount::ZERO).then_some((config, rest)),
-    })
+    let is_taken = terms.is_none_or(|terms| {
+        rest >= terms.channel_min
+            && config.payee == terms.payee
+            && config.payee_authorizer == terms.payee_authorizer
+            && config.token == terms.token
+            && config.withdraw_delay_secs >= terms.withdraw_delay_secs_min
+    });
+    let open = (is_taken && rest > Amount::ZERO).then_some((config, rest));
+    Ok(Move { channel: channel.clone(), close, open })
 }
 
 /// What came of the moves.
@@ -268,9 +279,12 @@ mod tests {
     use std::sync::Mutex;
 
     use async_trait::async_trait;
-    use sparewire_core::Domain;
+    use sparewire_core::{Domain, Price, Timestamp};
     use sparewire_node::store::SqliteStore;
-    use sparewire_protocol::settlement::{Funds, Head, Quote, TokenInfo};
+    use sparewire_protocol::{
+        CountingRule, CreditRule, Service,
+        settlement::{Funds, Head, Quote, TokenInfo},
+    };
 
     use super::*;
 
@@ -357,6 +371,47 @@ mod tests {
             Move { channel, close: (claim, signature), open: Some((next, Amount::MAX)) }
         };
         (0..number).map(of).collect()
+    }
+
+    #[test]
+    fn what_its_provider_would_not_serve_over_goes_back_to_the_deposit() {
+        let chain = Contrary { closed: vec![], silent_after: 0, done: Mutex::default() };
+        let Move { channel, close, .. } = moves(&chain, 1).remove(0);
+        let next = Address::repeat_byte(6);
+        let units = |units| Amount::new(units).unwrap();
+        let open = |reserved, claimed, terms: Option<&Terms>| {
+            let (reserved, claimed) = (units(reserved), units(claimed));
+            let facts = ChannelFacts { reserved, claimed, status: ChannelStatus::Open };
+            to_next(&channel, close, &facts, terms, next).map(|one| one.open)
+        };
+        let ChannelConfig { payee, payee_authorizer, token, withdraw_delay_secs, .. } =
+            channel.config;
+        let terms = Terms {
+            provider: NodeId::default(),
+            service: Service::ExitTcp,
+            counting: CountingRule::StreamPayload,
+            price: Price::FREE,
+            credit: CreditRule::default(),
+            domain: chain.domain(),
+            token,
+            payee,
+            payee_authorizer,
+            withdraw_delay_secs_min: withdraw_delay_secs,
+            channel_min: units(40),
+            issued: Timestamp::from_ms(1),
+            expires: Timestamp::from_ms(2),
+        };
+        let (config, rest) = open(100, 60, Some(&terms)).unwrap().unwrap();
+        assert_eq!((config.payer_authorizer, config.payee, rest), (next, payee, units(40)));
+        assert_eq!(open(100, 61, Some(&terms)).unwrap(), None, "less than it asks of channels");
+        assert_eq!(open(100, 100, None).unwrap(), None, "nothing");
+        assert!(open(100, 61, None).unwrap().is_some(), "it is not known what it asks");
+        // It is paid to another wallet now.
+        let moved = Terms { payee: next, ..terms };
+        assert_eq!(open(100, 0, Some(&moved)).unwrap(), None);
+        let longer = Terms { withdraw_delay_secs_min: withdraw_delay_secs + 1, ..terms };
+        assert_eq!(open(100, 0, Some(&longer)).unwrap(), None);
+        assert!(open(100, 101, Some(&terms)).is_err());
     }
 
     #[tokio::test]

@@ -57,9 +57,14 @@ impl Consumer {
         }
         let Some((channel, facts)) = best else { return self.open_channel(terms).await };
         let mut reserved = facts.reserved;
-        // A channel that is nearly used up is topped up before it is used again.
+        // A channel that is nearly used up is topped up before it is used again, and so is one that
+        // holds less than its provider asks of channels today.
         let left = reserved.saturating_sub(channel.promised());
-        let can_pay = terms.price.affordable(left) > ByteCount::ZERO;
+        let is_enough = reserved >= terms.channel_min;
+        if !is_enough {
+            self.check_channel_min(terms)?;
+        }
+        let can_pay = is_enough && terms.price.affordable(left) > ByteCount::ZERO;
         if !can_pay || (terms.price > Price::FREE && left <= self.low_water()) {
             match self.top_up(&channel.config).await {
                 Ok(more) => reserved = more,
@@ -114,7 +119,8 @@ impl Consumer {
         }
     }
 
-    async fn open_channel(&self, terms: &Terms) -> Result<Funded, SessionError> {
+    /// That what we put aside at a time is as much as the terms ask of a channel.
+    fn check_channel_min(&self, terms: &Terms) -> Result<(), SessionError> {
         let amount = self.config.channel_amount;
         if amount < terms.channel_min {
             return Err(SessionError::Policy(format!(
@@ -122,6 +128,12 @@ impl Consumer {
                 terms.channel_min
             )));
         }
+        Ok(())
+    }
+
+    async fn open_channel(&self, terms: &Terms) -> Result<Funded, SessionError> {
+        self.check_channel_min(terms)?;
+        let amount = self.config.channel_amount;
         self.check_limits(amount).await?;
         let mut salt = [0; 8];
         getrandom::fill(&mut salt).map_err(|error| {
