@@ -19,6 +19,8 @@ const AUTHORIZER: &str = "authorizer.json";
 const DEVICE: &str = "device.json";
 /// The authorizer that is to take over from the present one.
 const NEXT: &str = "authorizer.next.json";
+/// How the files of those begin that it took over from; their addresses follow.
+const REPLACED: &str = "authorizer-";
 
 /// What a node is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -125,6 +127,23 @@ impl NodeKeys {
         dir.join(NEXT).exists()
     }
 
+    /// The authorizers that others have taken over from, whose files are kept.
+    ///
+    /// # Errors
+    /// [`KeyFileError`] where the directory cannot be read.
+    pub fn replaced_authorizers(dir: &Path) -> Result<Vec<Address>, KeyFileError> {
+        let at_dir = |error| KeystoreError::from(error).at(dir);
+        let mut replaced = Vec::new();
+        for entry in dir.read_dir().map_err(at_dir)? {
+            let name = entry.map_err(at_dir)?.file_name();
+            let name = name.to_string_lossy();
+            let address = name.strip_prefix(REPLACED).and_then(|name| name.strip_suffix(".json"));
+            replaced.extend(address.and_then(|address| address.parse::<Address>().ok()));
+        }
+        replaced.sort_unstable();
+        Ok(replaced)
+    }
+
     /// Lets the next authorizer take over; where there is none, it has. The one before is kept
     /// beside it, named by its address.
     ///
@@ -140,7 +159,7 @@ impl NodeKeys {
         let Identity::Key { address: Some(address) } = present.identity() else {
             return Err(KeystoreError::WrongKind { held: present.identity() }.at(&path));
         };
-        match present.write_new(&dir.join(format!("authorizer-{address:#x}.json"))) {
+        match present.write_new(&dir.join(format!("{REPLACED}{address:#x}.json"))) {
             // Kept before a crash.
             Err(KeyFileError { error: KeystoreError::Exists, .. }) => {}
             kept => kept?,
@@ -353,12 +372,14 @@ mod tests {
         assert_ne!(next, before.authorizer);
         assert_eq!(NodeKeys::next_authorizer(&dir, "pass").unwrap().address(), next, "the same");
         assert_eq!(NodeKeys::open(&dir, "pass").unwrap().0.public(), before, "not yet");
+        assert!(NodeKeys::replaced_authorizers(&dir).unwrap().is_empty());
         // It was interrupted after the present one was kept.
         let kept = dir.join(format!("authorizer-{:#x}.json", before.authorizer));
         fs::copy(dir.join(AUTHORIZER), &kept).unwrap();
         NodeKeys::use_next_authorizer(&dir).unwrap();
         NodeKeys::use_next_authorizer(&dir).unwrap();
         assert!(!NodeKeys::has_next_authorizer(&dir));
+        assert_eq!(NodeKeys::replaced_authorizers(&dir).unwrap(), [before.authorizer]);
         let (keys, warnings) = NodeKeys::open(&dir, "pass").unwrap();
         assert_eq!(keys.public(), PublicKeys { authorizer: next, ..before });
         assert!(warnings.iter().all(|warning| matches!(warning, Warning::WeakPasswordHash { .. })));

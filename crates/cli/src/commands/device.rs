@@ -77,6 +77,10 @@ pub(crate) enum DeviceCommand {
         /// them under the old authorizer.
         #[arg(long)]
         unilateral: bool,
+        /// Replace an authorizer that has taken over from another one and served in no session yet.
+        /// Without this nothing is done then: the rotation that is called again is complete.
+        #[arg(long)]
+        again: bool,
         #[command(flatten)]
         unlock: Unlock,
     },
@@ -114,8 +118,9 @@ pub(crate) struct Unlock {
 }
 
 pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Result<()> {
-    if let DeviceCommand::Rotate { unilateral, unlock } = command {
-        return super::rotate::run(home, unilateral, unlock.password_file.as_deref(), json).await;
+    if let DeviceCommand::Rotate { unilateral, again, unlock } = command {
+        let password_file = unlock.password_file.as_deref();
+        return super::rotate::run(home, unilateral, again, password_file, json).await;
     }
     let registry = home.registry()?.ok_or_else(|| {
         Hint::new("there is no registry of keys on this chain")

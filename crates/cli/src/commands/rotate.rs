@@ -2,7 +2,9 @@
 //!
 //! Killed at any step and called again, it goes on: the next key is durable before anything names
 //! it, what is asked of the chain is in the journal before it is sent, and which channels are left
-//! to move is what the chain and the store say. Only the last step puts the key in its place.
+//! to move is what the chain and the store say. Only the last step puts the key in its place, and
+//! called after that it does nothing: a key that took over and served in no session yet is not replaced
+//! unless that is asked for, as no channel of it could move.
 
 use std::{collections::VecDeque, path::Path, sync::Arc};
 
@@ -41,6 +43,7 @@ struct Move {
 pub(crate) async fn run(
     home: &Home,
     unilateral: bool,
+    again: bool,
     password_file: Option<&Path>,
     as_json: bool,
 ) -> Result<()> {
@@ -53,11 +56,25 @@ pub(crate) async fn run(
     let password = password(password_file, false)?;
     // The store's lock first, so that no running node signs with the key that goes.
     let side = Side::open_with(home, async || home.keys_under(password.clone()).await).await?;
+    let old = side.node.identity.authorizer.address();
+    if !again && has_just_taken_over(&*side.store, &dir, old)? {
+        eprintln!("to replace it all the same: `sparewire wallet device rotate --again`");
+        if as_json {
+            let none: [ChannelId; 0] = [];
+            return output::json(&json!({
+                "authorizer": old, "before": null, "moved": none, "left": none,
+                "transactions": none,
+            }));
+        }
+        output::out!(
+            "authorizer {old} has taken over and served in no session yet: nothing is done"
+        );
+        return Ok(());
+    }
     let (keys_dir, known) = (dir.clone(), password.clone());
     let next =
         tokio::task::spawn_blocking(move || NodeKeys::next_authorizer(&keys_dir, &known)).await?;
     let next: Arc<dyn Signer> = Arc::new(next.map_err(key_error)?);
-    let old = side.node.identity.authorizer.address();
     let identity = Identity::delegate(
         &*side.node.wallet,
         Arc::clone(&side.node.identity.device),
@@ -114,6 +131,20 @@ pub(crate) async fn run(
     output::out!("{} channels moved, {} left", moved.len(), left.len());
     eprintln!("a backup from before does not hold the new key: make another one");
     Ok(())
+}
+
+/// Whether a rotation is complete and its key has served in no session since, on either side: what
+/// is called again then is that rotation, whose end nobody may have seen.
+fn has_just_taken_over(store: &dyn Store, keys_dir: &Path, present: Address) -> Result<bool> {
+    if NodeKeys::has_next_authorizer(keys_dir) {
+        return Ok(false); // it has not got there
+    }
+    let replaced = NodeKeys::replaced_authorizers(keys_dir).map_err(key_error)?;
+    let serves = |config: &ChannelConfig| {
+        [config.payer_authorizer, config.payee_authorizer].contains(&present)
+    };
+    Ok(!replaced.is_empty()
+        && !store.sessions()?.iter().any(|session| serves(&session.agreement.config)))
 }
 
 /// Revokes the old authorizer where there is a registry; the next one is registered there where the
