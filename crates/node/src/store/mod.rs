@@ -236,6 +236,14 @@ pub enum StoreError {
         /// Ours.
         known: i64,
     },
+    /// A payment over a channel whose close we have agreed on, at less.
+    #[error(
+        "the close of channel {channel} is agreed on: no payment above that is taken; let its payer open another channel"
+    )]
+    Agreed {
+        /// Which channel.
+        channel: ChannelId,
+    },
     /// Damaged, or not readable.
     #[error("{path}: {reason}; restore it from a backup or move it away")]
     Damaged {

@@ -19,7 +19,7 @@ use sparewire_core::{
 };
 use sparewire_protocol::{
     Agreement, ChannelConfig, Countersigned, Delegation, Memory, Offer, Payment, Reading, Record,
-    Role, SessionMemory, short_reason, stake::Contradiction,
+    Role, SessionMemory, channel::CooperativeClose, short_reason, stake::Contradiction,
 };
 
 use super::{KnownChannel, KnownSession, Stop, Store, StoreError};
@@ -267,6 +267,7 @@ impl SqliteStore {
     pub(super) fn name(&self, trouble: Trouble) -> StoreError {
         match trouble {
             Trouble::Sqlite(error) => failure(&self.path, error),
+            Trouble::Agreed(channel) => StoreError::Agreed { channel },
             // What a damaged file says is shown on terminals.
             Trouble::Content(reason) => StoreError::Damaged {
                 path: self.path.display().to_string(),
@@ -479,6 +480,12 @@ fn write_record(connection: &Connection, record: &Record) -> Result<(), Trouble>
         }
         Record::Payment { channel, payment } => {
             let bytes = payment.reading.checked_total().unwrap_or_default().get();
+            // The invariant: after a payee has agreed to a close, nothing is promised to it over that
+            // channel. The write of a session that was cut off for the close may come after it.
+            let amount = payment.voucher.body.amount;
+            if agreed_by_us(connection, *channel)?.is_some_and(|agreed| amount > agreed) {
+                return Err(Trouble::Agreed(*channel));
+            }
             // The invariant of this table: what is promised over a channel never shrinks.
             let changed = connection
                 .prepare_cached(
@@ -602,6 +609,18 @@ fn keep_channel(
     Ok(())
 }
 
+/// At what a close of a channel that we are paid over was agreed on.
+fn agreed_by_us(connection: &Connection, channel: ChannelId) -> Result<Option<Amount>, Trouble> {
+    let agreed: Option<Vec<u8>> = connection
+        .prepare_cached(
+            "select agreed from channels where id = ? and role = ? and agreed is not null",
+        )?
+        .query_row(params![blob(&channel.0), Role::Payee as i64], |row| row.get(0))
+        .optional()?;
+    let agreed = agreed.map(|bytes| read::<Signed<CooperativeClose>>(&bytes)).transpose()?;
+    Ok(agreed.map(|close| close.body.amount))
+}
+
 fn newest_payment(connection: &Connection, channel: ChannelId) -> Result<Option<Payment>, Trouble> {
     // Where two sessions stand at one amount, the later one goes on from it.
     let bytes = connection
@@ -708,6 +727,7 @@ fn read_id(bytes: &[u8]) -> Result<B256, Trouble> {
 pub(super) enum Trouble {
     Sqlite(rusqlite::Error),
     Content(String),
+    Agreed(ChannelId),
 }
 
 impl From<rusqlite::Error> for Trouble {
