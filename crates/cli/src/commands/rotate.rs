@@ -22,7 +22,7 @@ use sparewire_protocol::{
 use sparewire_wallet::NodeKeys;
 
 use crate::{
-    closing,
+    closing, delegation,
     hint::Hint,
     home::{DELEGATION_SECS, Home, clock, key_error, password},
     output,
@@ -53,6 +53,7 @@ pub(crate) async fn run(
         Hint::new(format!("there are no keys in {}", dir.display()))
             .hint("make them with `sparewire wallet new`")
     );
+    refuse_beneficiary(home)?;
     let password = password(password_file, false)?;
     // The store's lock first, so that no running node signs with the key that goes.
     let side = Side::open_with(home, async || home.keys_under(password.clone()).await).await?;
@@ -114,7 +115,7 @@ pub(crate) async fn run(
     });
     if selling {
         eprintln!(
-            "warning: this node sells as well: channels that pay it name the old authorizer. What they promised is claimed as before, but their payers have to open others"
+            "warning: this node sells as well: channels that pay it name the old authorizer. Their payers have to open others, and what they promised is entrusted to no watchtower any more: claim it now with `sparewire settle`. Reward money for towers stays under the old authorizer: `watch withdraw` takes it back"
         );
     }
     tokio::task::spawn_blocking(move || NodeKeys::use_next_authorizer(&dir))
@@ -131,6 +132,27 @@ pub(crate) async fn run(
     output::out!("{} channels moved, {} left", moved.len(), left.len());
     eprintln!("a backup from before does not hold the new key: make another one");
     Ok(())
+}
+
+/// Another wallet's word names the authorizer that would go, and nobody here can take it back: the
+/// node would not start, and whoever stole the key would still be believed.
+fn refuse_beneficiary(home: &Home) -> Result<()> {
+    if home.config.provider.delegation.is_empty() {
+        return Ok(());
+    }
+    let old = NodeKeys::peek(&home.keys_dir()).map_err(key_error)?.authorizer;
+    let wallet = match delegation::configured(home) {
+        Ok(Some(signed)) => signed.body.wallet.to_string(),
+        _ => "WALLET".to_owned(), // the file says nothing
+    };
+    bail!(
+        Hint::new(format!(
+            "this node is paid to another wallet, {wallet}, whose word names authorizer {old} and would go on to count for it"
+        ))
+        .hint(format!(
+            "have that wallet revoke it: `sparewire wallet device ask --wallet {wallet} --authorizer {old}`, `wallet sign` where its key is, `wallet device relay`. Then empty [provider] delegation in config.toml and call this again; then ask for its word for the new authorizer with `wallet delegation request --wallet {wallet}`, import it, and put [provider] delegation back"
+        ))
+    )
 }
 
 /// Whether a rotation is complete and its key has served in no session since, on either side: what
