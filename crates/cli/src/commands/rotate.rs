@@ -85,6 +85,7 @@ pub(crate) async fn run(
         DELEGATION_SECS,
     )?;
     let mut outcome = revoke(&side, &identity, old).await?;
+    outcome.transactions.extend(carry_cap(&side, old, next.address()).await?.transactions);
     let (moves, mut left) = agreed_moves(&side, &identity).await?;
     let Moved { moved, left: more, transactions } =
         perform(&*side.chain, &*side.store, moves).await?;
@@ -199,6 +200,19 @@ async fn revoke(side: &Side, identity: &Identity, old: Address) -> Result<Outcom
             .hint("check that [chain] keys names the registry of keys")
     );
     Ok(outcome)
+}
+
+/// Caps the next authorizer as the wallet has capped the old one, before channels name it.
+async fn carry_cap(side: &Side, old: Address, next: Address) -> Result<Outcome> {
+    let Some(keys) = side.registry else { return Ok(Outcome::default()) };
+    let (chain, token) = (&side.chain, side.token.address);
+    let of = |authorizer| chain.cap(keys, chain.wallet(), authorizer, token);
+    match of(old).await? {
+        Some(cap) if of(next).await? != Some(cap) => {
+            Ok(chain.perform(&Intent::SetCap { keys, authorizer: next, token, cap }).await?)
+        }
+        _ => Ok(Outcome::default()),
+    }
 }
 
 type Left = (KnownChannel, String);
