@@ -10,7 +10,7 @@ use sparewire_core::{Amount, Signed, Signer, TypedData};
 use sparewire_node::store::{SqliteStore, Store};
 use sparewire_protocol::{Countersigned, Receipt};
 use sparewire_wallet::NodeKeys;
-use support::{Market, Node, Running, number, only};
+use support::{Market, Node, Running, number, only, run};
 
 /// The token's smallest units: it has 6 decimals.
 const TOKEN: u128 = 1_000_000;
@@ -176,4 +176,47 @@ fn a_provider_that_signed_two_receipts_with_one_number_is_reported_by_its_consum
     fs::copy(consumer.dir.join("store.sqlite"), other.dir.join("store.sqlite")).unwrap();
     other.unlock(["stake", "report", &id]).fails_with(&["was reported before"]);
     assert_eq!(sent(), transactions);
+}
+
+#[test]
+fn a_frozen_channel_is_shown_closed_and_never_paid_over_again() {
+    let mut market = Market::open();
+    market.download("/bytes/1000000");
+    market.disconnect();
+    assert_eq!(market.consumer.channel()["frozen"], false);
+    assert!(!market.consumer.run(["status"]).ok().contains("frozen"));
+    contradicted(&market);
+    let channel = market.consumer.channel();
+    let id = channel["channel"].as_str().unwrap();
+    assert_eq!(channel["frozen"], true);
+    assert_eq!(only(market.consumer.json(&["status"])["frozen"].as_array().unwrap()), id);
+    for show in [&["channel", "list"][..], &["status"]] {
+        let said = market.consumer.run(show).ok();
+        assert!(said.contains("frozen: two receipts of one number"), "{said}");
+    }
+    let refused = ["two receipts with one number", id, "`channel close`", "--forgive"];
+    run(market.connect_command()).fails_with(&refused);
+
+    // Another authorizer takes over, and what is left does not move to a new channel by the way.
+    let rotated = market.consumer.unlock(["wallet", "device", "rotate"]);
+    assert!(rotated.stderr.contains("is not moved: its provider signed two"), "{rotated:?}");
+    assert!(rotated.ok().contains("0 channels moved, 1 left"));
+    // The way out by itself, and at once where the provider agrees after all.
+    let close =
+        |how: &[&str]| market.consumer.unlock([&["channel", "close", id], how].concat()).ok();
+    assert!(close(&["--unilateral"]).starts_with("closing; "));
+    assert!(close(&[]).starts_with("closed; "));
+    assert_eq!(market.provider.claimed(), market.provider.promised());
+    run(market.connect_command()).fails_with(&refused);
+
+    market.connect_args.push("--forgive".to_owned());
+    market.connect();
+    market.connected();
+    market.download("/bytes/100000");
+    market.disconnect();
+    let channels = market.consumer.json(&["channel", "list"]).as_array().unwrap().clone();
+    let frozen = |it: &&Value| it["frozen"] == true;
+    assert_eq!(channels.len(), 2);
+    let was: Vec<_> = channels.iter().filter(frozen).collect();
+    assert_eq!(only(&was)["promised"], channel["promised"], "nothing more");
 }

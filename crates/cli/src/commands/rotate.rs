@@ -74,7 +74,7 @@ pub(crate) async fn run(
                 outcome.transactions.extend(side.chain.perform(&start).await?.transactions);
                 "it is closing; `channel close` returns the rest after the withdraw delay"
             }
-            false => "it stays under the old authorizer; `channel close` asks again",
+            false => "it stays under the old authorizer; `channel close` ends it",
         };
         eprintln!("channel {} is not moved: {reason}; {then}", output::short(&channel.id));
     }
@@ -154,6 +154,11 @@ async fn agreed_moves(side: &Side, identity: &Identity) -> Result<(Vec<Move>, Ve
         let Some(facts) = side.chain.channel(channel.id).await? else { continue };
         if facts.status != ChannelStatus::Open {
             continue; // on its way out already, or gone
+        }
+        // Its payee is not given a new one by the way (A1).
+        if channel.frozen {
+            left.push((channel, "its provider signed two receipts of one number".to_owned()));
+            continue;
         }
         // A provider that does not answer is not waited for once for each of its channels.
         if gone.contains(&config.payee_authorizer) {

@@ -429,6 +429,15 @@ mod tests {
         let (directory, store) = payee.kept();
         let session = payee.agreement.session;
         let other = payee.receipt(6);
+        // Whether the channel is frozen, and whether the session goes on over it.
+        let stands = |store: &SqliteStore| {
+            let known = store.channel(payee.agreement.channel()).unwrap().unwrap();
+            assert_eq!(store.channels(Role::Payer).unwrap(), std::slice::from_ref(&known));
+            let resumed =
+                crate::consumer::resumable(store, payee.agreement.terms.provider, None).unwrap();
+            (known.frozen, resumed.is_some())
+        };
+        assert_eq!(stands(&store), (false, true));
         let found = store.contradicted(&payee.delegation, &other).unwrap().unwrap();
         assert_eq!(found.receipts().map(|receipt| receipt.body.amount.get()), [7, 6]);
         // The first is enough; our own receipt stays as it was.
@@ -444,6 +453,7 @@ mod tests {
         std::fs::copy(wal(&path), wal(&crashed)).unwrap();
         let after = SqliteStore::open(&crashed).unwrap();
         assert_eq!(after.contradictions(session).unwrap(), [found]);
+        assert_eq!(stands(&after), (true, false));
     }
 
     #[test]
@@ -475,6 +485,7 @@ mod tests {
         delegation.body.wallet = sparewire_core::Address::repeat_byte(9);
         nothing(&delegation, &payee.receipt(6));
         assert_eq!(store.contradictions(payee.agreement.session).unwrap(), []);
+        assert!(!store.channels(Role::Payer).unwrap()[0].frozen);
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub struct KnownChannel {
     pub payment: Option<Payment>,
     /// The close that its payee agreed on: no session begins over it any more.
     pub agreed: Option<Signed<CooperativeClose>>,
+    /// Whether its payee signed two receipts with one number, and both are kept: no session begins
+    /// over it and nothing more is put into it, ever (A1). It can be closed.
+    pub frozen: bool,
 }
 
 impl KnownChannel {

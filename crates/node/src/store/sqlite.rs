@@ -449,7 +449,10 @@ impl Store for SqliteStore {
     }
 }
 
-const CHANNEL: &str = "select id, role, domain, config, agreed from channels";
+const CHANNEL: &str = "
+select id, role, domain, config, agreed,
+       exists (select 1 from contradictions c where c.channel = channels.id)
+from channels";
 
 const SESSION: &str = "
 select s.role, s.peer, s.agreement, s.started, s.lost, s.statement, p.payment,
@@ -625,6 +628,7 @@ fn read_channel(row: &Row<'_>) -> Result<KnownChannel, Trouble> {
         config: read(&row.get::<_, Vec<u8>>(3)?)?,
         payment: None,
         agreed: agreed.map(|bytes| read(&bytes)).transpose()?,
+        frozen: row.get(5)?,
     })
 }
 
