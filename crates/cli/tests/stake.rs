@@ -158,6 +158,8 @@ fn a_provider_that_signed_two_receipts_with_one_number_is_reported_by_its_consum
     running.warned("of block time the evidence is shown");
     running.kill_9();
     assert_eq!(bonded(provider), (12, 12));
+    // It finds its commitment again under another authorizer too.
+    consumer.unlock(["wallet", "device", "rotate"]).ok();
     market.pass(300);
     let said = report().ok();
     for words in ["reward   5 tUSD", "burned   5 tUSD", "reported 0x", " gas, "] {
@@ -219,4 +221,44 @@ fn a_frozen_channel_is_shown_closed_and_never_paid_over_again() {
     assert_eq!(channels.len(), 2);
     let was: Vec<_> = channels.iter().filter(frozen).collect();
     assert_eq!(only(&was)["promised"], channel["promised"], "nothing more");
+}
+
+#[test]
+fn a_restored_provider_with_a_bond_sells_again_only_under_another_authorizer() {
+    let mut market = Market::funded();
+    let node = &market.provider;
+    let wallet = node.wallet();
+    // The backup is older than its store: there is no channel that could be marked.
+    let (file, secret) = (market.path("node.backup"), market.path("secret"));
+    fs::copy(&node.password, &secret).unwrap();
+    let backup = |verb: &str| {
+        let mut command = node.command(["backup", verb]);
+        command.arg(&file).arg("--password-file").arg(&secret);
+        run(command).ok()
+    };
+    backup("create");
+    node.unlock(["stake", "bond", "12"]).ok();
+    fs::rename(&node.dir, market.path("dead")).unwrap();
+    backup("restore");
+    fs::copy(&secret, node.dir.join("password")).unwrap();
+
+    let refused = ["was restored from a backup", "12 tUSD", "device rotate", "stake leave"];
+    let sells = run(market.provide_command());
+    assert!(says(&sells.stderr, &wallet), "{sells:?}");
+    sells.fails_with(&refused);
+    let bond = || node.unlock(["stake", "bond", "1"]);
+    bond().fails_with(&["was restored from a backup", "device rotate"]);
+    // What is on its way out can be slashed until it is out.
+    node.unlock(["stake", "leave", "12"]).ok();
+    run(market.provide_command()).fails_with(&refused);
+    assert_eq!(bonded(node), (12, 0));
+
+    node.unlock(["wallet", "device", "rotate"]).ok();
+    bond().ok();
+    assert_eq!(bonded(node).0, 13);
+    market.provide();
+    market.connect();
+    market.connected();
+    market.download("/bytes/100000");
+    market.disconnect();
 }

@@ -7,7 +7,7 @@ mod sqlite;
 
 use serde::Serialize;
 use sparewire_core::{
-    Amount, ByteCount, ChannelId, Domain, NodeId, SessionId, Signature, Signed, Timestamp,
+    Address, Amount, ByteCount, ChannelId, Domain, NodeId, SessionId, Signature, Signed, Timestamp,
 };
 use sparewire_protocol::{
     Agreement, ChannelConfig, Claim, Countersigned, Delegation, Memory, Offer, Payment, Record,
@@ -186,6 +186,13 @@ pub trait Store: Send + Sync {
         delegation: &Signed<Delegation>,
         theirs: &Countersigned,
     ) -> Result<Option<Contradiction>, StoreError>;
+
+    /// Whether `authorizer` may have signed what this store does not know of, since the store was
+    /// restored from a backup. That does not wear off: no peer's word rules it out.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn was_restored(&self, authorizer: Address) -> Result<bool, StoreError>;
 
     /// Remembers where a peer was reached last.
     ///
