@@ -145,7 +145,7 @@ async fn a_frozen_channel_is_used_no_more_and_its_provider_only_where_it_is_forg
     };
     refused().await;
     let frozen = KnownChannel { frozen: true, ..channel.clone() };
-    assert_eq!(scene.store().await.channels(Role::Payer).unwrap(), [frozen.clone()]);
+    assert_eq!(scene.store().await.channels(Role::Payer).unwrap(), std::slice::from_ref(&frozen));
     assert_eq!(scene.market.chain.deposit(scene.consumer.wallet.address()), deposit);
 
     // Money is left in the frozen channel, and still another one pays.
