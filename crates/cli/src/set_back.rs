@@ -1,7 +1,7 @@
 //! A provider that was set back, and the bond that answers for what it signs.
 //!
 //! A restored node may have signed receipts that it does not know of. A peer that hides its newest
-//! one gets a second one of its number signed (ADR 0017), and that is all that the contract asks for.
+//! one gets a second one of its number signed (ADR 0017): all that the contract asks for.
 
 use std::collections::BTreeSet;
 
