@@ -146,10 +146,12 @@ pub(crate) async fn tower(home: &Home, side: &Side) -> Result<(Arc<TowerService>
     Ok((tower, endpoint))
 }
 
-/// A consumer of one provider, not running yet.
+/// A consumer of one provider, not running yet. It deals with one that contradicted itself only
+/// where it is to `forgive`.
 pub(crate) async fn consumer(
     config: &config::ConsumerConfig,
     provider: PeerAddress,
+    forgive: bool,
     side: &Side,
 ) -> Result<(Arc<Consumer>, Endpoint)> {
     check_delay(config.withdraw_delay_secs, "[consumer] withdraw_delay_secs")?;
@@ -166,6 +168,7 @@ pub(crate) async fn consumer(
         streams_max: config.streams_max,
         keys: side.registry,
         keys_every: KEYS_EVERY,
+        forgive,
     };
     ensure!(settings.channel_amount > Amount::ZERO, "[consumer] channel_amount must be above 0");
     let endpoint = bind(&side.node, None).await?;

@@ -95,13 +95,19 @@ impl Home {
     /// # Errors
     /// Where none is known on this chain.
     pub(crate) fn stake(&self) -> Result<Address> {
+        self.bonds()?.ok_or_else(|| {
+            Hint::new("no contract that holds bonds is known on this chain")
+                .hint("set [chain] stake in config.toml")
+                .into()
+        })
+    }
+
+    /// The contract that holds bonds, where there is one.
+    pub(crate) fn bonds(&self) -> Result<Option<Address>> {
         match self.config.chain.stake.as_str() {
-            "" if self.config.chain.chain_id == network::CHAIN_ID => Ok(network::stake()),
-            "" => bail!(
-                Hint::new("no contract that holds bonds is known on this chain")
-                    .hint("set [chain] stake in config.toml")
-            ),
-            text => text.parse().with_context(|| format!("[chain] stake = \"{text}\"")),
+            "" if self.config.chain.chain_id == network::CHAIN_ID => Ok(Some(network::stake())),
+            "" => Ok(None),
+            text => text.parse().map(Some).with_context(|| format!("[chain] stake = \"{text}\"")),
         }
     }
 

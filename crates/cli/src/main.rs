@@ -20,6 +20,7 @@ mod interrupt;
 mod metrics;
 mod network;
 mod output;
+mod set_back;
 mod side;
 mod story;
 mod wallet_lock;

@@ -10,7 +10,7 @@ use sparewire_core::{Amount, Signed, Signer, TypedData};
 use sparewire_node::store::{SqliteStore, Store};
 use sparewire_protocol::{Countersigned, Receipt};
 use sparewire_wallet::NodeKeys;
-use support::{Market, Node, Running, number, only};
+use support::{Market, Node, Running, number, only, run};
 
 /// The token's smallest units: it has 6 decimals.
 const TOKEN: u128 = 1_000_000;
@@ -158,6 +158,8 @@ fn a_provider_that_signed_two_receipts_with_one_number_is_reported_by_its_consum
     running.warned("of block time the evidence is shown");
     running.kill_9();
     assert_eq!(bonded(provider), (12, 12));
+    // It finds its commitment again under another authorizer too.
+    consumer.unlock(["wallet", "device", "rotate"]).ok();
     market.pass(300);
     let said = report().ok();
     for words in ["reward   5 tUSD", "burned   5 tUSD", "reported 0x", " gas, "] {
@@ -176,4 +178,87 @@ fn a_provider_that_signed_two_receipts_with_one_number_is_reported_by_its_consum
     fs::copy(consumer.dir.join("store.sqlite"), other.dir.join("store.sqlite")).unwrap();
     other.unlock(["stake", "report", &id]).fails_with(&["was reported before"]);
     assert_eq!(sent(), transactions);
+}
+
+#[test]
+fn a_frozen_channel_is_shown_closed_and_never_paid_over_again() {
+    let mut market = Market::open();
+    market.download("/bytes/1000000");
+    market.disconnect();
+    assert_eq!(market.consumer.channel()["frozen"], false);
+    assert!(!market.consumer.run(["status"]).ok().contains("frozen"));
+    contradicted(&market);
+    let channel = market.consumer.channel();
+    let id = channel["channel"].as_str().unwrap();
+    assert_eq!(channel["frozen"], true);
+    assert_eq!(only(market.consumer.json(&["status"])["frozen"].as_array().unwrap()), id);
+    for show in [&["channel", "list"][..], &["status"]] {
+        let said = market.consumer.run(show).ok();
+        assert!(said.contains("frozen: two receipts of one number"), "{said}");
+    }
+    let refused = ["two receipts with one number", id, "`channel close`", "--forgive"];
+    run(market.connect_command()).fails_with(&refused);
+
+    // Another authorizer takes over, and what is left does not move to a new channel by the way.
+    let rotated = market.consumer.unlock(["wallet", "device", "rotate"]);
+    assert!(rotated.stderr.contains("is not moved: its provider signed two"), "{rotated:?}");
+    assert!(rotated.ok().contains("0 channels moved, 1 left"));
+    // The way out by itself, and at once where the provider agrees after all.
+    let close =
+        |how: &[&str]| market.consumer.unlock([&["channel", "close", id], how].concat()).ok();
+    assert!(close(&["--unilateral"]).starts_with("closing; "));
+    assert!(close(&[]).starts_with("closed; "));
+    assert_eq!(market.provider.claimed(), market.provider.promised());
+    run(market.connect_command()).fails_with(&refused);
+
+    market.connect_args.push("--forgive".to_owned());
+    market.connect();
+    market.connected();
+    market.download("/bytes/100000");
+    market.disconnect();
+    let channels = market.consumer.json(&["channel", "list"]).as_array().unwrap().clone();
+    let frozen = |it: &&Value| it["frozen"] == true;
+    assert_eq!(channels.len(), 2);
+    let was: Vec<_> = channels.iter().filter(frozen).collect();
+    assert_eq!(only(&was)["promised"], channel["promised"], "nothing more");
+}
+
+#[test]
+fn a_restored_provider_with_a_bond_sells_again_only_under_another_authorizer() {
+    let mut market = Market::funded();
+    let node = &market.provider;
+    let wallet = node.wallet();
+    // The backup is older than its store: there is no channel that could be marked.
+    let (file, secret) = (market.path("node.backup"), market.path("secret"));
+    fs::copy(&node.password, &secret).unwrap();
+    let backup = |verb: &str| {
+        let mut command = node.command(["backup", verb]);
+        command.arg(&file).arg("--password-file").arg(&secret);
+        run(command).ok()
+    };
+    backup("create");
+    node.unlock(["stake", "bond", "12"]).ok();
+    fs::rename(&node.dir, market.path("dead")).unwrap();
+    backup("restore");
+    fs::copy(&secret, node.dir.join("password")).unwrap();
+
+    let refused = ["was restored from a backup", "12 tUSD", "device rotate", "stake leave"];
+    let sells = run(market.provide_command());
+    assert!(says(&sells.stderr, &wallet), "{sells:?}");
+    sells.fails_with(&refused);
+    let bond = || node.unlock(["stake", "bond", "1"]);
+    bond().fails_with(&["was restored from a backup", "device rotate"]);
+    // What is on its way out can be slashed until it is out.
+    node.unlock(["stake", "leave", "12"]).ok();
+    run(market.provide_command()).fails_with(&refused);
+    assert_eq!(bonded(node), (12, 0));
+
+    node.unlock(["wallet", "device", "rotate"]).ok();
+    bond().ok();
+    assert_eq!(bonded(node).0, 13);
+    market.provide();
+    market.connect();
+    market.connected();
+    market.download("/bytes/100000");
+    market.disconnect();
 }

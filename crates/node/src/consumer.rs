@@ -53,6 +53,9 @@ pub struct ConsumerConfig {
     pub keys: Option<Address>,
     /// How often it is asked in a session whether the provider's keys are revoked.
     pub keys_every: Duration,
+    /// Whether it deals with a provider that contradicted itself, over another channel than the
+    /// frozen one.
+    pub forgive: bool,
 }
 
 /// A consumer at work.

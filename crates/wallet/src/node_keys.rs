@@ -83,19 +83,20 @@ impl NodeKeys {
     /// # Errors
     /// [`KeyFileError`] names the file that is missing or damaged.
     pub fn peek(dir: &Path) -> Result<PublicKeys, KeyFileError> {
-        let identity = |name: &str| {
-            let path = dir.join(name);
-            Keystore::read(&path).map(|(keystore, _)| (path, keystore.identity()))
-        };
-        let address = |name: &str| match identity(name)? {
-            (_, Identity::Key { address: Some(address) }) => Ok(address),
-            (path, held) => Err(KeystoreError::WrongKind { held }.at(&path)),
-        };
-        let (wallet, authorizer) = (address(WALLET)?, address(AUTHORIZER)?);
-        match identity(DEVICE)? {
-            (_, Identity::Device { node_id }) => Ok(PublicKeys { wallet, authorizer, node_id }),
-            (path, held) => Err(KeystoreError::WrongKind { held }.at(&path)),
+        let (wallet, authorizer) = (address(&dir.join(WALLET))?, address(&dir.join(AUTHORIZER))?);
+        let path = dir.join(DEVICE);
+        match Keystore::read(&path)?.0.identity() {
+            Identity::Device { node_id } => Ok(PublicKeys { wallet, authorizer, node_id }),
+            held => Err(KeystoreError::WrongKind { held }.at(&path)),
         }
+    }
+
+    /// The same of the authorizer that waits to take over, where one does.
+    ///
+    /// # Errors
+    /// [`KeyFileError`] where its file is damaged.
+    pub fn peek_next(dir: &Path) -> Result<Option<Address>, KeyFileError> {
+        Self::has_next_authorizer(dir).then(|| address(&dir.join(NEXT))).transpose()
     }
 
     /// The authorizer that is to take over from the present one: made at random and stored under
@@ -273,6 +274,14 @@ impl NodeSecrets {
     }
 }
 
+/// What a key's file says of itself.
+fn address(path: &Path) -> Result<Address, KeyFileError> {
+    match Keystore::read(path)?.0.identity() {
+        Identity::Key { address: Some(address) } => Ok(address),
+        held => Err(KeystoreError::WrongKind { held }.at(path)),
+    }
+}
+
 fn secp256k1((path, secret): (PathBuf, Secret)) -> Result<LocalKey, KeyFileError> {
     match secret {
         Secret::Key(key) => Ok(key),
@@ -371,6 +380,7 @@ mod tests {
         let next = NodeKeys::next_authorizer(&dir, "pass").unwrap().address();
         assert_ne!(next, before.authorizer);
         assert_eq!(NodeKeys::next_authorizer(&dir, "pass").unwrap().address(), next, "the same");
+        assert_eq!(NodeKeys::peek_next(&dir).unwrap(), Some(next));
         assert_eq!(NodeKeys::open(&dir, "pass").unwrap().0.public(), before, "not yet");
         assert!(NodeKeys::replaced_authorizers(&dir).unwrap().is_empty());
         // It was interrupted after the present one was kept.

@@ -25,6 +25,9 @@ use crate::{
     side::Side,
 };
 
+/// What is wrong with a channel over which its payee contradicted itself.
+pub(super) const FROZEN: &str = "frozen: two receipts of one number";
+
 /// The money that is put aside, and the way out.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ChannelCommand {
@@ -172,7 +175,7 @@ async fn list(home: &Home, as_json: bool) -> Result<()> {
             json!({
                 "channel": channel.id, "side": channel.role, "config": channel.config,
                 "promised": channel.promised(), "on_chain": facts,
-                "close_agreed": channel.agreed.is_some(),
+                "close_agreed": channel.agreed.is_some(), "frozen": channel.frozen,
             })
         };
         return output::json(&rows.iter().map(document).collect::<Vec<_>>());
@@ -202,6 +205,10 @@ async fn list(home: &Home, as_json: bool) -> Result<()> {
                 format!("closing, {left} s left")
             }
             Some(ChannelStatus::Closed) => "closed".to_owned(),
+        };
+        let state = match channel.frozen {
+            true => format!("{state}; {FROZEN}"),
+            false => state,
         };
         crate::output::out!(
             "{:<16} {:<6} {:>18} {:>18} {:>18}  {state}",

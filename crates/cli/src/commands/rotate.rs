@@ -107,7 +107,7 @@ pub(crate) async fn run(
                     Err(error) => return Err(error.into()),
                 }
             }
-            false => "it stays under the old authorizer; `channel close` asks again",
+            false => "it stays under the old authorizer; `channel close` ends it",
         };
         eprintln!("channel {} is not moved: {reason}; {then}", output::short(&channel.id));
     }
@@ -235,6 +235,11 @@ async fn agreed_moves(side: &Side, identity: &Identity) -> Result<(Vec<Move>, Ve
         let Some(facts) = side.chain.channel(channel.id).await? else { continue };
         if facts.status != ChannelStatus::Open {
             continue; // on its way out already, or gone
+        }
+        // Its payee is not given a new one by the way (A1).
+        if channel.frozen {
+            left.push((channel, "its provider signed two receipts of one number".to_owned()));
+            continue;
         }
         // A provider that does not answer is not waited for once for each of its channels.
         if gone.contains(&config.payee_authorizer) {
@@ -432,6 +437,7 @@ mod tests {
                 config,
                 payment: None,
                 agreed: None,
+                frozen: false,
             };
             let next = ChannelConfig { payer_authorizer: Address::repeat_byte(6), ..config };
             let claim = Claim { config, amount: Amount::ZERO, signature };

@@ -25,7 +25,7 @@ use crate::{
     delegation,
     hint::Hint,
     home::{Home, Node, key_error, known_token},
-    output,
+    output, set_back,
 };
 
 /// How long block time may take to come as far as it is waited for: many times the 5 minutes between
@@ -142,6 +142,7 @@ struct Purse {
     chain: Arc<EvmChain>,
     stake: Address,
     own: Identity,
+    wallet: Arc<dyn Signer>,
     token: TokenInfo,
 }
 
@@ -153,7 +154,7 @@ impl Purse {
         let chain = home.connect(Arc::clone(&node.wallet)).await?;
         let facts = chain.bond(stake, chain.wallet()).await?;
         let token = known_token(&*chain, facts.token).await?;
-        Ok(Self { chain, stake, own: node.identity, token })
+        Ok(Self { chain, stake, own: node.identity, wallet: node.wallet, token })
     }
 
     async fn tell(&self, holder: Address, json: bool) -> Result<()> {
@@ -195,6 +196,9 @@ async fn bond(amount: &str, unlock: &Unlock, home: &Home, json: bool) -> Result<
     ensure!(amount > Amount::ZERO, "there is nothing to bond in an amount of zero");
     // What the authorizer signs, the wallet answers for that named it.
     let holder = delegation::identity(home, &purse.own)?.wallet();
+    if let Some(store) = home.store_to_read()? {
+        set_back::check_unbonded(&store, purse.own.authorizer.address())?;
+    }
     let (stake, token) = (purse.stake, purse.token.address);
     purse.chain.perform(&Intent::Bond { stake, holder, token, amount }).await?;
     if holder != purse.own.wallet() {
@@ -250,7 +254,7 @@ async fn report(session: &str, unlock: &Unlock, home: &Home, json: bool) -> Resu
     let mut earlier = None;
     for contradiction in kept {
         let evidence = contradiction.evidence();
-        let salt = salt(&*purse.own.authorizer, evidence)?;
+        let salt = salt(&*purse.wallet, evidence)?;
         let commitment = contradiction.commitment(own, salt);
         let facts = chain.report_facts(stake, evidence, commitment).await?;
         if facts.used {
@@ -319,12 +323,13 @@ fn kept_contradictions(session: &str, home: &Home) -> Result<Vec<Contradiction>>
     Ok(kept)
 }
 
-/// Hides our commitment's evidence from others until it is shown. It follows from our key, whose
-/// signatures are deterministic (RFC 6979), so that a report that was broken off finds it again. What
-/// is signed is no EIP-712 digest: it means nothing to any contract.
-fn salt(authorizer: &dyn Signer, evidence: B256) -> Result<B256> {
+/// Hides our commitment's evidence from others until it is shown. It follows from the wallet's key,
+/// whose signatures are deterministic (RFC 6979) and which no rotation replaces, so that a report
+/// that was broken off finds it again. What is signed is no EIP-712 digest: it means nothing to any
+/// contract.
+fn salt(wallet: &dyn Signer, evidence: B256) -> Result<B256> {
     let digest = keccak256([SALT_TAG, evidence.as_slice()].concat());
-    Ok(keccak256(authorizer.sign_digest(digest)?.to_bytes()))
+    Ok(keccak256(wallet.sign_digest(digest)?.to_bytes()))
 }
 
 /// Returns when block time has come so far.

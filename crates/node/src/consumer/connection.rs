@@ -80,6 +80,7 @@ impl Consumer {
             },
         )?;
         self.check_terms(&terms)?;
+        self.check_past(&terms).await?;
         let at = self.provider.clone();
         // Only for the convenience of whoever closes the channel later.
         if let Err(error) = ask(&self.store, move |store| store.reached(&at)).await {
@@ -266,7 +267,7 @@ impl Consumer {
         let [ours, theirs] = contradiction.receipts().map(|receipt| receipt.body);
         tracing::warn!(
             session = %ours.session,
-            "the provider signed two receipts with one number; both are kept: `sparewire stake report`"
+            "the provider signed two receipts with one number: both are kept (`sparewire stake report`), and the channel is frozen (`sparewire channel close`)"
         );
         let (first, second) = (ours.digest(&domain), theirs.digest(&domain));
         Err(ProtocolError::ConflictingReceipts { sequence: ours.sequence, first, second }.into())
@@ -391,8 +392,8 @@ impl Tunnel {
 }
 
 /// The newest session with a provider that has not ended: the one to resume. What a broken
-/// connection of this very process left is known better than what is stored. No I/O but the
-/// store's, so that a simulation decides as a consumer does.
+/// connection of this very process left is known better than what is stored. Over a frozen channel
+/// nothing is resumed. No I/O but the store's, so that a simulation decides as a consumer does.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -409,8 +410,11 @@ pub fn resumable(
     let Some(newest) = newest.filter(|known| known.statement.is_none()) else {
         return Ok(None);
     };
-    let session = newest.agreement.session;
-    let mut memory = store.memory(newest.agreement.channel(), Some(session))?.session;
+    let (session, channel) = (newest.agreement.session, newest.agreement.channel());
+    if store.channel(channel)?.is_some_and(|known| known.frozen) {
+        return Ok(None);
+    }
+    let mut memory = store.memory(channel, Some(session))?.session;
     if let (Some(known), Some(broken)) = (&mut memory, broken)
         && broken.session == session
     {

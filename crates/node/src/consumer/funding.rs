@@ -29,6 +29,29 @@ pub(super) struct Funded {
 }
 
 impl Consumer {
+    /// Turns a provider down that contradicted itself over a channel of ours, under whichever of
+    /// its names it comes back: the wallet that answers, or the key that signed. It would be paid
+    /// over a new channel else, and nothing would have come of its lie.
+    ///
+    /// # Errors
+    /// [`SessionError::Policy`], unless it is forgiven.
+    pub(super) async fn check_past(&self, terms: &Terms) -> Result<(), SessionError> {
+        if self.config.forgive {
+            return Ok(());
+        }
+        let channels = ask(&self.store, |store| store.channels(Role::Payer)).await?;
+        let with_it = |config: &ChannelConfig| {
+            config.payee == terms.payee || config.payee_authorizer == terms.payee_authorizer
+        };
+        let Some(frozen) = channels.iter().find(|it| it.frozen && with_it(&it.config)) else {
+            return Ok(());
+        };
+        Err(SessionError::Policy(format!(
+            "the provider signed two receipts with one number over channel {}, which is frozen; `session explain` and `stake report` show them, `channel close` returns what is left. Choose another provider, or deal with this one over a new channel by --forgive",
+            frozen.id
+        )))
+    }
+
     /// The channel that pays under these terms: the one of the session to resume, else one that we
     /// have and that still holds money, else a new one.
     pub(super) async fn channel_for(
@@ -231,6 +254,8 @@ impl Consumer {
         }
     }
 
+    /// Our channels that may pay under these terms. The invariant (A1): none is frozen, so that no
+    /// session, and no top-up, is of one.
     async fn channels_to(&self, terms: &Terms) -> Result<Vec<KnownChannel>, SessionError> {
         let channels = ask(&self.store, |store| store.channels(Role::Payer)).await?;
         let domain = self.chain.domain();
@@ -238,6 +263,7 @@ impl Consumer {
             let config = &channel.config;
             channel.domain == domain
                 && channel.agreed.is_none()
+                && !channel.frozen
                 && config.payer == self.identity.wallet()
                 && config.payer_authorizer == self.identity.authorizer.address()
                 && config.payee == terms.payee

@@ -14,8 +14,8 @@ use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Row, config::DbConfig, params,
 };
 use sparewire_core::{
-    Amount, B256, ByteCount, ChannelId, Domain, NodeId, SessionId, Signed, Timestamp, decode,
-    encode,
+    Address, Amount, B256, ByteCount, ChannelId, Domain, NodeId, SessionId, Signed, Timestamp,
+    decode, encode,
 };
 use sparewire_protocol::{
     Agreement, ChannelConfig, Countersigned, Delegation, Memory, Offer, Payment, Reading, Record,
@@ -127,6 +127,11 @@ create table contradictions (            -- each with the receipt of its number 
 create index contradictions_by_session on contradictions (session);
 ";
 
+/// Whose past a restored store may not know all of; new in version 4.
+const RESTORED: &str = "
+create table restored_authorizers (authorizer blob primary key) without rowid;
+";
+
 /// The store in one SQLite file.
 pub struct SqliteStore {
     connection: Mutex<Connection>,
@@ -187,9 +192,9 @@ impl SqliteStore {
         let found = version(&transaction, path)?;
         if found < VERSION {
             let missing: &[&str] = match found {
-                0 => &[SCHEMA, STOPS, OFFERS, CONTRADICTIONS, ADDRESSES],
-                2 => &[SINCE_2, STOPS, SINCE_3, OFFERS, CONTRADICTIONS, ADDRESSES],
-                _ => &[SINCE_3, OFFERS, CONTRADICTIONS, ADDRESSES],
+                0 => &[SCHEMA, STOPS, OFFERS, CONTRADICTIONS, ADDRESSES, RESTORED],
+                2 => &[SINCE_2, STOPS, SINCE_3, OFFERS, CONTRADICTIONS, ADDRESSES, RESTORED],
+                _ => &[SINCE_3, OFFERS, CONTRADICTIONS, ADDRESSES, RESTORED],
             };
             for tables in missing {
                 transaction.execute_batch(tables).map_err(failed)?;
@@ -425,6 +430,10 @@ impl Store for SqliteStore {
         self.keep_contradiction(delegation, theirs)
     }
 
+    fn was_restored(&self, authorizer: Address) -> Result<bool, StoreError> {
+        self.has_past(authorizer)
+    }
+
     fn reached(&self, peer: &PeerAddress) -> Result<(), StoreError> {
         self.with(|connection| {
             // Each new session tells it, and most tell nothing new: that is not written.
@@ -450,7 +459,10 @@ impl Store for SqliteStore {
     }
 }
 
-const CHANNEL: &str = "select id, role, domain, config, agreed from channels";
+const CHANNEL: &str = "
+select id, role, domain, config, agreed,
+       exists (select 1 from contradictions c where c.channel = channels.id)
+from channels";
 
 const SESSION: &str = "
 select s.role, s.peer, s.agreement, s.started, s.lost, s.statement, p.payment,
@@ -644,6 +656,7 @@ fn read_channel(row: &Row<'_>) -> Result<KnownChannel, Trouble> {
         config: read(&row.get::<_, Vec<u8>>(3)?)?,
         payment: None,
         agreed: agreed.map(|bytes| read(&bytes)).transpose()?,
+        frozen: row.get(5)?,
     })
 }
 

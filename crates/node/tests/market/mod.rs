@@ -202,6 +202,7 @@ pub fn consumer_config() -> ConsumerConfig {
         streams_max: 512,
         keys: Some(REGISTRY),
         keys_every: Duration::from_secs(60),
+        forgive: false,
     }
 }
 
@@ -379,6 +380,15 @@ impl Buyer {
         self.shutdown.cancel();
         let result = within(40, self.run).await.unwrap();
         self.serve.abort();
+        self.endpoint.close().await;
+        result
+    }
+
+    /// Waits for its end, which comes by itself.
+    pub async fn ended(self) -> Result<Statement, SessionError> {
+        let result = within(30, self.run).await.unwrap();
+        self.serve.abort();
+        let _ = self.serve.await;
         self.endpoint.close().await;
         result
     }

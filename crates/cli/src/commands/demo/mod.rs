@@ -218,6 +218,7 @@ impl Market {
         let (consumer, endpoint) = assemble::consumer(
             &self.consumer_config,
             self.provider_addr.clone(),
+            false,
             &self.buying.side,
         )
         .await?;
