@@ -364,3 +364,28 @@ async fn an_agreement_whose_answer_was_lost_locks_nobody_out_who_never_paid() {
     assert_ne!(another, channel, "it takes another channel");
     buyer.close().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_provider_agrees_to_no_close_of_a_channel_that_its_backup_never_knew() {
+    let (chain, keys) = (Arc::new(FakeChain::default()), Keys::random());
+    let seller_directory = tempfile::tempdir().unwrap();
+    let store = market::open_store(seller_directory.path()).await;
+    store.mark_restored(&[keys.authorizer.address()]).unwrap();
+    drop(store);
+    let seller = Seller::start(&chain, &keys, seller_directory.path(), None).await;
+    let market = Market { chain, seller, seller_directory };
+    // Consumers with new channels come and come again.
+    let (buyer, directory, statement) = settled(&market, [10; 32]).await;
+    let again = buys(&market.chain, &buyer, &directory, market.seller.address()).await;
+    assert_eq!(again.close().await.unwrap().channel, statement.channel);
+    // Whatever was promised over it while the store knew it, its payer says nothing of that now.
+    let (mut client, config) = market.client().await;
+    let terms = client.terms(None).await;
+    let answer = client.accept(client.acceptance(&terms, config, 1)).await;
+    assert!(matches!(answer, Some(Message::Accepted(_))), "it is served: {answer:?}");
+    let payer = client.keys.clone();
+    drop(client);
+    let answer = ask(&payer, &market.seller.address(), request(&payer, config)).await;
+    refused(answer, RefusalCode::ChannelUnusable, "restored from a backup");
+    assert_eq!(known(&*market.seller.disk, config.id(&domain())).agreed, None);
+}

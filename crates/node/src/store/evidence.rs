@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use sparewire_core::{Address, Domain, SessionId, Signature, Signed, Timestamp, encode};
 use sparewire_protocol::{
     ChannelConfig, Countersigned, Delegation, Offer, Receipt, Role, StopReason,
@@ -282,7 +282,8 @@ impl SqliteStore {
     /// and is asked first ([`Memory::resync`](sparewire_protocol::Memory::resync)), for as long as
     /// the channel lives. The node's `authorizers` are remembered as well
     /// ([`Store::was_restored`](super::Store::was_restored)): they may have signed over channels
-    /// that the backup never knew.
+    /// that the backup never knew, so that the same is said of each that the store meets from now on
+    /// and that pays one of them.
     ///
     /// # Errors
     /// [`StoreError`]; nothing is written then.
@@ -301,30 +302,27 @@ impl SqliteStore {
         };
         write().map_err(|trouble| self.name(trouble))
     }
+}
 
-    pub(super) fn has_past(&self, authorizer: Address) -> Result<bool, StoreError> {
-        self.with(|connection| {
-            let named: bool = connection
-                .prepare_cached(
-                    "select exists (select 1 from restored_authorizers where authorizer = ?)",
-                )?
-                .query_row([authorizer.as_slice()], |row| row.get(0))?;
-            if named {
-                return Ok(true);
-            }
-            // A backup does not always know its node's keys, and older releases marked channels only.
-            let mut statement = connection
-                .prepare_cached("select config from channels where restored = 1 and role = ?")?;
-            let mut rows = statement.query([Role::Payee as i64])?;
-            while let Some(row) = rows.next()? {
-                let config: ChannelConfig = read(&row.get::<_, Vec<u8>>(0)?)?;
-                if config.payee_authorizer == authorizer {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
-        })
+/// Whether `authorizer` may have signed what a restored store does not know of.
+pub(super) fn has_past(connection: &Connection, authorizer: Address) -> Result<bool, Trouble> {
+    let named: bool = connection
+        .prepare_cached("select exists (select 1 from restored_authorizers where authorizer = ?)")?
+        .query_row([authorizer.as_slice()], |row| row.get(0))?;
+    if named {
+        return Ok(true);
     }
+    // A backup does not always know its node's keys, and older releases marked channels only.
+    let mut statement =
+        connection.prepare_cached("select config from channels where restored = 1 and role = ?")?;
+    let mut rows = statement.query([Role::Payee as i64])?;
+    while let Some(row) = rows.next()? {
+        let config: ChannelConfig = read(&row.get::<_, Vec<u8>>(0)?)?;
+        if config.payee_authorizer == authorizer {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn read_channel(domain: Vec<u8>, config: Vec<u8>) -> Result<(Domain, ChannelConfig), Trouble> {
@@ -334,7 +332,6 @@ fn read_channel(domain: Vec<u8>, config: Vec<u8>) -> Result<(Domain, ChannelConf
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use rusqlite::Connection;
     use sparewire_core::{Amount, B256, ByteCount, DeviceSignature, Signer, TypedData};
     use sparewire_protocol::{Agreement, Reading, Record};
     use sparewire_wallet::LocalKey;
@@ -559,6 +556,22 @@ mod tests {
         );
         assert_eq!(restored.memory(channel(), None).unwrap().resync, Some(Amount::ZERO));
         assert_eq!(store.memory(channel(), None).unwrap().resync, None);
+
+        // A channel that it meets for the first time may be one that it has forgotten; not so where
+        // an authorizer is named that has no past, nor where we pay.
+        let config = agreement(1, 0).config;
+        let another = |role, payee_authorizer, salt, store: &SqliteStore| {
+            let config = ChannelConfig { payee_authorizer, salt, ..config };
+            let domain = agreement(1, 0).terms.domain;
+            store.keep_channel(role, &domain, &config).unwrap();
+            store.memory(config.id(&domain), None).unwrap().resync
+        };
+        assert_eq!(another(Role::Payee, payee, 8, &restored), Some(Amount::ZERO));
+        let named = Address::repeat_byte(0x77);
+        assert_eq!(another(Role::Payee, named, 9, &restored), Some(Amount::ZERO));
+        assert_eq!(another(Role::Payee, Address::repeat_byte(0x79), 10, &restored), None);
+        assert_eq!(another(Role::Payer, payee, 11, &restored), None);
+        assert_eq!(another(Role::Payee, payee, 8, &store), None);
     }
 
     #[test]

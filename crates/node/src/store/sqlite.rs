@@ -22,7 +22,7 @@ use sparewire_protocol::{
     Role, SessionMemory, channel::CooperativeClose, short_reason, stake::Contradiction,
 };
 
-use super::{KnownChannel, KnownSession, Stop, Store, StoreError};
+use super::{KnownChannel, KnownSession, Stop, Store, StoreError, evidence::has_past};
 use crate::transport::PeerAddress;
 
 const VERSION: i64 = 4;
@@ -38,7 +38,7 @@ create table channels (
     domain  blob not null,
     config  blob not null,
     lost    integer not null default 0,  -- bytes of sessions that are forgotten
-    restored integer not null default 0, -- 1 where it comes from a backup: the peer is asked first
+    restored integer not null default 0, -- 1 where more may be promised than is known here
     agreed  blob                         -- the close that was agreed on: nothing more is promised
 ) without rowid;
 create table sessions (
@@ -431,7 +431,7 @@ impl Store for SqliteStore {
     }
 
     fn was_restored(&self, authorizer: Address) -> Result<bool, StoreError> {
-        self.has_past(authorizer)
+        self.with(|connection| has_past(connection, authorizer))
     }
 
     fn reached(&self, peer: &PeerAddress) -> Result<(), StoreError> {
@@ -607,16 +607,26 @@ fn keep_channel(
     domain: &Domain,
     config: &ChannelConfig,
 ) -> Result<(), Trouble> {
+    let channel = config.id(domain);
+    let is_known: bool = connection
+        .prepare_cached("select exists (select 1 from channels where id = ?)")?
+        .query_row([blob(&channel.0)], |row| row.get(0))?;
+    if is_known {
+        return Ok(());
+    }
+    // The invariant (R1): of a channel that a restored store meets for the first time nobody can tell
+    // whether it is new or was promised money over while the store knew of it.
+    let restored = role == Role::Payee && has_past(connection, config.payee_authorizer)?;
     connection
         .prepare_cached(
-            "insert into channels (id, role, domain, config) values (?, ?, ?, ?)
-             on conflict (id) do nothing",
+            "insert into channels (id, role, domain, config, restored) values (?, ?, ?, ?, ?)",
         )?
         .execute(params![
-            blob(&config.id(domain).0),
+            blob(&channel.0),
             role as i64,
             encode(domain),
-            encode(config)
+            encode(config),
+            restored
         ])?;
     Ok(())
 }
