@@ -575,6 +575,11 @@ impl Journal {
 
     /// Writes a signed transaction down, before it is sent for the first time. No nonce is of two
     /// unfinished steps: one of the two could never be mined.
+    ///
+    /// Signed a second time with the same nonce, gas and fee, a call is the same transaction (RFC
+    /// 6979): what all nodes refused, or a backup brought back, comes again. It is of whoever signs
+    /// it now, and the newest: none that is under way holds its nonce, and who gave that up before it
+    /// was used for good may do its work twice.
     pub(crate) fn sign(&self, step: i64, attempt: &Attempt) -> Result<(), JournalError> {
         self.with(|db| {
             let transaction = db.transaction()?;
@@ -590,7 +595,7 @@ impl Journal {
                 return Err(JournalError::Damaged("a nonce that another transaction holds"));
             }
             transaction.execute(
-                "INSERT INTO attempts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                "INSERT OR REPLACE INTO attempts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
                     attempt.hash.as_slice(),
                     step,

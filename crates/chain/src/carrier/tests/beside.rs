@@ -23,6 +23,10 @@ struct Pooled {
     waiting: BTreeMap<u64, Bytes>,
     /// What is taken and forgotten.
     forgets: Option<u64>,
+    /// What is not taken: the wallet is said to be too poor for it.
+    refuses: Option<u64>,
+    /// How often that was said.
+    refused: u64,
     /// Every nonce that was ever taken, in the order in which they came first.
     came: Vec<u64>,
     used: u64,
@@ -50,6 +54,10 @@ impl Pool {
         let nonce = sent.nonce();
         if nonce < pooled.used {
             return Verdict::Error(-32000, "nonce too low");
+        }
+        if pooled.refuses == Some(nonce) {
+            pooled.refused += 1;
+            return Verdict::Error(-32000, "insufficient funds for gas * price + value");
         }
         if !pooled.came.contains(&nonce) {
             pooled.came.push(nonce);
@@ -346,4 +354,39 @@ async fn no_more_is_signed_beside_others_than_the_wallet_can_pay_for() {
     first.await.unwrap().unwrap();
     second.await.unwrap().unwrap();
     assert_eq!(world.claimed().await, [60; 2]);
+}
+
+#[tokio::test]
+async fn what_all_nodes_refused_beside_others_is_signed_again_the_same() {
+    let world = World::new(1).await;
+    let first = world.transfer(1);
+    world.pooled(1).await;
+    world.pool.lock().refuses = Some(1);
+    let claim = world.claim(0);
+    until("it is refused", || world.pool.lock().refused == 1).await;
+    world.looked().await;
+    world.pool.lock().refuses = None;
+    // Nonce, gas and fee are what they were, so that its hash is as well.
+    world.mine();
+    world.pooled(1).await;
+    world.mine();
+    first.await.unwrap().unwrap();
+    claim.await.unwrap().unwrap();
+    assert_eq!(world.claimed().await, [60]);
+    let attempts = world.payee.follower.journal.attempts(2).unwrap();
+    assert_eq!(attempts.len(), 1, "one transaction, signed twice");
+}
+
+#[tokio::test]
+async fn what_all_nodes_refused_alone_is_signed_again_the_same_when_it_is_asked_for_again() {
+    let world = World::new(1).await;
+    world.pool.lock().refuses = Some(0);
+    let error = world.claim(0).await.unwrap().unwrap_err();
+    assert!(matches!(error, ChainError::InsufficientFunds { .. }), "{error:?}");
+    world.pool.lock().refuses = None;
+    let again = world.claim(0);
+    world.pooled(1).await;
+    world.mine();
+    again.await.unwrap().unwrap();
+    assert_eq!(world.claimed().await, [60]);
 }
