@@ -142,7 +142,7 @@ impl Follower {
             Some(intent) => intent,
             None => planned()?,
         };
-        self.mine_all(kind, intent).await?;
+        self.mine_asked(kind, intent).await?;
         drop((turn, hurry));
         self.wait_until_final(kind, intent).await
     }
@@ -178,7 +178,7 @@ impl Follower {
                 self.journal.plan(kind, digest, &calls, urgent, now_secs())?
             }
         };
-        self.mine_all(kind, intent).await?;
+        self.mine_asked(kind, intent).await?;
         drop(turn);
         self.wait_until_final(kind, intent).await
     }
@@ -266,6 +266,15 @@ impl Follower {
             }
         }
         Ok(())
+    }
+
+    /// As `mine_all` for who asked for it now, and is told what becomes of it.
+    async fn mine_asked(&self, kind: &'static str, intent: i64) -> Result<(), ChainError> {
+        let mined = self.mine_all(kind, intent).await;
+        if let Err(error) = &mined {
+            self.give_up_unsigned(intent, error)?;
+        }
+        mined
     }
 
     /// Signs, sends and sees mined every step of an intent, in order.

@@ -50,20 +50,40 @@ impl Follower {
         let cost = match self.prepare(kind, &step.call, urgent, U256::ZERO).await {
             Ok(prepared) => prepared,
             Err(error) => {
-                // With nothing signed, nothing can happen behind the caller's back any more; what
-                // would revert now is over in any case.
-                let signed = self
-                    .journal
-                    .steps(intent)?
-                    .iter()
-                    .any(|other| other.id != step.id && other.state != StepState::Planned);
-                if !signed || matches!(error, ChainError::Reverted { .. }) {
+                // What would revert now is over in any case; what the wallet cannot pay for, where
+                // nothing else of it can still happen. A node's silence ends nothing.
+                let over = match error {
+                    ChainError::Reverted { .. } => true,
+                    ChainError::InsufficientFunds { .. } => !self.is_signed(intent)?,
+                    _ => false,
+                };
+                if over {
                     self.journal.fail(intent, None, &error.to_string())?;
                 }
                 return Err(error);
             }
         };
         self.sign_step(kind, step, cost).await
+    }
+
+    /// Whether anything was signed for an intent that can still happen, or has.
+    fn is_signed(&self, intent: i64) -> Result<bool, JournalError> {
+        let steps = self.journal.steps(intent)?;
+        Ok(steps.iter().any(|step| step.state != StepState::Planned))
+    }
+
+    /// Ends an intent of which nothing is signed, and whose caller is told `error`: nothing happens
+    /// behind his back any more.
+    pub(super) fn give_up_unsigned(
+        &self,
+        intent: i64,
+        error: &ChainError,
+    ) -> Result<(), JournalError> {
+        let over = self.journal.failure(intent)?.is_some();
+        if !over && !self.is_signed(intent)? {
+            self.journal.fail(intent, None, &error.to_string())?;
+        }
+        Ok(())
     }
 
     /// Signs urgent intents that wait, and sends them, beside what is under way: then they need not

@@ -519,3 +519,40 @@ async fn a_step_that_fails_leaves_no_signed_transaction_behind() {
     assert_eq!(carrier.follower.node.nonce(carrier.wallet()).await.unwrap(), before + 2);
     assert!(carrier.work().unwrap().under_way.is_empty());
 }
+
+/// A payer behind a node that cannot simulate anything while it is told so.
+async fn dumb() -> (EmbeddedChain, EvmChain, Arc<AtomicBool>) {
+    let silent = Arc::new(AtomicBool::new(false));
+    let told = silent.clone();
+    let judge = move |method: &str, _: &Value| match method {
+        "eth_estimateGas" if told.load(Ordering::SeqCst) => Verdict::Silence,
+        _ => Verdict::Pass,
+    };
+    let (chain, _, carrier) = misbehaving(quick(), Journal::in_memory().unwrap(), judge).await;
+    (chain, carrier, silent)
+}
+
+#[tokio::test]
+async fn an_urgent_intent_outlives_a_start_at_which_the_node_is_silent() {
+    let (chain, carrier, silent) = dumb().await;
+    // Its caller was killed while it waited for its turn.
+    let call = crate::Call { target: Some(TO), data: Bytes::new(), value: U256::from(100) };
+    carrier.follower.journal.plan("revoke", B256::ZERO, &[call], true, 0).unwrap();
+    silent.store(true, Ordering::SeqCst);
+    let error = carrier.resume().await.unwrap_err();
+    assert!(matches!(error, ChainError::Unreachable { .. }), "{error:?}");
+    silent.store(false, Ordering::SeqCst);
+    assert_eq!(carrier.resume().await.unwrap(), 1);
+    assert_eq!(balance(&chain, TO), 100);
+}
+
+#[tokio::test]
+async fn what_its_caller_was_told_was_not_sent_is_not_sent_later() {
+    let (chain, carrier, silent) = dumb().await;
+    silent.store(true, Ordering::SeqCst);
+    let error = carrier.transfer(TO, 100).await.unwrap_err();
+    assert!(matches!(error, ChainError::Unreachable { .. }), "{error:?}");
+    silent.store(false, Ordering::SeqCst);
+    assert_eq!(carrier.resume().await.unwrap(), 0);
+    assert_eq!(balance(&chain, TO), 0);
+}
