@@ -113,6 +113,10 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 
 impl World {
     async fn new(channels: u64) -> Self {
+        Self::with(channels, quick()).await
+    }
+
+    async fn with(channels: u64, policy: Policy) -> Self {
         let chain = embedded();
         let endpoint = Endpoint::Embedded(chain.clone());
         let deployed = deploy(endpoint.clone(), signer(PAYER), quick()).await.unwrap();
@@ -145,7 +149,7 @@ impl World {
             _ => Verdict::Pass,
         };
         let endpoint = Misbehaving::endpoint(&chain, judge);
-        let payee = Arc::new(connect(endpoint, &deployed, PAYEE, quick()).await);
+        let payee = Arc::new(connect(endpoint, &deployed, PAYEE, policy).await);
         Self { chain, deployed, pool, payee, configs, looks, blind, purse }
     }
 
@@ -389,4 +393,28 @@ async fn what_all_nodes_refused_alone_is_signed_again_the_same_when_it_is_asked_
     world.mine();
     again.await.unwrap().unwrap();
     assert_eq!(world.claimed().await, [60]);
+}
+
+#[tokio::test]
+async fn a_nonce_that_another_program_took_and_a_reorganisation_gave_back_is_filled() {
+    let world = World::with(1, Policy { finality: Finality::Blocks(3), ..quick() }).await;
+    let claim = world.claim(0);
+    world.pooled(1).await;
+    // Another program's transaction takes its nonce, and ours is signed anew with the next one.
+    let (_, foreign) = crate::testing::signed(PAYEE, |transaction| transaction.nonce = 0);
+    let before = world.chain.block_number();
+    world.chain.submit(&foreign).unwrap();
+    world.chain.mine().unwrap();
+    {
+        let mut pooled = world.pool.lock();
+        pooled.waiting.remove(&0);
+        pooled.used = 1;
+    }
+    until("it is signed anew", || world.pool.lock().waiting.contains_key(&1)).await;
+    // That is never mined: the other transaction is gone for good.
+    world.chain.rollback(world.chain.block_number() - before).unwrap();
+    world.pool.lock().used = 0;
+    world.mining(claim).await.unwrap().unwrap();
+    assert_eq!(world.claimed().await, [60]);
+    assert_eq!(world.payee.follower.journal.signed().len(), 2);
 }
