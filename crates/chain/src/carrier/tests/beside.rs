@@ -418,3 +418,22 @@ async fn a_nonce_that_another_program_took_and_a_reorganisation_gave_back_is_fil
     assert_eq!(world.claimed().await, [60]);
     assert_eq!(world.payee.follower.journal.signed().len(), 2);
 }
+
+#[tokio::test]
+async fn what_is_signed_beside_others_leaves_enough_to_raise_them() {
+    let world = World::new(2).await;
+    let first = world.claim(0);
+    world.pooled(1).await;
+    // Enough for both as they are signed, and for little more.
+    let reserved: u64 = world.payee.follower.reserved().unwrap().to();
+    world.purse.store(2 * reserved + reserved / 2, Ordering::SeqCst);
+    let second = world.claim(1);
+    world.looked().await;
+    assert_eq!(world.pool.len(), 1);
+    world.mine();
+    world.pooled(1).await;
+    world.mine();
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+    assert_eq!(world.claimed().await, [60; 2]);
+}
