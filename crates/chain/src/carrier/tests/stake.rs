@@ -232,3 +232,21 @@ async fn nothing_is_bonded_announced_or_reported_where_there_is_no_stake_contrac
     refused(scene.payee.perform(&bond).await, "holds bonds in token");
     assert_eq!(scene.tokens(holder).await, 1_000);
 }
+
+#[tokio::test]
+async fn the_same_call_of_two_contracts_is_two_intents() {
+    let pass = |_: &str, _: &serde_json::Value| Verdict::Pass;
+    let (_, _, chain) = misbehaving(quick(), Journal::in_memory().unwrap(), pass).await;
+    let of = |contract: u8| {
+        let contract = Address::repeat_byte(contract);
+        let (device, authorizer) = (Some(NodeId::default()), None);
+        [
+            Intent::Unbond { stake: contract },
+            Intent::Revoke { keys: contract, device, authorizer },
+        ]
+        .map(|intent| chain.digest_of(&intent))
+    };
+    let (one, other) = (of(1), of(2));
+    assert_eq!(one, of(1));
+    assert!(one.iter().all(|digest| !other.contains(digest)));
+}
