@@ -21,6 +21,7 @@ mod metrics;
 mod network;
 mod output;
 mod side;
+mod signing;
 mod story;
 mod wallet_lock;
 
