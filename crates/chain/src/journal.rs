@@ -385,7 +385,10 @@ impl Journal {
 
     /// When an intent of this kind was last written down that has not failed, in seconds since the
     /// epoch.
-    pub(crate) fn last_planned(&self, kind: &str) -> Result<Option<u64>, JournalError> {
+    ///
+    /// # Errors
+    /// [`JournalError::Sqlite`] where the file cannot be read.
+    pub fn last_planned(&self, kind: &str) -> Result<Option<u64>, JournalError> {
         self.with(|db| {
             let newest: Option<i64> = db.query_row(
                 "SELECT max(created_secs) FROM intents WHERE kind = ?1 AND state <> 'failed'",

@@ -49,10 +49,14 @@ pub(crate) enum StakeCommand {
         of: Option<Address>,
     },
     /// Bond more for the wallet that this node is paid to. Whoever shows that its authorizer signed
-    /// two receipts with one number has a penalty taken from it.
+    /// two receipts with one number has a penalty taken from it. Where a beneficiary is paid, the
+    /// bond is the beneficiary's, and only that wallet's key takes it back.
     Bond {
         /// How much, in the token.
         amount: String,
+        /// Whose the bond is to be: it must be named where it is not this node's own wallet.
+        #[arg(long)]
+        holder: Option<Address>,
         #[command(flatten)]
         unlock: Unlock,
     },
@@ -91,7 +95,9 @@ pub(crate) struct Unlock {
 pub(crate) async fn run(command: StakeCommand, home: &Home, json: bool) -> Result<()> {
     match command {
         StakeCommand::Show { of } => show(of, home, json).await,
-        StakeCommand::Bond { amount, unlock } => bond(&amount, &unlock, home, json).await,
+        StakeCommand::Bond { amount, holder, unlock } => {
+            bond(&amount, holder, &unlock, home, json).await
+        }
         StakeCommand::Leave { amount, unlock } => leave(&amount, &unlock, home, json).await,
         StakeCommand::Unbond { unlock } => unbond(&unlock, home, json).await,
         StakeCommand::Report { session, unlock } => report(&session, &unlock, home, json).await,
@@ -189,17 +195,36 @@ impl Purse {
     }
 }
 
-async fn bond(amount: &str, unlock: &Unlock, home: &Home, json: bool) -> Result<()> {
+async fn bond(
+    amount: &str,
+    named: Option<Address>,
+    unlock: &Unlock,
+    home: &Home,
+    json: bool,
+) -> Result<()> {
+    let under_way = home.chain_work()?.under_way.into_iter();
+    let earlier = under_way.filter(|it| it.intent == "bond").map(|it| it.since_secs).max();
     let purse = Purse::open(home, unlock).await?;
     let amount = Amount::parse(amount, purse.token.decimals)?;
     ensure!(amount > Amount::ZERO, "there is nothing to bond in an amount of zero");
     // What the authorizer signs, the wallet answers for that named it.
     let holder = delegation::identity(home, &purse.own)?.wallet();
     let (stake, token) = (purse.stake, purse.token.address);
-    purse.chain.perform(&Intent::Bond { stake, holder, token, amount }).await?;
-    if holder != purse.own.wallet() {
-        eprintln!("it is {holder}'s from now on: only that wallet can take it back");
+    // Whoever asks again for what was broken off wants one bond, not two.
+    if earlier.is_some() && purse.chain.journal().last_planned("bond")? >= earlier {
+        eprintln!(
+            "the bond of an earlier call, which was broken off, is put up now; nothing more was: ask again if you want more"
+        );
+        return purse.tell(holder, json).await;
     }
+    ensure!(
+        named.unwrap_or(purse.own.wallet()) == holder,
+        Hint::new(format!(
+            "the bond would be {holder}'s, which this node is paid to: only that wallet's key could take it back"
+        ))
+        .hint(format!("give --holder {holder} if that is what you want"))
+    );
+    purse.chain.perform(&Intent::Bond { stake, holder, token, amount }).await?;
     purse.tell(holder, json).await
 }
 
