@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use alloy_primitives::{Address, B256, U256};
+use alloy_primitives::{Address, B256};
 use futures_util::future::join_all;
 use sparewire_core::Signer;
 use sparewire_protocol::settlement::{ChainError, Outcome, TransactionSummary};
@@ -321,8 +321,9 @@ impl Follower {
                     Sent::Following => {}
                     Sent::Poor => {
                         let reason = "not enough native currency for gas";
+                        let needed = self.reserved()?;
                         self.journal.fail(intent, Some(step.id), reason)?;
-                        return Err(self.poor(U256::MAX).await);
+                        return Err(self.poor(needed).await);
                     }
                     Sent::Refused(reason) => {
                         self.journal.fail(intent, Some(step.id), &reason)?;

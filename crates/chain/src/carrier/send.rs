@@ -419,13 +419,14 @@ impl Follower {
         self.resend(step).await
     }
 
+    /// The wallet has less than `needed`, in wei, or the nodes say so: they may count what we do not.
     pub(super) async fn poor(&self, needed: U256) -> ChainError {
         let available = self.node.balance(self.wallet(), None).await.unwrap_or_default();
         ChainError::InsufficientFunds {
             of: "native currency for gas",
             wallet: self.wallet(),
             available,
-            needed: needed.saturating_to(),
+            needed: needed.saturating_to::<u128>().max(available.saturating_add(1)),
         }
     }
 

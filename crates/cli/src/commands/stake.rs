@@ -136,7 +136,10 @@ fn tell(
     output::out!("covered  {}, which others can rely on", money(facts.covered));
     if facts.due_secs > 0 {
         let day = Day::of_secs(facts.due_secs);
-        output::out!("leaving  {}, from {day} on; at stake until then", money(facts.leaving));
+        output::out!(
+            "leaving  {}, from {day} on; at stake until it is taken back",
+            money(facts.leaving)
+        );
     }
     if facts.locked > Amount::ZERO {
         output::out!("locked   {}, by disputes", money(facts.locked));
