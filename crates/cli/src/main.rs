@@ -22,6 +22,7 @@ mod network;
 mod output;
 mod set_back;
 mod side;
+mod signing;
 mod story;
 mod wallet_lock;
 

@@ -3,14 +3,23 @@
 
 mod support;
 
-use std::fs;
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use serde_json::{Value, json};
 use sparewire_core::{Amount, Signed, Signer, TypedData};
 use sparewire_node::store::{SqliteStore, Store};
 use sparewire_protocol::{Countersigned, Receipt};
 use sparewire_wallet::NodeKeys;
-use support::{Market, Node, Running, number, only, run};
+use support::{Market, Node, Running, number, only, run, until};
 
 /// The token's smallest units: it has 6 decimals.
 const TOKEN: u128 = 1_000_000;
@@ -101,9 +110,12 @@ fn the_bond_is_the_wallets_that_is_paid_and_only_its_key_takes_it_back() {
     node.delegated_by(&cold);
     let config = "[provider]\ndelegation = \"delegation.json\"\n";
     fs::write(node.dir.join("config.toml"), config).unwrap();
-    let said = node.unlock(["stake", "bond", "3"]);
-    assert!(said.stderr.contains("only that wallet can take it back"), "{}", said.stderr);
-    assert!(says(&said.ok(), &cold.wallet()));
+    let theirs = cold.wallet();
+    let told = ["would be 0x", "only that wallet's key could take it back", "--holder 0x"];
+    node.unlock(["stake", "bond", "3"]).fails_with(&told);
+    node.unlock(["stake", "bond", "3", "--holder", &node.wallet()]).fails_with(&told);
+    assert_eq!(bonded(node), (0, 0));
+    assert!(says(&node.unlock(["stake", "bond", "3", "--holder", &theirs]).ok(), &theirs));
     assert_eq!(bonded(node), (3, 3));
     assert_eq!(number(&shown(node, Some(&node.wallet()))["bonded"]), 0);
     let refused = ["3 tUSD", "only that wallet can take it back"];
@@ -111,6 +123,56 @@ fn the_bond_is_the_wallets_that_is_paid_and_only_its_key_takes_it_back() {
     node.unlock(["stake", "unbond"]).fails_with(&refused);
     market.provider.run(["chain", "faucet", &cold.wallet()]).ok();
     assert!(cold.unlock(["stake", "leave", "3"]).ok().contains("leaving  3 tUSD"));
+}
+
+/// A way to a chain node that breaks off where somebody looks for a transaction: returns its address,
+/// and whether it did.
+fn breaking_off(market: &Market) -> (SocketAddr, Arc<AtomicBool>) {
+    let (node, broke) = (market.rpc, Arc::new(AtomicBool::new(false)));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (at, told) = (listener.local_addr().unwrap(), broke.clone());
+    thread::spawn(move || {
+        for near in listener.incoming() {
+            let (mut near, broke) = (near.unwrap(), told.clone());
+            let mut far = TcpStream::connect(node).unwrap();
+            let (mut answers, mut back) = (far.try_clone().unwrap(), near.try_clone().unwrap());
+            thread::spawn(move || std::io::copy(&mut answers, &mut back));
+            thread::spawn(move || {
+                let mut asked = [0; 65_536];
+                while let Ok(length @ 1..) = near.read(&mut asked) {
+                    let words = String::from_utf8_lossy(&asked[..length]);
+                    if words.contains("eth_getTransactionReceipt") {
+                        broke.store(true, Ordering::SeqCst);
+                        return;
+                    }
+                    far.write_all(&asked[..length]).unwrap();
+                }
+            });
+        }
+    });
+    (at, broke)
+}
+
+#[test]
+fn a_bond_that_was_broken_off_and_is_asked_for_again_is_put_up_once() {
+    let market = Market::funded();
+    let node = &market.provider;
+    let (way, broke) = breaking_off(&market);
+    // Killed when its first transaction was sent, and not seen in a block yet.
+    let rpc = format!("http://{way}");
+    let mut command = support::sparewire(&node.dir, ["--rpc", &rpc, "stake", "bond", "20"]);
+    command.arg("--password-file").arg(&node.password);
+    let running = Running::start(command);
+    until("it looks for its transaction", || broke.load(Ordering::SeqCst).then_some(()));
+    running.kill_9();
+
+    let again = node.unlock(["stake", "bond", "20"]);
+    assert!(again.stderr.contains("the bond of an earlier call"), "{}", again.stderr);
+    assert!(again.ok().contains("bonded   20 tUSD"));
+    assert_eq!(bonded(node), (20, 20));
+    // And then it is another one.
+    node.unlock(["stake", "bond", "20"]).ok();
+    assert_eq!(bonded(node), (40, 40));
 }
 
 /// Has the provider's authorizer sign a second receipt with the number of one that the consumer

@@ -35,7 +35,7 @@ pub(crate) enum DeviceCommand {
     },
     /// Say how much this wallet's channels that name an authorizer are to hold together: the most
     /// that its thief could spend. A node asks before it opens a channel or puts more into one; what
-    /// channels hold already stays there.
+    /// channels hold already stays there. A cap is raised and lowered, but never lifted.
     Cap {
         /// How much, in the token.
         amount: String,
@@ -172,6 +172,9 @@ pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Resu
                     let revoke = Intent::RevokeFor { keys: registry, revocation };
                     let outcome = side.chain.perform(&revoke).await?;
                     ensure_revoked(&*side.chain, registry, wallet, device, authorizer).await?;
+                    if device == own.node_id || authorizer == own.authorizer {
+                        eprintln!("these are this node's own keys: they act for {wallet} no more");
+                    }
                     report(&outcome, "revoked for good", device, authorizer, json)
                 }
             }
@@ -259,9 +262,12 @@ pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Resu
                 Standing::Revoked => "they act for this wallet no more",
             };
             output::out!("standing    {words}");
-            if let Some(cap) = cap {
-                let cap = output::amount(cap, &token_info(home, token).await);
-                output::out!("cap         {cap}, of all channels of the authorizer together");
+            match cap {
+                None => output::out!("cap         none; `wallet device cap` sets one"),
+                Some(cap) => {
+                    let cap = output::amount(cap, &token_info(home, token).await);
+                    output::out!("cap         {cap}, of all channels of the authorizer together");
+                }
             }
             Ok(())
         }

@@ -239,19 +239,35 @@ impl Consumer {
             }
         }
         let above = |sum: Amount, most| sum.checked_add(more).unwrap_or(Amount::MAX) > most;
-        if above(spent, self.config.budget) {
+        let (budget, token) = (self.config.budget, self.config.token);
+        if above(spent, budget) {
+            let [spent, budget, more] = self.in_words([spent, budget, more]).await;
             return Err(SessionError::Policy(format!(
-                "the budget is used up: {spent} of {} units are spent or put aside and {more} more are needed; raise --budget",
-                self.config.budget
+                "the budget is used up: {spent} of {budget} are spent or put aside and {more} more are needed; raise --budget"
             )));
         }
         let Some(keys) = self.config.keys else { return Ok(()) };
-        match self.chain.cap(keys, wallet, authorizer, self.config.token).await? {
-            Some(cap) if above(at_stake, cap) => Err(SessionError::Policy(format!(
-                "the wallet's cap on this node's authorizer is reached: its channels hold {at_stake} of {cap} units and {more} more are needed; raise it with `wallet device cap`"
-            ))),
+        match self.chain.cap(keys, wallet, authorizer, token).await? {
+            Some(cap) if above(at_stake, cap) => {
+                let needed = at_stake.checked_add(more).unwrap_or(Amount::MAX);
+                let [at_stake, cap, more, needed] =
+                    self.in_words([at_stake, cap, more, needed]).await;
+                Err(SessionError::Policy(format!(
+                    "the wallet's cap on this node's authorizer is reached: its channels hold {at_stake} of {cap} and {more} more are needed; `wallet device cap` raises it, to {needed} at least"
+                )))
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Amounts of our token as people write them, which is also how commands take them; in its
+    /// smallest units where the chain does not say how.
+    async fn in_words<const N: usize>(&self, amounts: [Amount; N]) -> [String; N] {
+        let token = self.chain.token(self.config.token).await.ok();
+        amounts.map(|amount| match &token {
+            Some(token) => format!("{} {}", amount.display(token.decimals), token.symbol),
+            None => format!("{amount} smallest units"),
+        })
     }
 
     /// Our channels that may pay under these terms. The invariant (A1): none is frozen, so that no
