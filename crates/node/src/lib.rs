@@ -3,6 +3,7 @@
 pub mod buyer;
 pub mod closing;
 pub mod consumer;
+pub mod content;
 pub mod copy;
 pub mod exit;
 #[doc(hidden)]

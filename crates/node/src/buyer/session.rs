@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use sparewire_core::{ByteCount, NodeId, SessionId, Signed, TypedData};
 use sparewire_protocol::{
-    Countersigned, Delegation, Event, Memory, Message, Output, Payer, PayerSetup, ProtocolError,
-    RefusalCode, Service, SessionMemory, Statement, Terms,
+    Countersigned, Delegation, Event, Memory, Message, Offer, Output, Payer, PayerSetup,
+    ProtocolError, RefusalCode, Service, SessionMemory, Statement, Terms,
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -80,19 +80,8 @@ impl Buyer {
         let mut in_use = InUse { buyer: self, session: None, channel: None };
         let resumable = self.resumable(provider, service).await?;
         let domain = self.chain.domain();
-        control
-            .send(&Message::Hello {
-                minor: 0,
-                domain,
-                token: self.config.token,
-                resume: resumable.as_ref().map(|known| known.agreement.session),
-            })
-            .await?;
-        let offer = match timeout(ANSWER_TIMEOUT, reader.next()).await.map_err(late)?? {
-            Some(Message::Offer(offer)) => offer,
-            Some(Message::Refused(refused)) => return Err(refusal(refused).into()),
-            _ => return Err(ProtocolError::Unexpected("answer to hello").into()),
-        };
+        let resume = resumable.as_ref().map(|known| known.agreement.session);
+        let offer = self.ask_for_terms(&mut control, &mut reader, resume).await?;
         // The same terms again: the session goes on. Other terms: a new session.
         let known = resumable.filter(|known| known.agreement.terms == offer.terms);
         let now = (self.clock)();
@@ -262,6 +251,39 @@ impl Buyer {
             }
         }
         result
+    }
+
+    /// What `provider` asks for `service`, without taking it. Nothing is promised, and no channel is
+    /// opened.
+    ///
+    /// # Errors
+    /// [`SessionError`] where it does not say, or where we would not take it.
+    pub(crate) async fn quote(
+        &self,
+        provider: NodeId,
+        service: Service,
+        (mut control, mut reader): (ControlWriter, ControlReader),
+    ) -> Result<Terms, SessionError> {
+        let offer = self.ask_for_terms(&mut control, &mut reader, None).await?;
+        let terms = offer.verify(provider, &self.chain.domain(), true, (self.clock)())?;
+        self.check_terms(&terms, service)?;
+        Ok(terms)
+    }
+
+    async fn ask_for_terms(
+        &self,
+        control: &mut ControlWriter,
+        reader: &mut ControlReader,
+        resume: Option<SessionId>,
+    ) -> Result<Box<Offer>, SessionError> {
+        let (domain, token) = (self.chain.domain(), self.config.token);
+        control.send(&Message::Hello { minor: 0, domain, token, resume }).await?;
+        let answer = timeout(ANSWER_TIMEOUT, reader.next()).await;
+        match answer.map_err(|_| SessionError::Stalled)?? {
+            Some(Message::Offer(offer)) => Ok(offer),
+            Some(Message::Refused(refused)) => Err(refusal(refused).into()),
+            _ => Err(ProtocolError::Unexpected("answer to hello").into()),
+        }
     }
 
     /// Looks whether a receipt that we cannot go on from contradicts one that the provider signed

@@ -1,0 +1,343 @@
+//! The money of one BitTorrent connection: up to two sessions, one for each direction, whose frames
+//! travel among the peer wire's messages.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use sparewire_core::{InfoHash, NodeId};
+use sparewire_protocol::{Direction, Event, Service, Statement, Terms};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::Admission;
+use crate::{
+    buyer::{Bought, Buyer, Ending, Purchase, may_retry},
+    copy::{Gate, Tally},
+    seller::{Begun, Offering, Sale, Seller},
+    session::{ControlReader, ControlWriter, FrameSink, SessionError, SessionMeter},
+};
+
+/// How many frames of a session may wait for its machine. A peer that sends more before we have read
+/// them is cut off: an honest one has a payment for each step of the credit under way.
+const FRAMES_MAX: usize = 256;
+/// How long blocks that were asked for are waited for when a session is to end: less than the
+/// provider waits for us.
+const WIND_UP: Duration = Duration::from_secs(4);
+/// Pauses between attempts to buy from one peer, doubling.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// Which of the two sessions of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The one in which we pay.
+    Buying,
+    /// The one in which we are paid.
+    Selling,
+}
+
+/// The peer breaks the rules of the two sessions: the connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DealError {
+    /// It sends faster than any session needs.
+    #[error("the peer sends session messages faster than they can be taken")]
+    Flood,
+}
+
+/// The two sessions of one connection over one torrent with one peer, whose key is proven.
+pub struct Deal {
+    peer: NodeId,
+    service: Service,
+    sinks: [Arc<dyn FrameSink>; 2],
+    /// Where frames of the running sessions go.
+    running: Mutex<[Option<mpsc::Sender<Bytes>>; 2]>,
+    applicants: mpsc::Sender<mpsc::Receiver<Bytes>>,
+    applying: tokio::sync::Mutex<mpsc::Receiver<mpsc::Receiver<Bytes>>>,
+    selling: watch::Sender<Option<Arc<SessionMeter>>>,
+    buying: watch::Sender<Option<Bought>>,
+    /// The session in which we pay is to end: nothing more is asked for in it.
+    winding_up: watch::Sender<bool>,
+    /// Bytes that were asked of the peer and are neither there nor given up.
+    asked: AtomicU64,
+    answered: Notify,
+    /// Bytes that arrived in the session that is on, and were not counted in it.
+    unjudged: AtomicU64,
+}
+
+impl fmt::Debug for Deal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deal").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl Deal {
+    /// With `peer`, about one torrent; the frames of both sessions go to `buying` and `selling`.
+    pub fn new(
+        peer: NodeId,
+        torrent: InfoHash,
+        buying: Arc<dyn FrameSink>,
+        selling: Arc<dyn FrameSink>,
+    ) -> Arc<Self> {
+        let (applicants, applying) = mpsc::channel(1);
+        Arc::new(Self {
+            peer,
+            service: Service::Content(torrent),
+            sinks: [buying, selling],
+            running: Mutex::default(),
+            applicants,
+            applying: tokio::sync::Mutex::new(applying),
+            selling: watch::channel(None).0,
+            buying: watch::channel(None).0,
+            winding_up: watch::channel(false).0,
+            asked: AtomicU64::new(0),
+            answered: Notify::new(),
+            unjudged: AtomicU64::new(0),
+        })
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    /// Takes a frame of the peer; an empty one ends its half of the session.
+    ///
+    /// # Errors
+    /// [`DealError`] where the connection is to end.
+    pub fn deliver(&self, side: Side, frame: &[u8]) -> Result<(), DealError> {
+        let mut running = self.running();
+        let slot = &mut running[side as usize];
+        if frame.is_empty() {
+            *slot = None;
+            return Ok(());
+        }
+        let frame = Bytes::copy_from_slice(frame);
+        let sender = match (&*slot, side) {
+            (Some(sender), _) => sender,
+            // What a session that is over here was still told.
+            (None, Side::Buying) => return Ok(()),
+            (None, Side::Selling) => {
+                let (sender, receiver) = mpsc::channel(FRAMES_MAX);
+                self.applicants.try_send(receiver).map_err(|_| DealError::Flood)?;
+                slot.insert(sender)
+            }
+        };
+        match sender.try_send(frame) {
+            Err(mpsc::error::TrySendError::Full(_)) => Err(DealError::Flood),
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+        }
+    }
+
+    /// The connection is gone: sessions that run on it break off.
+    pub fn hang_up(&self) {
+        *self.running() = [None, None];
+    }
+
+    /// Whether the peer pays for what it is sent now; changes are notified.
+    pub fn is_sold_to(&self) -> watch::Receiver<Option<Arc<SessionMeter>>> {
+        self.selling.subscribe()
+    }
+
+    /// Sells to the peer whenever it wants to buy, until `shutdown`: then its session is settled.
+    pub async fn sell(&self, seller: &Seller, offering: &Offering, shutdown: &CancellationToken) {
+        let mut applying = self.applying.lock().await;
+        loop {
+            let frames = tokio::select! {
+                frames = applying.recv() => frames,
+                () = shutdown.cancelled() => return,
+            };
+            let Some(frames) = frames else { return };
+            let control = ControlWriter::frames(Arc::clone(&self.sinks[Side::Selling as usize]));
+            let reader = ControlReader::Frames(frames);
+            let greeted = tokio::select! {
+                greeted = seller.greet(self.peer, control, reader, offering) => greeted,
+                () = shutdown.cancelled() => return,
+            };
+            let served = match greeted {
+                Ok(Some(greeted)) => {
+                    let begin = |begun: Begun| Seeding { deal: self, meter: begun.meter };
+                    seller.serve(greeted, shutdown, begin).await
+                }
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = served {
+                tracing::info!(peer = %self.peer, %error, "a session broke off");
+            }
+        }
+    }
+
+    /// What the peer asks for its blocks.
+    ///
+    /// # Errors
+    /// [`SessionError`] where it does not say, or where `buyer` would not pay that.
+    pub async fn quote(&self, buyer: &Buyer) -> Result<Terms, SessionError> {
+        buyer.quote(self.peer, self.service, self.begin_buying()).await
+    }
+
+    /// Buys from the peer until `shutdown`, or until trying again would not help. Blocks can be
+    /// asked for while [`Admission::allowance`] is not 0.
+    ///
+    /// # Errors
+    /// [`SessionError`] where it did not end properly.
+    pub async fn buy(
+        &self,
+        buyer: &Buyer,
+        shutdown: &CancellationToken,
+    ) -> Result<Statement, SessionError> {
+        let mut pause = RETRY.0;
+        loop {
+            let control = self.begin_buying();
+            let begin = |bought| Downloading { deal: self, bought };
+            let bought = buyer.session(self.peer, None, self.service, control, shutdown, begin);
+            let error = match bought.await {
+                Ok(statement) if shutdown.is_cancelled() => return Ok(statement),
+                Ok(_) => None, // the peer wanted to end it; the next session is a new one
+                Err(error) if shutdown.is_cancelled() || !may_retry(&error) => return Err(error),
+                Err(error) => Some(error),
+            };
+            tracing::info!(peer = %self.peer, ?error, "nothing is bought; trying again");
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.cancelled() => return Err(error.unwrap_or(SessionError::Shutdown)),
+            }
+            pause = (pause * 2).min(RETRY.1);
+        }
+    }
+
+    fn begin_buying(&self) -> (ControlWriter, ControlReader) {
+        let (sender, receiver) = mpsc::channel(FRAMES_MAX);
+        self.running()[Side::Buying as usize] = Some(sender);
+        let control = ControlWriter::frames(Arc::clone(&self.sinks[Side::Buying as usize]));
+        (control, ControlReader::Frames(receiver))
+    }
+
+    fn running(&self) -> MutexGuard<'_, [Option<mpsc::Sender<Bytes>>; 2]> {
+        // Single assignments: a panic leaves no half.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn all_answered(&self) {
+        loop {
+            let answered = self.answered.notified();
+            if self.asked.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            answered.await;
+        }
+    }
+}
+
+/// Blocks, sold.
+struct Seeding<'a> {
+    deal: &'a Deal,
+    meter: Arc<SessionMeter>,
+}
+
+impl Sale for Seeding<'_> {
+    async fn carry(&self) -> std::convert::Infallible {
+        self.deal.selling.send_replace(Some(Arc::clone(&self.meter)));
+        std::future::pending().await // the connection's writer asks the meter
+    }
+
+    fn event(&self, _event: Event) {}
+
+    fn over(&self) {
+        self.deal.selling.send_replace(None);
+    }
+}
+
+/// Blocks, bought.
+struct Downloading<'a> {
+    deal: &'a Deal,
+    bought: Bought,
+}
+
+impl Purchase for Downloading<'_> {
+    fn event(&self, event: Event) {
+        if let Event::Started { .. } = event {
+            self.deal.unjudged.store(0, Ordering::Release);
+            self.deal.buying.send_replace(Some(self.bought.clone()));
+        }
+    }
+
+    /// Nothing more is asked for; what was is waited for a little.
+    async fn wind_up(&self, _why: &Ending) {
+        // Still counted: the meter stays where the blocks under way are judged.
+        self.deal.winding_up.send_replace(true);
+        let _ = tokio::time::timeout(WIND_UP, self.deal.all_answered()).await;
+    }
+
+    fn over(&self, _error: Option<&SessionError>) {
+        self.deal.buying.send_replace(None);
+        self.deal.winding_up.send_replace(false);
+    }
+}
+
+#[async_trait]
+impl Admission for Deal {
+    fn may_serve(&self) -> bool {
+        self.selling.borrow().is_some()
+    }
+
+    fn try_admit(&self, want: usize) -> usize {
+        match &*self.selling.borrow() {
+            Some(meter) => meter.try_admit(Direction::Down, want),
+            None => 0,
+        }
+    }
+
+    async fn wait(&self) -> bool {
+        let meter = self.selling.borrow().clone();
+        match meter {
+            Some(meter) => meter.wait().await,
+            None => false,
+        }
+    }
+
+    fn asked(&self, bytes: u64) {
+        self.asked.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    fn arrived(&self, bytes: u64) {
+        self.unjudged.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    fn answered(&self, bytes: u64) {
+        let less = |asked: u64| Some(asked.saturating_sub(bytes));
+        let before = self.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+        if before.is_ok_and(|before| before <= bytes) {
+            self.answered.notify_waiters();
+        }
+    }
+
+    /// Where no session is on, what passed was given for nothing, or is lost with the session that it
+    /// arrived in: no more is counted in a session than arrived in it, or we would pay ahead.
+    fn passed(&self, bytes: u64) {
+        let buying = self.buying.borrow();
+        let Some(bought) = &*buying else { return };
+        let mut counts = 0;
+        let less = |unjudged: u64| {
+            counts = unjudged.min(bytes);
+            Some(unjudged - counts)
+        };
+        let _ = self.unjudged.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+        while counts > 0 {
+            let part = usize::try_from(counts).unwrap_or(usize::MAX);
+            bought.meter.count(Direction::Down, part);
+            counts -= part as u64;
+        }
+    }
+
+    fn allowance(&self) -> Option<u64> {
+        let on = self.buying.borrow().is_some() && !*self.winding_up.borrow();
+        if on { None } else { Some(0) }
+    }
+}
