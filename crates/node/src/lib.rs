@@ -2,6 +2,7 @@
 
 pub mod closing;
 pub mod consumer;
+pub mod content;
 pub mod copy;
 pub mod exit;
 #[doc(hidden)]
