@@ -10,6 +10,21 @@
 //! Like `protocol` this crate is not a network program. It opens no socket, reads no clock and
 //! touches no disk; `node::content` drives it. `docs/content.md` describes what is on the wire.
 
+pub mod bencode;
+mod extended;
+mod extension;
 mod geometry;
+mod wire;
 
+pub use extended::{
+    CLIENT_LEN_MAX, EXTENDED_LEN_MAX, Extended, ExtensionHandshake, ExtensionIds, METADATA_LEN_MAX,
+    Metadata, PEX_PEERS_MAX, Pex,
+};
+pub use extension::{
+    BindError, Binder, Binding, End, Greet, PAY_FRAME_LEN_MAX, PAY_VERSION, PayMessage,
+};
 pub use geometry::{BLOCK_LEN, Block, Geometry, GeometryError, PIECE_LEN_MAX, PIECES_MAX};
+pub use wire::{
+    Decoded, HANDSHAKE_LEN, HASHES_MAX, Handshake, HashRequest, Inbox, PIECE_HEADER_LEN,
+    PeerMessage, WireError, decode, piece_header,
+};
