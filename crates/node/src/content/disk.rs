@@ -84,8 +84,7 @@ impl Storage {
             held = Pieces::from_bits(&remembered.bits, pieces).unwrap_or(held);
             stamps.extend(remembered.stamps);
         }
-        let holdings =
-            Holdings { held, doubted: Pieces::none(pieces), stamps, unsaved: false };
+        let holdings = Holdings { held, doubted: Pieces::none(pieces), stamps, unsaved: false };
         let this = Self {
             metainfo,
             files,
