@@ -11,11 +11,14 @@
 //! touches no disk; `node::content` drives it. `docs/content.md` describes what is on the wire.
 
 pub mod bencode;
+mod bitfield;
 mod extended;
 mod extension;
 mod geometry;
+mod swarm;
 mod wire;
 
+pub use bitfield::Bitfield;
 pub use extended::{
     CLIENT_LEN_MAX, EXTENDED_LEN_MAX, Extended, ExtensionHandshake, ExtensionIds, METADATA_LEN_MAX,
     Metadata, PEX_PEERS_MAX, Pex,
@@ -24,6 +27,11 @@ pub use extension::{
     BindError, Binder, Binding, End, Greet, PAY_FRAME_LEN_MAX, PAY_VERSION, PayMessage,
 };
 pub use geometry::{BLOCK_LEN, Block, Geometry, GeometryError, PIECE_LEN_MAX, PIECES_MAX};
+pub use swarm::{
+    DOUBLED_MAX, Download, DownloadSetup, DropReason, LATE_MAX, LATE_MS, LEAVES_MS,
+    LEAVES_REFUSED_MAX, OPEN_BLOCKS_MAX, Order, PAID_TWICE_MAX, PATIENCE_MS, PEERS_MAX, PeerId,
+    QUEUE_MAX, QUEUE_MIN, QUEUE_MS, STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX, Verdict,
+};
 pub use wire::{
     Decoded, HANDSHAKE_LEN, HASHES_MAX, Handshake, HashRequest, Inbox, PIECE_HEADER_LEN,
     PeerMessage, WireError, decode, piece_header,
