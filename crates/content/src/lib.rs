@@ -11,6 +11,7 @@
 //! touches no disk; `node::content` drives it. `docs/content.md` describes what is on the wire.
 
 pub mod bencode;
+mod bitfield;
 mod extended;
 mod extension;
 mod geometry;
@@ -19,10 +20,12 @@ mod layout;
 pub mod merkle;
 mod metainfo;
 mod names;
+mod swarm;
 mod verify;
 mod wire;
 pub mod wire_bencode;
 
+pub use bitfield::Bitfield;
 pub use extended::{
     CLIENT_LEN_MAX, EXTENDED_LEN_MAX, Extended, ExtensionHandshake, ExtensionIds, METADATA_LEN_MAX,
     Metadata, PEX_PEERS_MAX, Pex,
@@ -37,6 +40,11 @@ pub use merkle::Hash;
 pub use metainfo::{FILES_MAX, Metainfo, MetainfoError, TORRENT_LEN_MAX};
 pub use names::{NAME_LEN_MAX, PATH_LEN_MAX, PATH_NAMES_MAX, safe_name};
 pub use verify::{PieceCheck, PieceHasher};
+pub use swarm::{
+    DOUBLED_MAX, Download, DownloadSetup, DropReason, LATE_MAX, LATE_MS, LEAVES_MS,
+    LEAVES_REFUSED_MAX, OPEN_BLOCKS_MAX, Order, PAID_TWICE_MAX, PATIENCE_MS, PEERS_MAX, PeerId,
+    QUEUE_MAX, QUEUE_MIN, QUEUE_MS, STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX, Verdict,
+};
 pub use wire::{
     Decoded, HANDSHAKE_LEN, HASHES_MAX, Handshake, HashRequest, Inbox, PIECE_HEADER_LEN,
     PeerMessage, WireError, decode, piece_header,
