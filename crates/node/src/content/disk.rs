@@ -8,11 +8,11 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use sparewire_content::{Block, Metainfo};
+use sparewire_content::{Bitfield, Block, Metainfo};
 
 use super::{
     files::{DiskError, FileSpec, Files, Handles, Stamp},
-    have::{Pieces, Remembered},
+    have::Remembered,
 };
 
 /// How much is read at once to check a piece, in bytes.
@@ -46,9 +46,9 @@ pub struct Storage {
 #[derive(Debug)]
 struct Holdings {
     /// Their hash has passed.
-    held: Pieces,
+    held: Bitfield,
     /// Held, but a file of theirs was changed since: to be checked before anything is made of it.
-    doubted: Pieces,
+    doubted: Bitfield,
     /// How files looked when all their pieces had passed.
     stamps: BTreeMap<u32, Stamp>,
     /// Not saved yet.
@@ -78,13 +78,13 @@ impl Storage {
         let remembered =
             remembered_at.as_deref().and_then(|path| Remembered::load(path, torrent, pieces));
         let resumed = remembered.is_some();
-        let mut held = Pieces::none(pieces);
+        let mut held = Bitfield::none(pieces);
         let mut stamps = BTreeMap::new();
         if let Some(remembered) = remembered {
-            held = Pieces::from_bits(&remembered.bits, pieces).unwrap_or(held);
+            held = Bitfield::from_bytes(&remembered.bits, pieces).unwrap_or(held);
             stamps.extend(remembered.stamps);
         }
-        let holdings = Holdings { held, doubted: Pieces::none(pieces), stamps, unsaved: false };
+        let holdings = Holdings { held, doubted: Bitfield::none(pieces), stamps, unsaved: false };
         let this = Self {
             metainfo,
             files,
@@ -124,7 +124,7 @@ impl Storage {
 
     fn doubt(&self, holdings: &mut Holdings, file: u32) {
         for piece in self.metainfo.layout().pieces(file as usize) {
-            if holdings.held.contains(piece) {
+            if holdings.held.has(piece) {
                 holdings.doubted.insert(piece);
             }
         }
@@ -144,7 +144,7 @@ impl Storage {
     }
 
     /// Which pieces are there.
-    pub fn held(&self) -> Pieces {
+    pub fn held(&self) -> Bitfield {
         self.holdings().held.clone()
     }
 
@@ -152,10 +152,10 @@ impl Storage {
     pub fn progress(&self) -> (u64, u64) {
         let geometry = self.metainfo.geometry();
         let holdings = self.holdings();
-        if holdings.held.is_full() {
+        if holdings.held.is_all() {
             return (geometry.data_len(), geometry.data_len());
         }
-        let missing = (0..geometry.pieces()).filter(|piece| !holdings.held.contains(*piece));
+        let missing = (0..geometry.pieces()).filter(|piece| !holdings.held.has(*piece));
         let missing: u64 = missing.map(|piece| u64::from(geometry.len_of(piece))).sum();
         (geometry.data_len() - missing, geometry.data_len())
     }
@@ -244,7 +244,7 @@ impl Storage {
     /// [`DiskError`] where the disk cannot say.
     pub fn stands(&self, piece: u32, begin: u32, len: u32) -> Result<Standing, DiskError> {
         let mut holdings = self.holdings();
-        if !holdings.held.contains(piece) {
+        if !holdings.held.has(piece) {
             return Ok(Standing::Absent);
         }
         for extent in self.metainfo.layout().extents(piece, begin, len) {
@@ -263,7 +263,7 @@ impl Storage {
                 Err(error) => return Err(error),
             }
         }
-        if !holdings.doubted.contains(piece) {
+        if !holdings.doubted.has(piece) {
             return Ok(Standing::Good);
         }
         drop(holdings); // others are served meanwhile
@@ -290,10 +290,10 @@ impl Storage {
         for piece in 0..self.metainfo.geometry().pieces() {
             let doubted = {
                 let holdings = self.holdings();
-                if holdings.held.contains(piece) && !holdings.doubted.contains(piece) {
+                if holdings.held.has(piece) && !holdings.doubted.has(piece) {
                     continue;
                 }
-                holdings.doubted.contains(piece)
+                holdings.doubted.has(piece)
             };
             let len = self.metainfo.geometry().len_of(piece);
             let mut extents = layout.extents(piece, 0, len);
@@ -344,7 +344,7 @@ impl Storage {
             let mut held = holdings.held.clone();
             // What is in doubt is not said again before it was checked.
             for piece in 0..held.pieces() {
-                if holdings.doubted.contains(piece) {
+                if holdings.doubted.has(piece) {
                     held.remove(piece);
                 }
             }
@@ -357,13 +357,13 @@ impl Storage {
         saved
     }
 
-    fn save_these(&self, held: &Pieces) -> Result<(), DiskError> {
+    fn save_these(&self, held: &Bitfield) -> Result<(), DiskError> {
         // First the data: what is said to be there must be there after a power cut.
         self.files.sync()?;
         let layout = self.metainfo.layout();
         let mut stamps = Vec::new();
         for file in 0..self.files.len() {
-            let complete = layout.pieces(file as usize).all(|piece| held.contains(piece));
+            let complete = layout.pieces(file as usize).all(|piece| held.has(piece));
             if complete && self.files.len_of(file) > 0 {
                 let known = self.holdings().stamps.get(&file).copied();
                 let stamp = match known {
@@ -376,14 +376,19 @@ impl Storage {
         self.holdings().stamps.extend(stamps.iter().copied());
         let Some(path) = &self.remembered_at else { return Ok(()) };
         let (torrent, pieces) = (self.torrent, held.pieces());
-        Remembered { torrent, pieces, bits: held.bits().to_vec(), stamps }.save(path)
+        Remembered { torrent, pieces, bits: held.to_bytes(), stamps }.save(path)
     }
 
-    /// Whether a block that a peer asks for exists.
+    /// Whether a peer may ask for a block. Of a hybrid torrent, who knows only its v1 half asks for
+    /// the padding between files too, which is not data by [`sparewire_content::Geometry`].
     pub fn is_block(&self, block: Block) -> bool {
-        let len = self.metainfo.geometry().len_of(block.piece);
-        block.len > 0
-            && block.len <= sparewire_content::BLOCK_LEN
-            && block.begin.checked_add(block.len).is_some_and(|end| end <= len)
+        let piece_len = self.metainfo.geometry().piece_len();
+        let end = block.begin.checked_add(block.len).filter(|end| *end <= piece_len);
+        block.piece < self.metainfo.geometry().pieces()
+            && (1..=sparewire_content::BLOCK_LEN).contains(&block.len)
+            && end.is_some_and(|end| {
+                let begin = u64::from(block.piece) * u64::from(piece_len);
+                begin + u64::from(end) <= self.metainfo.layout().end()
+            })
     }
 }

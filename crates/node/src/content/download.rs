@@ -4,18 +4,18 @@
 //! was read into until they are hashed and written from there, on a blocking thread, while the next
 //! buffer fills.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use sparewire_content::{BLOCK_LEN, Block, Decoded, PeerMessage, decode};
+use sparewire_content::{BLOCK_LEN, Decoded, PeerMessage, decode};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
-    task::{JoinHandle, spawn_blocking},
+    task::{JoinError, JoinHandle, spawn_blocking},
     time::{Instant, sleep_until},
 };
 
 use super::{
     files::DiskError,
-    intake::Outcome,
+    intake::{Landed, Outcome},
     link::{Link, LinkError},
     torrent::Torrent,
 };
@@ -28,7 +28,8 @@ const BUFFER_LEN_MAX: usize = 256 << 10;
 /// Who says nothing for so long is gone: others say something every two minutes (BEP 3).
 const SILENCE_MAX: Duration = Duration::from_secs(150);
 
-type Job = JoinHandle<(Vec<u8>, Vec<(Block, Range<usize>)>, Result<Vec<Outcome>, DiskError>)>;
+/// A buffer, the blocks in it, and what came of them.
+type Judged = (Vec<u8>, Vec<Landed>, Result<Vec<Outcome>, DiskError>);
 
 /// Reads until the connection ends.
 pub(super) async fn receive(
@@ -70,10 +71,10 @@ struct Reader<R> {
     /// So many bytes in all say what the next message is.
     needs: usize,
     /// Blocks in `buffer`, to be judged and written.
-    blocks: Vec<(Block, Range<usize>)>,
-    spare: (Vec<u8>, Vec<(Block, Range<usize>)>),
+    blocks: Vec<Landed>,
+    spare: (Vec<u8>, Vec<Landed>),
     /// Other blocks that are being judged and written.
-    job: Option<Job>,
+    job: Option<JoinHandle<Judged>>,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
@@ -116,10 +117,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     let end = self.begin + length;
                     match message {
                         PeerMessage::Piece { block, .. } => {
-                            if self.torrent.arrived(&self.link, block) {
-                                // The block's bytes are the last of its message.
-                                self.blocks.push((block, end - block.len as usize..end));
-                            }
+                            // The block's bytes are the last of its message.
+                            let range = end - block.len as usize..end;
+                            self.blocks.extend(self.torrent.arrived(&self.link, block, range));
                         }
                         other => self.torrent.handle(&self.link, &other)?,
                     }
@@ -146,9 +146,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let buffer = std::mem::replace(&mut self.buffer, next);
         next_blocks.clear();
         let blocks = std::mem::replace(&mut self.blocks, next_blocks);
-        let torrent = Arc::clone(&self.torrent);
+        let (torrent, from) = (Arc::clone(&self.torrent), self.link.number);
         self.job = Some(spawn_blocking(move || {
-            let result = torrent.intake().take(&buffer, &blocks);
+            let result = torrent.intake().take(from, &buffer, &blocks);
             (buffer, blocks, result)
         }));
     }
@@ -170,22 +170,15 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    fn done(
-        &mut self,
-        done: Result<
-            (Vec<u8>, Vec<(Block, Range<usize>)>, Result<Vec<Outcome>, DiskError>),
-            tokio::task::JoinError,
-        >,
-    ) -> Result<(), LinkError> {
+    fn done(&mut self, done: Result<Judged, JoinError>) -> Result<(), LinkError> {
         let Ok((buffer, blocks, result)) = done else {
             return Err(LinkError::Closed("writing stopped"));
         };
-        let len: u64 = blocks.iter().map(|(block, _)| u64::from(block.len)).sum();
+        self.torrent.count_got(blocks.iter().map(|landed| u64::from(landed.block.len)).sum());
         self.spare = (buffer, blocks);
-        self.link.count_got(len);
         match result {
             Ok(outcomes) => {
-                self.torrent.settle(&self.link, outcomes);
+                self.torrent.settle(outcomes);
                 Ok(())
             }
             Err(error) => {
@@ -197,12 +190,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 }
 
 /// Waits for a job; for ever where there is none.
-async fn finished(
-    job: &mut Option<Job>,
-) -> Result<
-    (Vec<u8>, Vec<(Block, Range<usize>)>, Result<Vec<Outcome>, DiskError>),
-    tokio::task::JoinError,
-> {
+async fn finished(job: &mut Option<JoinHandle<Judged>>) -> Result<Judged, JoinError> {
     match job {
         Some(job) => job.await,
         None => std::future::pending().await,

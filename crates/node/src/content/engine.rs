@@ -81,6 +81,9 @@ pub enum EngineError {
     /// The torrent is running.
     #[error("the torrent is here already")]
     Twice,
+    /// A magnet link's torrent without the hashes of its pieces.
+    #[error("the hashes of the torrent's pieces are not known: get its .torrent file")]
+    Layers,
     /// The system has no randomness to give.
     #[error("no random numbers: {0}")]
     Random(String),
@@ -161,10 +164,8 @@ impl Engine {
     /// [`EngineError::Listen`], [`EngineError::Random`].
     pub async fn start(config: EngineConfig) -> Result<Self, EngineError> {
         let address = config.listen;
-        let listen = |error: std::io::Error| EngineError::Listen {
-            address,
-            reason: error.to_string(),
-        };
+        let listen =
+            |error: std::io::Error| EngineError::Listen { address, reason: error.to_string() };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let listens = listener.local_addr().map_err(listen)?;
         let mut peer_id = [0; 20];

@@ -15,79 +15,6 @@ const MAGIC: &[u8; 20] = b"sparewire have v1\n\0\0";
 /// The longest have file that is read: a bitfield of 2 MiB and a stamp for each file.
 const FILE_LEN_MAX: u64 = 64 << 20;
 
-/// A set of pieces, as BitTorrent writes it: the first piece is the highest bit of the first byte.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pieces {
-    bits: Vec<u8>,
-    pieces: u32,
-    count: u32,
-}
-
-impl Pieces {
-    /// None of `pieces`.
-    pub fn none(pieces: u32) -> Self {
-        Self { bits: vec![0; pieces.div_ceil(8) as usize], pieces, count: 0 }
-    }
-
-    /// From a bitfield; `None` where its length is wrong or a spare bit is set.
-    pub fn from_bits(bits: &[u8], pieces: u32) -> Option<Self> {
-        if bits.len() != pieces.div_ceil(8) as usize {
-            return None;
-        }
-        let spare = (8 - pieces % 8) % 8;
-        if bits.last().is_some_and(|last| last.trailing_zeros() < spare) {
-            return None;
-        }
-        let count = bits.iter().map(|byte| byte.count_ones()).sum();
-        Some(Self { bits: bits.to_vec(), pieces, count })
-    }
-
-    /// As a bitfield.
-    pub fn bits(&self) -> &[u8] {
-        &self.bits
-    }
-
-    /// Whether `piece` is in it.
-    pub fn contains(&self, piece: u32) -> bool {
-        piece < self.pieces && self.bits[(piece / 8) as usize] & (0x80 >> (piece % 8)) != 0
-    }
-
-    /// Adds `piece`; whether it was not there.
-    pub fn insert(&mut self, piece: u32) -> bool {
-        let new = piece < self.pieces && !self.contains(piece);
-        if new {
-            self.bits[(piece / 8) as usize] |= 0x80 >> (piece % 8);
-            self.count += 1;
-        }
-        new
-    }
-
-    /// Removes `piece`; whether it was there.
-    pub fn remove(&mut self, piece: u32) -> bool {
-        let was = self.contains(piece);
-        if was {
-            self.bits[(piece / 8) as usize] &= !(0x80 >> (piece % 8));
-            self.count -= 1;
-        }
-        was
-    }
-
-    /// How many are in it.
-    pub fn count(&self) -> u32 {
-        self.count
-    }
-
-    /// How many there are in all.
-    pub fn pieces(&self) -> u32 {
-        self.pieces
-    }
-
-    /// Whether all are in it.
-    pub fn is_full(&self) -> bool {
-        self.count == self.pieces
-    }
-}
-
 /// What a have file says.
 #[derive(Clone, Debug, PartialEq, Eq, borsh::BorshSerialize, borsh::BorshDeserialize)]
 pub(super) struct Remembered {
@@ -140,25 +67,6 @@ impl Remembered {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_bitfield_with_a_spare_bit_or_another_length_is_none() {
-        assert!(Pieces::from_bits(&[0b1110_0000], 3).unwrap().is_full());
-        assert_eq!(Pieces::from_bits(&[0b1111_0000], 3), None);
-        assert_eq!(Pieces::from_bits(&[0, 0], 8), None);
-        assert_eq!(Pieces::from_bits(&[0xff], 8).unwrap().count(), 8);
-        assert!(Pieces::from_bits(&[], 0).unwrap().is_full());
-    }
-
-    #[test]
-    fn pieces_that_do_not_exist_are_neither_kept_nor_found() {
-        let mut pieces = Pieces::none(9);
-        assert!(!pieces.insert(9));
-        assert!(pieces.insert(8));
-        assert!(!pieces.insert(8));
-        assert_eq!((pieces.bits(), pieces.count()), (&[0, 0x80][..], 1));
-        assert!(pieces.remove(8) && !pieces.remove(8) && !pieces.contains(9));
-    }
 
     #[test]
     fn what_is_remembered_is_read_back_and_anything_else_is_nothing() {

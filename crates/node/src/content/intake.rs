@@ -7,7 +7,7 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use sparewire_content::{BLOCK_LEN, Block, Hash, PieceHasher};
+use sparewire_content::{BLOCK_LEN, Block, Hash, PieceCheck, PieceHasher};
 
 use super::{disk::Storage, files::DiskError};
 
@@ -67,6 +67,8 @@ pub(super) struct Landed {
 /// A piece of which some blocks are there.
 #[derive(Debug)]
 struct Begun {
+    /// What it must hash to.
+    check: Option<PieceCheck>,
     /// Has taken all bytes before `hashed`.
     hasher: Option<PieceHasher>,
     hashed: u32,
@@ -76,7 +78,7 @@ struct Begun {
     /// The hashes of all blocks, where they are known.
     leaves: Option<Vec<Hash>>,
     /// It is to be judged as a whole when all blocks are on disk; and whether with digests.
-    check: Option<bool>,
+    check_due: Option<bool>,
     /// What comes of it is thrown away: the machine has begun it anew.
     forgotten: bool,
 }
@@ -88,6 +90,21 @@ enum Slot {
     Written(u32),
     /// On disk and good.
     Passed,
+}
+
+/// Whether a block is good, where that can be said of it alone: by its leaf, or because it is all of
+/// a piece with a hash tree.
+fn judge_alone(begun: &Begun, number: u32, data: &[u8]) -> Option<bool> {
+    let leaf = || -> Hash { Sha256::digest(data).into() };
+    if let Some(leaves) = &begun.leaves {
+        return Some(leaves.get(number as usize) == Some(&leaf()));
+    }
+    match &begun.check {
+        Some(check @ PieceCheck::Tree { .. }) if begun.blocks.len() == 1 => {
+            Some(check.leaves_pass(&[leaf()]))
+        }
+        _ => None,
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -108,14 +125,14 @@ impl Intake {
         let new = || {
             let blocks = self.storage.metainfo().geometry().blocks_of(piece);
             let hasher = self.storage.metainfo().check(piece).map(|check| check.hasher());
-            // The leaf of a piece of one block is what the piece must hash to: judged as a whole.
             Arc::new(Mutex::new(Begun {
                 hasher,
+                check: self.storage.metainfo().check(piece),
                 hashed: 0,
                 blocks: vec![Slot::Missing; blocks as usize],
                 written: 0,
                 leaves: None,
-                check: None,
+                check_due: None,
                 forgotten: false,
             }))
         };
@@ -165,9 +182,8 @@ impl Intake {
                 continue;
             }
             let mut new = Slot::Written(from);
-            if let Some(leaves) = &begun.leaves {
-                let leaf: Hash = Sha256::digest(data).into();
-                if leaves.get(number as usize) != Some(&leaf) {
+            if let Some(good_one) = judge_alone(&begun, number, data) {
+                if !good_one {
                     outcomes.push(Outcome::BlockFailed { from, block });
                     continue;
                 }
@@ -175,7 +191,7 @@ impl Intake {
                 new = Slot::Passed;
             } else if block.begin < begun.hashed {
                 // A second copy is wanted of what failed before: what was hashed is worthless.
-                begun.hasher = self.storage.metainfo().check(piece).map(|check| check.hasher());
+                begun.hasher = begun.check.as_ref().map(PieceCheck::hasher);
                 begun.hashed = 0;
             }
             if begun.hashed == block.begin
@@ -208,7 +224,7 @@ impl Intake {
     pub(super) fn check(&self, piece: u32, digests: bool) -> bool {
         let begun = self.piece(piece);
         let mut begun = lock(&begun);
-        begun.check = Some(digests);
+        begun.check_due = Some(digests);
         begun.written as usize == begun.blocks.len()
     }
 
@@ -291,7 +307,7 @@ impl Intake {
         if begun.forgotten || (begun.written as usize) < begun.blocks.len() {
             return Ok(());
         }
-        let Some(digests) = begun.check.take() else { return Ok(()) };
+        let Some(digests) = begun.check_due.take() else { return Ok(()) };
         let metainfo = self.storage.metainfo();
         let len = metainfo.geometry().len_of(piece);
         let mut block = vec![0; BLOCK_LEN as usize];

@@ -63,7 +63,6 @@ pub(super) struct Link {
     /// Cancelled when the connection is to end.
     pub(super) ended: CancellationToken,
     pub(super) sent: AtomicU64,
-    pub(super) got: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -79,6 +78,10 @@ pub(super) struct State {
     pub(super) interested: bool,
     /// We serve it.
     pub(super) unchoked: bool,
+    /// It has all pieces.
+    pub(super) has_all: bool,
+    /// Which others it was told of.
+    pub(super) told: Vec<SocketAddr>,
     /// When it was last served, or stopped being served, in turns of the choker.
     pub(super) served_at: u64,
 }
@@ -99,6 +102,8 @@ impl Link {
             listens: outgoing.then_some(address),
             interested: false,
             unchoked: false,
+            has_all: false,
+            told: Vec::new(),
             served_at: 0,
         };
         Self {
@@ -110,7 +115,6 @@ impl Link {
             outbox: Outbox::default(),
             ended: CancellationToken::new(),
             sent: AtomicU64::new(0),
-            got: AtomicU64::new(0),
             state: Mutex::new(state),
         }
     }
@@ -172,9 +176,5 @@ impl Link {
 
     pub(super) fn count_sent(&self, bytes: u64) {
         self.sent.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn count_got(&self, bytes: u64) {
-        self.got.fetch_add(bytes, Ordering::Relaxed);
     }
 }

@@ -1,18 +1,18 @@
 //! One torrent that is downloaded or seeded: its connections, its download machine, its storage.
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use sparewire_content::{
-    BLOCK_LEN, Bitfield, Block, Extended, ExtensionHandshake, ExtensionIds, Handshake, Metadata,
-    PeerMessage, Pex,
+    BLOCK_LEN, Block, Extended, ExtensionHandshake, ExtensionIds, Handshake, Metadata, PeerMessage,
+    Pex,
 };
 use tokio::{
     net::TcpStream,
@@ -29,10 +29,10 @@ use super::{
     download,
     engine::{EngineError, Shared, dial},
     files::DiskError,
-    intake::{Intake, Outcome},
+    intake::{Intake, Landed, Outcome},
     link::{Link, LinkError},
     outbox::REQUESTS_MAX,
-    swarm::Swarm,
+    swarm::{Errand, Swarm},
     upload,
 };
 
@@ -100,9 +100,8 @@ pub struct Torrent {
     sent: AtomicU64,
     got: AtomicU64,
     spoilt: AtomicU64,
-    /// Every piece that we had was had by a torrent that is over.
+    /// How often places have been given anew.
     turns: AtomicU64,
-    finished: AtomicBool,
 }
 
 /// The lock, whoever panicked with it.
@@ -136,7 +135,6 @@ impl Torrent {
             got: AtomicU64::new(0),
             spoilt: AtomicU64::new(0),
             turns: AtomicU64::new(1),
-            finished: AtomicBool::new(false),
         }))
     }
 
@@ -216,7 +214,7 @@ impl Torrent {
         let this = Arc::clone(self);
         let looked = spawn_blocking(move || {
             this.storage.look_for_more(|_, _| !this.cancel.is_cancelled())?;
-            if this.storage.held().is_full() { this.storage.finish() } else { Ok(()) }
+            if this.storage.held().is_all() { this.storage.finish() } else { Ok(()) }
         });
         looked.await.unwrap_or(Ok(()))?;
         if self.cancel.is_cancelled() {
@@ -225,8 +223,7 @@ impl Torrent {
         let mut random = [0; 8];
         let _ = getrandom::fill(&mut random); // where it begins: no secret
         let held = self.storage.held();
-        let full = held.is_full();
-        self.finished.store(full, Ordering::Relaxed);
+        let full = held.is_all();
         let metainfo = self.storage.metainfo();
         *lock(&self.swarm) = Some(Swarm::new(metainfo, held, u64::from_le_bytes(random)));
         self.state.send_replace(match full {
@@ -273,15 +270,17 @@ impl Torrent {
             torrent = self.storage.metainfo().name(),
             "its files were changed: what is not in them any more is neither offered nor sold"
         );
+        // Everybody was told of pieces that are not there: they, and the machine, begin anew with
+        // what is.
         let held = self.storage.held();
+        let full = held.is_all();
         let mut swarm = lock(&self.swarm);
-        if let Some(swarm) = swarm.as_mut().filter(|_| !held.is_full()) {
-            // Everybody was told of pieces that are not there: they learn the truth when they, or
-            // we, connect again.
-            swarm.restart(self.storage.metainfo(), held);
-            self.finished.store(false, Ordering::Relaxed);
+        if swarm.is_some()
+            && let Some(old) = swarm.replace(Swarm::new(self.storage.metainfo(), held, 0))
+        {
+            old.end();
             self.state.send_if_modified(|state| {
-                let was = *state == TorrentState::Seeding;
+                let was = *state == TorrentState::Seeding && !full;
                 if was {
                     *state = TorrentState::Downloading;
                 }
@@ -418,7 +417,7 @@ impl Torrent {
     }
 
     /// A connection begins: it is told what we are and have.
-    fn joined(&self, link: &Arc<Link>) -> Result<(), LinkError> {
+    fn joined(self: &Arc<Self>, link: &Arc<Link>) -> Result<(), LinkError> {
         let mut guard = lock(&self.swarm);
         let swarm = guard.as_mut().ok_or(LinkError::Closed("the torrent is not running"))?;
         if swarm.peers() >= self.shared.config.peers_max {
@@ -451,7 +450,7 @@ impl Torrent {
                 queue_max: Some(REQUESTS_MAX as u32),
                 metadata_len: info_len.ok(),
                 your_ip: Some(link.address.ip()),
-                upload_only: held.is_full(),
+                upload_only: held.is_all(),
             })));
         }
         swarm.join(link);
@@ -460,7 +459,7 @@ impl Torrent {
     }
 
     /// A connection is over.
-    fn left(&self, link: &Arc<Link>) {
+    fn left(self: &Arc<Self>, link: &Arc<Link>) {
         self.sent.fetch_add(link.sent.swap(0, Ordering::Relaxed), Ordering::Relaxed);
         if link.outgoing {
             lock(&self.candidates).ended(link.address, true, Instant::now());
@@ -475,18 +474,25 @@ impl Torrent {
 
     // --- messages --------------------------------------------------------------------------------
 
-    /// A block came. Whether it is wanted: then it goes to the intake.
-    pub(super) fn arrived(&self, link: &Link, block: Block) -> bool {
+    /// A block came, whose bytes are at `range` of a buffer. If it is wanted it goes to the intake.
+    pub(super) fn arrived(
+        self: &Arc<Self>,
+        link: &Link,
+        block: Block,
+        range: Range<usize>,
+    ) -> Option<Landed> {
         let mut guard = lock(&self.swarm);
-        let Some(swarm) = guard.as_mut() else { return false };
+        let swarm = guard.as_mut()?;
         let wanted = swarm.arrived(link, block);
+        // Before the machine says what is to be done with it.
+        let landed = wanted.then(|| self.intake.land(block, range));
         self.carry_out(swarm);
-        wanted
+        landed
     }
 
     /// Any other message.
     pub(super) fn handle(
-        &self,
+        self: &Arc<Self>,
         link: &Arc<Link>,
         message: &PeerMessage<'_>,
     ) -> Result<(), LinkError> {
@@ -524,7 +530,7 @@ impl Torrent {
         Ok(())
     }
 
-    fn handle_extended(&self, link: &Arc<Link>, message: &Extended<'_>) {
+    fn handle_extended(self: &Arc<Self>, link: &Arc<Link>, message: &Extended<'_>) {
         match message {
             Extended::Handshake(handshake) => {
                 let listens = handshake.port.map(|port| SocketAddr::new(link.address.ip(), port));
@@ -534,10 +540,6 @@ impl Torrent {
                     state.client = handshake.client.clone();
                     state.listens = state.listens.or(listens);
                 }
-                self.with_swarm(|swarm| {
-                    swarm.introduced(link, handshake);
-                    self.carry_out(swarm);
-                });
             }
             Extended::Metadata(Metadata::Request(part)) => {
                 let info = self.storage.metainfo().info_bytes();
@@ -569,14 +571,16 @@ impl Torrent {
     }
 
     /// Blocks of a connection were judged and written.
-    pub(super) fn settle(&self, link: &Link, outcomes: Vec<Outcome>, len: u64) {
-        self.got.fetch_add(len, Ordering::Relaxed);
-        let mut guard = lock(&self.swarm);
-        let Some(swarm) = guard.as_mut() else { return };
-        for outcome in outcomes {
-            swarm.settle(link, outcome);
-        }
-        self.carry_out(swarm);
+    pub(super) fn settle(self: &Arc<Self>, outcomes: Vec<Outcome>) {
+        self.with_swarm(|swarm| {
+            outcomes.into_iter().for_each(|outcome| swarm.settle(outcome));
+            self.carry_out(swarm);
+        });
+    }
+
+    /// Bytes of blocks that were written.
+    pub(super) fn count_got(&self, bytes: u64) {
+        self.got.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn with_swarm(&self, act: impl FnOnce(&mut Swarm)) {
@@ -586,19 +590,54 @@ impl Torrent {
     }
 
     /// Does what the download machine says.
-    fn carry_out(&self, swarm: &mut Swarm) {
-        for ip in swarm.carry_out() {
-            lock(&self.candidates).ban(ip);
+    fn carry_out(self: &Arc<Self>, swarm: &mut Swarm) {
+        loop {
+            let errands = swarm.carry_out();
+            if errands.is_empty() {
+                return;
+            }
+            for errand in errands {
+                self.run_errand(swarm, errand);
+            }
         }
-        if swarm.is_complete() && !self.finished.swap(true, Ordering::Relaxed) {
-            self.state.send_if_modified(|state| {
-                let downloading = *state == TorrentState::Downloading;
-                if downloading {
-                    *state = TorrentState::Seeding;
+    }
+
+    fn run_errand(self: &Arc<Self>, swarm: &mut Swarm, errand: Errand) {
+        match errand {
+            Errand::Ban(ip) => lock(&self.candidates).ban(ip),
+            Errand::Check { piece, digests } => {
+                if self.intake.check(piece, digests) {
+                    self.on_disk(move |this| this.intake.judge(piece));
                 }
-                downloading
-            });
+            }
+            Errand::Forget(piece) => self.intake.forget(piece),
+            Errand::AskLeaves(link, piece) => swarm.leaves_refused(&link, piece),
+            Errand::Complete => {
+                self.on_disk(move |this| {
+                    this.storage.finish()?;
+                    Ok(Vec::new())
+                });
+                self.state.send_if_modified(|state| {
+                    let downloading = *state == TorrentState::Downloading;
+                    if downloading {
+                        *state = TorrentState::Seeding;
+                    }
+                    downloading
+                });
+            }
         }
+    }
+
+    /// Has blocks judged on a blocking thread.
+    fn on_disk(
+        self: &Arc<Self>,
+        job: impl FnOnce(&Self) -> Result<Vec<Outcome>, DiskError> + Send + 'static,
+    ) {
+        let this = Arc::clone(self);
+        spawn_blocking(move || match job(&this) {
+            Ok(outcomes) => this.settle(outcomes),
+            Err(error) => this.fail(error),
+        });
     }
 
     // --- time ------------------------------------------------------------------------------------
@@ -607,7 +646,6 @@ impl Torrent {
         let mut tick = interval(TICK);
         let mut turn = interval(TURN);
         let mut exchange = interval(EXCHANGE);
-        let mut created = false;
         loop {
             tokio::select! {
                 _ = tick.tick() => self.with_swarm(|swarm| {
@@ -623,14 +661,6 @@ impl Torrent {
                     self.part_from_seeds(swarm);
                 }),
                 _ = exchange.tick() => self.with_swarm(|swarm| self.exchange(swarm)),
-            }
-            if !created && self.finished.load(Ordering::Relaxed) {
-                created = true;
-                let this = Arc::clone(self);
-                let finished = spawn_blocking(move || this.storage.finish()).await;
-                if let Ok(Err(error)) = finished {
-                    self.fail(error);
-                }
             }
         }
     }

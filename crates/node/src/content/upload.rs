@@ -157,9 +157,7 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
     }
 }
 
-async fn within<T>(
-    writing: impl Future<Output = std::io::Result<T>>,
-) -> Result<T, LinkError> {
+async fn within<T>(writing: impl Future<Output = std::io::Result<T>>) -> Result<T, LinkError> {
     Ok(timeout(WRITE_TIMEOUT, writing).await.map_err(|_| LinkError::Silent)??)
 }
 
