@@ -10,6 +10,42 @@
 //! Like `protocol` this crate is not a network program. It opens no socket, reads no clock and
 //! touches no disk; `node::content` drives it. `docs/content.md` describes what is on the wire.
 
+pub mod bencode;
+mod bitfield;
+mod extended;
+mod extension;
 mod geometry;
+mod info_hash;
+mod layout;
+pub mod merkle;
+mod metainfo;
+mod names;
+mod swarm;
+mod verify;
+mod wire;
+pub mod wire_bencode;
 
+pub use bitfield::Bitfield;
+pub use extended::{
+    CLIENT_LEN_MAX, EXTENDED_LEN_MAX, Extended, ExtensionHandshake, ExtensionIds, METADATA_LEN_MAX,
+    Metadata, PEX_PEERS_MAX, Pex,
+};
+pub use extension::{
+    BindError, Binder, Binding, End, Greet, PAY_FRAME_LEN_MAX, PAY_VERSION, PayMessage,
+};
 pub use geometry::{BLOCK_LEN, Block, Geometry, GeometryError, PIECE_LEN_MAX, PIECES_MAX};
+pub use info_hash::InfoHashes;
+pub use layout::{Extent, Extents, File, Layout};
+pub use merkle::Hash;
+pub use metainfo::{FILES_MAX, Metainfo, MetainfoError, TORRENT_LEN_MAX};
+pub use names::{NAME_LEN_MAX, PATH_LEN_MAX, PATH_NAMES_MAX, safe_name};
+pub use swarm::{
+    DOUBLED_MAX, Download, DownloadSetup, DropReason, LATE_MAX, LATE_MS, LEAVES_MS,
+    LEAVES_REFUSED_MAX, OPEN_BLOCKS_MAX, Order, PAID_TWICE_MAX, PATIENCE_MS, PEERS_MAX, PeerId,
+    QUEUE_MAX, QUEUE_MIN, QUEUE_MS, STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX, Verdict,
+};
+pub use verify::{PieceCheck, PieceHasher};
+pub use wire::{
+    Decoded, HANDSHAKE_LEN, HASHES_MAX, Handshake, HashRequest, Inbox, PIECE_HEADER_LEN,
+    PeerMessage, WireError, decode, piece_header,
+};

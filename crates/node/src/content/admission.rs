@@ -18,6 +18,9 @@ pub trait Admission: Debug + Send + Sync {
     /// Whether the peer may be served now: whether it may be unchoked.
     fn may_serve(&self) -> bool;
 
+    /// Whether it takes one of the places for those who do not pay.
+    fn needs_slot(&self) -> bool;
+
     /// Lets up to `want` bytes of blocks pass to the peer, and counts what it lets pass.
     fn try_admit(&self, want: usize) -> usize;
 
@@ -63,6 +66,10 @@ impl Free {
 impl Admission for Free {
     fn may_serve(&self) -> bool {
         self.rate.bytes_per_s != Some(0)
+    }
+
+    fn needs_slot(&self) -> bool {
+        true
     }
 
     fn try_admit(&self, want: usize) -> usize {

@@ -287,6 +287,11 @@ impl Admission for Deal {
         self.selling.borrow().is_some()
     }
 
+    /// Whoever pays takes nobody's place.
+    fn needs_slot(&self) -> bool {
+        false
+    }
+
     fn try_admit(&self, want: usize) -> usize {
         match &*self.selling.borrow() {
             Some(meter) => meter.try_admit(Direction::Down, want),

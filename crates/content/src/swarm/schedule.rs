@@ -1,0 +1,449 @@
+//! How the download moves: who is asked for what, and what becomes of what was asked.
+
+use sparewire_core::Price;
+
+use super::{
+    DOUBLED_MAX, Download, DropReason, LEAVES_MS, LEAVES_REFUSED_MAX, Order, PAID_TWICE_MAX,
+    PATIENCE_MS, PeerId, STALL_MS, STALLS_MAX,
+    ceiling::{Market, PREPARE_MS},
+    peer::Peer,
+    pieces::{Leaves, Open, Slot},
+};
+use crate::Block;
+
+impl Download {
+    pub(super) fn all_hungry(&mut self) {
+        self.hungry.extend(self.peers.keys());
+    }
+
+    /// Asks and tells those that may have to be, the cheapest first.
+    pub(super) fn schedule(&mut self) {
+        let mut hungry: Vec<PeerId> = std::mem::take(&mut self.hungry).into_iter().collect();
+        hungry.sort_by_key(|id| (self.peers.get(id).and_then(|peer| peer.price), *id));
+        for id in hungry {
+            if self.may_ask(id) {
+                while let Some((piece, number)) = self.choose(id) {
+                    if !self.request(id, piece, number) {
+                        break;
+                    }
+                }
+            }
+            self.tell_interest(id);
+        }
+    }
+
+    /// Whether the price lets a peer be asked.
+    fn is_employed(&self, peer: &Peer) -> bool {
+        peer.price.is_some_and(|price| price <= self.price_ceiling())
+    }
+
+    fn may_ask(&self, id: PeerId) -> bool {
+        self.peers.get(&id).is_some_and(|peer| {
+            peer.unchoked
+                && !self.complete
+                && peer.wanted > 0
+                && self.is_employed(peer)
+                && peer.snubbed_until <= self.now
+        })
+    }
+
+    fn tell_interest(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        let interested = !self.complete && peer.wanted > 0 && self.is_employed(peer);
+        let (told, owes) = (peer.told_interested, !peer.asks.is_empty());
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if interested && !told {
+            (peer.told_interested, peer.interested_at) = (true, self.now);
+            self.orders.push_back(Order::Interested(id));
+        } else if !interested && told && !owes {
+            peer.told_interested = false;
+            self.orders.push_back(Order::NotInterested(id));
+        }
+    }
+
+    // --- Choosing ---
+
+    /// The next block to ask of a peer.
+    fn choose(&self, id: PeerId) -> Option<(u32, u32)> {
+        let peer = self.peers.get(&id)?;
+        if peer.is_full() || !peer.affords(1) {
+            return None;
+        }
+        let piece = self.choose_piece(id, peer);
+        match piece.and_then(|piece| self.first_of(peer, piece)) {
+            Some(chosen) => Some(chosen),
+            None => self.choose_double(id, peer),
+        }
+    }
+
+    /// The first block of a piece that may be asked of this peer.
+    fn first_of(&self, peer: &Peer, piece: u32) -> Option<(u32, u32)> {
+        let number = match self.pieces.open.get(&piece) {
+            Some(open) => open.next_missing()?,
+            None => 0, // or the first that has not passed: found when it is opened
+        };
+        let block = self.pieces.geometry.block(piece, number)?;
+        peer.affords(u64::from(block.len)).then_some((piece, number))
+    }
+
+    fn choose_piece(&self, id: PeerId, peer: &Peer) -> Option<u32> {
+        let missing = |piece: &u32| self.pieces.unfilled.contains(piece);
+        let open = |piece: &u32| self.pieces.open.get(piece);
+        // What it works on.
+        if let Some(piece) = peer.piece.filter(missing)
+            && open(&piece).is_some_and(|open| !open.sole || open.owner == Some(id))
+        {
+            return Some(piece);
+        }
+        let affords_all = |piece: u32| peer.affords(self.pieces.missing_bytes(piece));
+        // What nobody works on, or, where blocks pass one by one, anybody.
+        let adoptable = self.pieces.unfilled.iter().filter(|piece| peer.holds.has(**piece));
+        let mut suspected = None;
+        for piece in adoptable {
+            let Some(open) = open(piece) else { continue };
+            if open.sole {
+                // Alone, and rather one that cannot have spoiled it.
+                if open.owner.is_some() || !self.affords_sole(peer, *piece) {
+                    continue;
+                }
+                if self.suspects.names(*piece, id) {
+                    suspected = Some(*piece);
+                    continue;
+                }
+                return Some(*piece);
+            }
+            if open.leaves != Leaves::None || (open.owner.is_none() && affords_all(*piece)) {
+                return Some(*piece);
+            }
+        }
+        let fits = |piece: u32| {
+            let need =
+                if self.by_block { 1 } else { u64::from(self.pieces.geometry.len_of(piece)) };
+            self.pieces.has_room(piece) && peer.affords(need)
+        };
+        if let Some(piece) = self.pieces.rarest(&peer.holds, fits) {
+            return Some(piece);
+        }
+        // Nothing is left to begin: help with another's piece.
+        let shared = self
+            .pieces
+            .unfilled
+            .iter()
+            .copied()
+            .find(|piece| peer.holds.has(*piece) && open(piece).is_some_and(|open| !open.sole));
+        shared.or(suspected)
+    }
+
+    /// A piece that has failed is fetched anew as a whole, by one peer.
+    fn affords_sole(&self, peer: &Peer, piece: u32) -> bool {
+        peer.affords(u64::from(self.pieces.geometry.len_of(piece)))
+    }
+
+    /// Near the end: a block that a slow peer owes, for one that would have it in half the time.
+    fn choose_double(&self, id: PeerId, peer: &Peer) -> Option<(u32, u32)> {
+        let all_asked = self.pieces.todo.count() == 0 && self.pieces.unfilled.is_empty();
+        if !all_asked || self.doubled >= DOUBLED_MAX {
+            return None;
+        }
+        let ours = peer.drain_ms(crate::BLOCK_LEN);
+        let slow = self.peers.iter().filter(|(other, _)| **other != id);
+        let slow = slow.map(|(other, slow)| (slow.drain_ms(0), *other, slow));
+        let (_, other, slow) = slow
+            .filter(|(theirs, _, slow)| {
+                // Money: the second copy may have to be paid, as long as there is room for that.
+                let paid = peer.is_priced() || slow.is_priced();
+                *theirs / 2 > ours && (!paid || self.paid_twice + self.doubled < PAID_TWICE_MAX)
+            })
+            .max_by_key(|(theirs, other, _)| (*theirs, *other))?;
+        // What it would send last.
+        let block = slow.asks.iter().rev().map(|ask| ask.block).find(|block| {
+            let number = self.pieces.geometry.number_of(*block);
+            let open = self.pieces.open.get(&block.piece);
+            let slot = number.and_then(|number| open?.slots.get(number as usize));
+            slot == Some(&Slot::Asked(other, None))
+                && open.is_some_and(|open| !open.sole)
+                && peer.holds.has(block.piece)
+                && peer.affords(u64::from(block.len))
+        })?;
+        Some((block.piece, self.pieces.geometry.number_of(block)?))
+    }
+
+    // --- Asking ---
+
+    pub(super) fn first_leaves(&self, piece: u32) -> Leaves {
+        // The leaf of a piece of one block is its root, which is known.
+        match self.by_block {
+            true if self.pieces.geometry.blocks_of(piece) > 1 => Leaves::Wanted,
+            true => Leaves::Known,
+            false => Leaves::None,
+        }
+    }
+
+    /// Asks a peer for a block, and opens its piece where it is not open. `false` where that cannot
+    /// be.
+    fn request(&mut self, id: PeerId, piece: u32, number: u32) -> bool {
+        let mut number = number;
+        if !self.pieces.open.contains_key(&piece) {
+            let leaves = self.first_leaves(piece);
+            let opened = self.pieces.open(piece, leaves);
+            let Some(first) = opened.and_then(|open| open.next_missing()) else { return false };
+            number = first;
+        }
+        let Some(block) = self.pieces.geometry.block(piece, number) else { return false };
+        let Some(open) = self.pieces.open.get_mut(&piece) else { return false };
+        let (slot, doubled) = match open.slots[number as usize] {
+            Slot::Missing => (Slot::Asked(id, None), false),
+            Slot::Asked(first, None) if first != id => (Slot::Asked(first, Some(id)), true),
+            _ => return false,
+        };
+        if open.owner.is_none() && !doubled {
+            open.owner = Some(id);
+        }
+        let wants_leaves = open.leaves == Leaves::Wanted;
+        self.pieces.put(piece, number, slot);
+        self.doubled += u32::from(doubled);
+        let Some(peer) = self.peers.get_mut(&id) else { return false };
+        if !doubled {
+            peer.piece = Some(piece);
+        }
+        peer.ask(block, self.now);
+        if wants_leaves {
+            self.ask_leaves(piece);
+        }
+        self.orders.push_back(Order::Request(id, block));
+        true
+    }
+
+    /// Asks somebody for a piece's leaf hashes, if they are wanted and nobody is being asked: a peer
+    /// that works on it first, then any that has it.
+    pub(super) fn ask_leaves(&mut self, piece: u32) {
+        let Some(open) = self.pieces.open.get_mut(&piece) else { return };
+        match open.leaves {
+            Leaves::None | Leaves::Known => return,
+            Leaves::Asked(from, _)
+                if self.peers.contains_key(&from) && !open.refused.contains(&from) =>
+            {
+                return;
+            }
+            Leaves::Wanted | Leaves::Asked(..) => {}
+        }
+        let may = |id: &PeerId| {
+            !open.refused.contains(id)
+                && self.peers.get(id).is_some_and(|peer| peer.holds.has(piece))
+        };
+        let from = match open.refused.len() {
+            LEAVES_REFUSED_MAX.. => None,
+            _ => open.owner.filter(may).or_else(|| self.peers.keys().copied().find(may)),
+        };
+        match from {
+            Some(from) => {
+                open.leaves = Leaves::Asked(from, self.now);
+                self.orders.push_back(Order::AskLeaves(from, piece));
+            }
+            // Nobody who gives them is here now: somebody may come.
+            None if open.refused.is_empty() => open.leaves = Leaves::Wanted,
+            None => {
+                open.leaves = Leaves::None;
+                self.check_if_full(piece);
+            }
+        }
+    }
+
+    // --- What becomes of it ---
+
+    /// A block is not wanted from this peer any more, though it was asked.
+    pub(super) fn cancel(&mut self, id: PeerId, block: Block) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.forget(block, true, self.now) {
+            self.orders.push_back(Order::Cancel(id, block));
+            self.hungry.insert(id);
+        }
+    }
+
+    /// All that was asked of a peer is void.
+    pub(super) fn void(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        for block in peer.forget_all() {
+            self.release(id, block);
+        }
+        self.disown(id);
+    }
+
+    /// No piece has this peer to itself any more.
+    fn disown(&mut self, id: PeerId) {
+        let owned = self.pieces.open.iter().filter(|(_, open)| open.owner == Some(id));
+        let owned: Vec<u32> = owned.map(|(piece, _)| *piece).collect();
+        for piece in owned {
+            let Some(open) = self.pieces.open.get_mut(&piece) else { continue };
+            open.owner = None;
+            if open.sole && open.missing > 0 {
+                self.restart(piece);
+            }
+            self.settle(piece);
+        }
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.piece = None;
+        }
+    }
+
+    /// A piece that one peer alone was to send is begun anew with another.
+    fn restart(&mut self, piece: u32) {
+        let Some(open) = self.pieces.open.get(&piece) else { return };
+        let arrived = open.slots.iter().zip(0..);
+        let arrived = arrived.filter(|(slot, _)| matches!(slot, Slot::Arrived(_)));
+        let arrived: Vec<u32> = arrived.map(|(_, number)| number).collect();
+        if arrived.is_empty() {
+            return;
+        }
+        arrived.into_iter().for_each(|number| self.pieces.put(piece, number, Slot::Missing));
+        self.orders.push_back(Order::Forget(piece));
+    }
+
+    /// A peer is not an asker of this block any more.
+    pub(super) fn release(&mut self, id: PeerId, block: Block) {
+        let Some(number) = self.pieces.geometry.number_of(block) else { return };
+        let Some(open) = self.pieces.open.get(&block.piece) else { return };
+        let slot = match open.slots[number as usize] {
+            Slot::Asked(first, Some(second)) if first == id || second == id => {
+                self.doubled -= 1;
+                Slot::Asked(if first == id { second } else { first }, None)
+            }
+            Slot::Asked(first, None) if first == id => Slot::Missing,
+            _ => return,
+        };
+        self.pieces.put(block.piece, number, slot);
+        self.settle(block.piece);
+        self.all_hungry();
+    }
+
+    /// Closes an open piece of which nothing is under way.
+    pub(super) fn settle(&mut self, piece: u32) {
+        let idle = |open: &Open| open.is_idle() && open.missing > 0 && !open.sole;
+        if self.pieces.open.get(&piece).is_some_and(idle) {
+            self.pieces.park(piece);
+        }
+    }
+
+    /// Gives a piece out to be judged as a whole, once all of it is here.
+    pub(super) fn check_if_full(&mut self, piece: u32) {
+        let Some(open) = self.pieces.open.get_mut(&piece) else { return };
+        let full = open.missing == 0 && open.asked == 0 && open.arrived > 0;
+        if full && open.leaves == Leaves::None && !open.checking {
+            open.checking = true;
+            self.orders.push_back(Order::Check(piece));
+        }
+    }
+
+    pub(super) fn complete_piece(&mut self, piece: u32) {
+        if let Some(open) = self.pieces.open.get(&piece) {
+            // Somebody knew that it is here before all of it came.
+            let asked = open.slots.iter().zip(0..).filter_map(|(slot, number)| match slot {
+                Slot::Asked(first, second) => Some((number, [Some(*first), *second])),
+                _ => None,
+            });
+            for (number, askers) in asked.collect::<Vec<(u32, _)>>() {
+                self.doubled -= u32::from(askers[1].is_some());
+                let Some(block) = self.pieces.geometry.block(piece, number) else { continue };
+                askers.into_iter().flatten().for_each(|id| self.cancel(id, block));
+            }
+        }
+        if !self.pieces.complete(piece) {
+            return;
+        }
+        self.orders.push_back(Order::Have(piece));
+        for (id, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.holds.has(piece)) {
+            peer.wanted = peer.wanted.saturating_sub(1);
+            if peer.wanted == 0 {
+                self.hungry.insert(*id);
+            }
+        }
+        if self.pieces.have.is_all() && !self.complete {
+            self.complete = true;
+            self.orders.push_back(Order::Complete);
+            self.all_hungry();
+        }
+    }
+
+    /// Leaves a peer: nothing that it still sends counts.
+    pub(super) fn drop_peer(&mut self, id: PeerId, reason: DropReason) {
+        self.peer_left(id);
+        self.orders.push_back(Order::Drop(id, reason));
+    }
+
+    // --- As time goes on ---
+
+    pub(super) fn leave_stalled(&mut self) {
+        let now = self.now;
+        let stalled =
+            |peer: &Peer| !peer.asks.is_empty() && now.ms_since(peer.progress) >= STALL_MS;
+        let ids: Vec<PeerId> =
+            self.peers.iter().filter(|(_, peer)| stalled(peer)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(peer) = self.peers.get_mut(&id) else { continue };
+            peer.stalls += 1;
+            if peer.stalls >= STALLS_MAX {
+                self.drop_peer(id, DropReason::Stalled);
+                continue;
+            }
+            peer.snubbed_until = now.plus_ms(STALL_MS << (peer.stalls - 1));
+            peer.shrink();
+            let owed: Vec<Block> = peer.asks.iter().map(|ask| ask.block).collect();
+            for block in owed {
+                self.cancel(id, block);
+                self.release(id, block);
+            }
+            self.disown(id);
+        }
+        // Blocks that wait for others that nobody gives must not keep out those that somebody does.
+        if self.pieces.open.len() > 1
+            && !self.pieces.has_room(0)
+            && let Some(piece) = self.pieces.stranded()
+        {
+            self.restart(piece);
+            self.pieces.park(piece);
+        }
+    }
+
+    pub(super) fn renew_leaves(&mut self) {
+        let now = self.now;
+        let is_due = |open: &Open| match open.leaves {
+            Leaves::Wanted => true,
+            Leaves::Asked(_, at) => now.ms_since(at) >= LEAVES_MS,
+            Leaves::None | Leaves::Known => false,
+        };
+        let due = self.pieces.open.iter().filter(|(_, open)| is_due(open));
+        let due: Vec<u32> = due.map(|(piece, _)| *piece).collect();
+        for piece in due {
+            let asked = self.pieces.open.get(&piece).map(|open| open.leaves);
+            match asked {
+                Some(Leaves::Asked(from, _)) => self.leaves_refused(from, piece),
+                _ => self.ask_leaves(piece),
+            }
+        }
+    }
+
+    pub(super) fn move_ceiling(&mut self) {
+        let now = self.now;
+        let useful = |peer: &Peer| peer.wanted > 0 && peer.snubbed_until <= now;
+        let mut prices: Vec<Price> = self
+            .peers
+            .values()
+            .filter(|peer| useful(peer))
+            .filter_map(|peer| peer.price.filter(|price| *price <= self.price_max))
+            .collect();
+        prices.sort_unstable();
+        prices.dedup();
+        let employed = || self.peers.values().filter(|peer| useful(peer) && self.is_employed(peer));
+        let prepares = |peer: &Peer| {
+            let since = if peer.told_interested { peer.interested_at } else { now };
+            peer.limit == 0 && now.ms_since(since) < PREPARE_MS
+        };
+        let preparing = employed().any(prepares);
+        let nothing_came = now.ms_since(self.came_at) >= PATIENCE_MS;
+        let starved = employed().next().is_none() || (nothing_came && !preparing);
+        let market = Market { prices: &prices, bytes: self.came, starved, preparing };
+        if self.ceiling.step(now, &market) {
+            self.came_at = now;
+        }
+    }
+}
