@@ -59,7 +59,8 @@ pub enum PayMessage<'a> {
     /// Kind 1: its signature of a [`Binding`].
     Bind(DeviceSignature),
     /// Kinds 2 and 3: a frame of a session, without its length
-    /// (`sparewire_protocol::Message::from_frame`), from 1 to [`PAY_FRAME_LEN_MAX`] bytes.
+    /// (`sparewire_protocol::Message::from_frame`), at most [`PAY_FRAME_LEN_MAX`] bytes. An empty
+    /// one says that the sender has no more to say in that session.
     Frame {
         /// Whether the sender is the payer of that session (2) or the payee (3).
         from_payer: bool,
@@ -76,7 +77,7 @@ impl<'a> PayMessage<'a> {
             GREET => Self::Greet(decode(body, 66).ok()?),
             BIND => Self::Bind(decode(body, 64).ok()?),
             FROM_PAYER | FROM_PAYEE => {
-                if body.is_empty() || body.len() > PAY_FRAME_LEN_MAX {
+                if body.len() > PAY_FRAME_LEN_MAX {
                     return None;
                 }
                 Self::Frame { from_payer: *kind == FROM_PAYER, frame: body }
