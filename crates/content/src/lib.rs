@@ -28,9 +28,9 @@ pub use extension::{
 };
 pub use geometry::{BLOCK_LEN, Block, Geometry, GeometryError, PIECE_LEN_MAX, PIECES_MAX};
 pub use swarm::{
-    DOUBLED_MAX, Download, DownloadSetup, DropReason, LATE_MAX, LATE_MS, LEAVES_MS,
-    LEAVES_REFUSED_MAX, OPEN_BLOCKS_MAX, Order, PAID_TWICE_MAX, PATIENCE_MS, PEERS_MAX, PeerId,
-    QUEUE_MAX, QUEUE_MIN, QUEUE_MS, STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX, Verdict,
+    CHOKED_MS, DOUBLED_MAX, Download, DownloadSetup, DropReason, LATE_MAX, LATE_MS, LEAVES_MS,
+    OPEN_BLOCKS_MAX, Order, PAID_TWICE_MAX, PATIENCE_MS, PEERS_MAX, PeerId, QUEUE_MAX, QUEUE_MIN,
+    QUEUE_MS, STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX, Verdict,
 };
 pub use wire::{
     Decoded, HANDSHAKE_LEN, HASHES_MAX, Handshake, HashRequest, Inbox, PIECE_HEADER_LEN,
