@@ -577,7 +577,6 @@ impl Download {
         }
         self.leave_stalled();
         self.leave_spent();
-        self.make_room();
         self.renew_leaves();
         self.move_ceiling();
         self.all_hungry();

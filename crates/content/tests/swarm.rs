@@ -9,8 +9,14 @@ use proptest::prelude::*;
 
 use world::{Plan, World};
 
+/// A case takes less than a millisecond. `PROPTEST_CASES` can ask for more.
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    ProptestConfig { cases: default.cases.max(1_000), failure_persistence: None, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn it_completes_while_one_honest_peer_stays_and_nothing_counts_twice(seed: u64) {

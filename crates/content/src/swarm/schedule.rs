@@ -18,6 +18,7 @@ impl Download {
 
     /// Asks and tells those that may have to be, the cheapest first.
     pub(super) fn schedule(&mut self) {
+        self.make_room();
         let mut hungry: Vec<PeerId> = std::mem::take(&mut self.hungry).into_iter().collect();
         hungry.sort_by_key(|id| (self.peers.get(id).and_then(|peer| peer.price), *id));
         for id in hungry {
@@ -193,6 +194,12 @@ impl Download {
     /// be.
     fn request(&mut self, id: PeerId, piece: u32, number: u32) -> bool {
         let mut number = number;
+        let abandoned = |open: &Open| open.sole && open.owner.is_none();
+        if self.pieces.open.get(&piece).is_some_and(abandoned) {
+            // One peer alone is to send it, from the first block on.
+            self.restart(piece);
+            number = self.pieces.open.get(&piece).and_then(Open::next_missing).unwrap_or(number);
+        }
         if !self.pieces.open.contains_key(&piece) {
             let leaves = self.first_leaves(piece);
             let opened = self.pieces.open(piece, leaves);
@@ -283,9 +290,6 @@ impl Download {
         for piece in owned {
             let Some(open) = self.pieces.open.get_mut(&piece) else { continue };
             open.owner = None;
-            if open.sole && open.missing > 0 {
-                self.restart(piece);
-            }
             self.settle(piece);
         }
         if let Some(peer) = self.peers.get_mut(&id) {
@@ -293,7 +297,8 @@ impl Download {
         }
     }
 
-    /// A piece that one peer alone was to send is begun anew with another.
+    /// Nothing that has arrived of this piece counts any more. To be done while orders are being
+    /// taken, so that no block arrives between this and the order to forget.
     fn restart(&mut self, piece: u32) {
         let Some(open) = self.pieces.open.get(&piece) else { return };
         let arrived = open.arrived();
@@ -423,7 +428,7 @@ impl Download {
     }
 
     /// Blocks that wait for others that nobody gives must not keep out those that somebody does.
-    pub(super) fn make_room(&mut self) {
+    fn make_room(&mut self) {
         if self.pieces.open.len() > 1
             && !self.pieces.has_room(0)
             && let Some(piece) = self.pieces.stranded()

@@ -124,7 +124,8 @@ impl Plan {
             true => BLOCK_LEN * random.of(&[1, 2, 4, 8]),
             false => random.of(&[16_384, 32_768, 40_000, 65_536, 100_000]),
         };
-        let pieces = 1 + random.below(24) as u32;
+        let most = random.of(&[6, 24, 24, 200]);
+        let pieces = 1 + random.below(most) as u32;
         let mut short = BTreeMap::new();
         for _ in 0..random.below(3) {
             short.insert(
@@ -262,7 +263,8 @@ impl World {
                 silent_until: 0,
                 blocks_left: 3 + random.below(20),
                 sent_last: None,
-                speed: 1 + random.below(6),
+                // Some need rounds for a block, so that others have time for what they do.
+                speed: random.of(&[10, 10, 50, 100, 300]) + random.below(20),
             }
         });
         let actors = actors.collect();
@@ -431,7 +433,8 @@ impl World {
         if actor.manner == Manner::Liar || self.now < actor.silent_until {
             return;
         }
-        for _ in 0..actor.speed {
+        let blocks = actor.speed / 50 + u64::from(random.below(50) < actor.speed % 50);
+        for _ in 0..blocks {
             if actor.manner == Manner::Stopper && actor.blocks_left == 0 {
                 break;
             }
