@@ -5,8 +5,9 @@
 
 use std::ops::RangeInclusive;
 
-/// How deep lists and dictionaries may lie in each other. What is defined stays below 8.
-pub const DEPTH_MAX: usize = 32;
+/// How deep lists and dictionaries may lie in each other: a file of BEP 52 that is 64 names down
+/// takes 68, what peers send stays below 8. The reader recurses, and has a limit of 128.
+pub const DEPTH_MAX: usize = 100;
 
 /// Why bytes are no bencode that we read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,6 +90,28 @@ pub(crate) fn write(value: &impl serde::Serialize, out: &mut Vec<u8>) {
     // Writing to memory does not fail, and our own types hold nothing that bencode has no form for.
     librqbit_bencode::bencode_serialize_to_writer(value, out)
         .unwrap_or_else(|error| unreachable!("bencode to memory: {error}"));
+}
+
+/// The byte strings of a list that [`measure`] has walked; it ends at what is none.
+pub(crate) fn strings(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut at = 1;
+    std::iter::from_fn(move || {
+        let begin = at + digits(list.get(at..)?, 0).len() + 1;
+        at = string_end(list, at).ok()?;
+        list.get(begin..at)
+    })
+}
+
+/// Appends a byte string.
+pub(crate) fn push_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(bytes.len().to_string().as_bytes());
+    out.push(b':');
+    out.extend_from_slice(bytes);
+}
+
+/// Appends a number.
+pub(crate) fn push_number(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(format!("i{number}e").as_bytes());
 }
 
 fn digits(bytes: &[u8], at: usize) -> &[u8] {

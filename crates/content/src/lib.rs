@@ -12,13 +12,23 @@
 
 pub mod bencode;
 mod bitfield;
+mod create;
 mod extended;
 mod extension;
 mod geometry;
+mod hash_exchange;
+mod info_hash;
+mod layout;
+mod magnet;
+pub mod merkle;
+mod metainfo;
+mod names;
 mod swarm;
+mod verify;
 mod wire;
 
 pub use bitfield::Bitfield;
+pub use create::{Builder, CreateError, Format, piece_len_for};
 pub use extended::{
     CLIENT_LEN_MAX, EXTENDED_LEN_MAX, Extended, ExtensionHandshake, ExtensionIds, METADATA_LEN_MAX,
     Metadata, PEX_PEERS_MAX, Pex,
@@ -27,11 +37,18 @@ pub use extension::{
     BindError, Binder, Binding, End, Greet, PAY_FRAME_LEN_MAX, PAY_VERSION, PayMessage,
 };
 pub use geometry::{BLOCK_LEN, Block, Geometry, GeometryError, PIECE_LEN_MAX, PIECES_MAX};
+pub use info_hash::InfoHashes;
+pub use layout::{Extent, Extents, File, Layout};
+pub use magnet::{Magnet, MagnetError};
+pub use merkle::Hash;
+pub use metainfo::{FILES_MAX, Metainfo, MetainfoError, TORRENT_LEN_MAX};
+pub use names::{NAME_LEN_MAX, PATH_LEN_MAX, PATH_NAMES_MAX, safe_name};
 pub use swarm::{
     CHOKED_MS, DOUBLED_MAX, Download, DownloadSetup, DropReason, LATE_MAX, LATE_MS, LEAVES_MS,
     OPEN_BLOCKS_MAX, Order, PAID_TWICE_MAX, PATIENCE_MS, PEERS_MAX, PeerId, QUEUE_MAX, QUEUE_MIN,
     QUEUE_MS, STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX, Verdict,
 };
+pub use verify::{PieceCheck, PieceHasher};
 pub use wire::{
     Decoded, HANDSHAKE_LEN, HASHES_MAX, Handshake, HashRequest, Inbox, PIECE_HEADER_LEN,
     PeerMessage, WireError, decode, piece_header,

@@ -536,7 +536,10 @@ impl Download {
     /// fetched again from one alone, and who sent other blocks is found out when that has passed, by
     /// `digests` as in [`Download::piece_passed`].
     pub fn piece_failed(&mut self, piece: u32, digests: &[u64]) {
-        let Some(open) = self.pieces.open.get_mut(&piece) else { return };
+        // A verdict about a copy that is not the one that is here any more says nothing.
+        let Some(open) = self.pieces.open.get_mut(&piece).filter(|open| open.checking) else {
+            return;
+        };
         let sent = open.arrived();
         let senders: BTreeSet<PeerId> = sent.iter().map(|(_, from)| *from).collect();
         (open.checking, open.owner) = (false, None);

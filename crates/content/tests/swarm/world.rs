@@ -570,6 +570,11 @@ impl World {
                 self.checks.push(piece);
                 continue;
             }
+            let here =
+                |block: &Block| self.passed.contains(block) || self.pending.contains_key(block);
+            if !blocks(&self.geometry, piece).iter().all(here) {
+                continue; // some were judged by themselves meanwhile, and were bad
+            }
             let waiting: Vec<Block> =
                 self.pending.keys().copied().filter(|block| block.piece == piece).collect();
             let good = waiting.iter().all(|block| self.pending[block].2);
