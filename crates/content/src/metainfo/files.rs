@@ -29,16 +29,21 @@ pub(super) fn read(
     }
     let tree = info.file_tree.as_ref().ok_or(MetainfoError::NoFiles)?;
     let entries = tree_entries(tree, piece_len)?;
-    let end = entries.last().map_or(0, |entry| entry.offset + entry.len);
+    let mut end = entries.last().map_or(0, |entry| entry.offset + entry.len);
     let alone = match tree.files.as_slice() {
         // BEP 52: one file and nothing else stands for itself. BEP 3 says so of a length.
         _ if has_list => info.files.is_none(),
         [file] => tree.names[file.name as usize].parent.is_none() && tree.names.len() == 1,
         _ => false,
     };
-    let mut end = end;
     if has_list {
-        end = same_as_list(info, tree, &entries)?;
+        let with_padding = same_as_list(info, tree, &entries)?;
+        // Padding at the end fills the last piece, and makes no more.
+        let pieces = |end: u64| end.div_ceil(u64::from(piece_len));
+        if pieces(with_padding) != pieces(end) {
+            return Err(MetainfoError::Hybrid);
+        }
+        end = with_padding;
     }
     from_tree(info, tree, entries, alone, namer, piece_len, end)
 }
@@ -53,14 +58,15 @@ struct Entry {
 }
 
 /// The length of a file, and what else it is.
-fn kind(length: i64, attr: Option<&[u8]>) -> Result<(u64, Kind), MetainfoError> {
-    let len = u64::try_from(length).map_err(|_| MetainfoError::Length)?;
+fn kind(length: Option<i64>, attr: Option<&[u8]>) -> Result<(u64, Kind), MetainfoError> {
+    let len = length.map(u64::try_from).transpose().map_err(|_| MetainfoError::Length)?;
     let attr = attr.unwrap_or_default();
-    match (attr.contains(&b'p'), attr.contains(&b'l')) {
-        (true, _) => Ok((len, Kind::Padding)),
-        (_, true) if len > 0 => Err(MetainfoError::Symlink),
-        (_, true) => Ok((len, Kind::Symlink)),
-        _ => Ok((len, Kind::File)),
+    match (attr.contains(&b'p'), attr.contains(&b'l'), len) {
+        (false, true, None | Some(0)) => Ok((0, Kind::Symlink)),
+        (false, true, Some(_)) => Err(MetainfoError::Symlink),
+        (_, _, None) => Err(MetainfoError::Length),
+        (true, _, Some(len)) => Ok((len, Kind::Padding)),
+        (_, _, Some(len)) => Ok((len, Kind::File)),
     }
 }
 
@@ -95,7 +101,7 @@ fn from_list(info: &Info<'_>, mut namer: Namer, piece_len: u32) -> Result<Files,
     match &info.files {
         None => {
             let length = info.length.ok_or(MetainfoError::NoFiles)?;
-            end = kind(length, None)?.0;
+            end = kind(Some(length), None)?.0;
             if end > DATA_LEN_MAX {
                 return Err(MetainfoError::Length);
             }

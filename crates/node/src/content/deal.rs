@@ -36,6 +36,9 @@ const FRAMES_MAX: usize = 256;
 const WIND_UP: Duration = Duration::from_secs(4);
 /// How long what came is waited for to be judged then.
 const JUDGE: Duration = Duration::from_secs(1);
+/// How long the peer may take to end its half of a session: it waits for our record of the end for
+/// half as long.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pauses between attempts to buy from one peer, doubling.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
@@ -62,14 +65,14 @@ pub struct Figures {
     /// What was paid, in the token's smallest units, in sessions that are over.
     before: Amount,
     /// The session that is on.
-    session: Option<Tally>,
+    session: Option<Account>,
     /// Bytes that may come from the peer in all, before it is paid more (buying only).
     pub allowed: u64,
 }
 
 /// A session's payments since it began or went on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tally {
+struct Account {
     terms: Terms,
     /// Bytes that earlier sessions paid for over its channel.
     history: ByteCount,
@@ -79,7 +82,7 @@ struct Tally {
     came: u64,
 }
 
-impl Tally {
+impl Account {
     fn amount(&self) -> Amount {
         let owed = |bytes| self.terms.price.owed(bytes).unwrap_or(Amount::MAX);
         owed(self.paid.max(self.began)).saturating_sub(owed(self.began))
@@ -101,7 +104,7 @@ impl Figures {
         self.before.checked_add(session).unwrap_or(Amount::MAX)
     }
 
-    fn take(&mut self, event: &Event, start: impl FnOnce(ByteCount) -> Tally) {
+    fn take(&mut self, event: &Event, start: impl FnOnce(ByteCount) -> Account) {
         match event {
             Event::Started { reading } => self.session = Some(start(reading.down)),
             Event::Paid { reading, .. } => {
@@ -132,6 +135,8 @@ pub struct Deal {
     applying: tokio::sync::Mutex<mpsc::Receiver<mpsc::Receiver<Bytes>>>,
     selling: watch::Sender<Option<Arc<SessionMeter>>>,
     buying: watch::Sender<Option<Bought>>,
+    /// A half of a session has ended.
+    over: Notify,
     figures: [watch::Sender<Figures>; 2],
     /// Whether there is anything to buy here.
     sells: bool,
@@ -173,6 +178,7 @@ impl Deal {
             applying: tokio::sync::Mutex::new(applying),
             selling: watch::channel(None).0,
             buying: watch::channel(None).0,
+            over: Notify::new(),
             figures: Default::default(),
             sells,
             winding_up: watch::channel(false).0,
@@ -197,6 +203,7 @@ impl Deal {
         let slot = &mut running[side as usize];
         if frame.is_empty() {
             *slot = None;
+            self.over.notify_waiters();
             return Ok(());
         }
         let frame = Bytes::copy_from_slice(frame);
@@ -225,6 +232,7 @@ impl Deal {
     /// The connection is gone: sessions that run on it break off.
     pub fn hang_up(&self) {
         *self.running() = [None, None];
+        self.over.notify_waiters();
     }
 
     /// Whether the peer pays for what it is sent now; changes are notified.
@@ -280,7 +288,8 @@ impl Deal {
     /// # Errors
     /// [`SessionError`] where it does not say, or where `buyer` would not pay that.
     pub async fn quote(&self, buyer: &Buyer) -> Result<Terms, SessionError> {
-        buyer.quote(self.peer, self.service, self.begin_buying()).await
+        let control = self.begin_buying().await?;
+        buyer.quote(self.peer, self.service, control).await
     }
 
     /// Buys from the peer until `shutdown`, or until the connection has `ended` or trying again
@@ -296,9 +305,11 @@ impl Deal {
     ) -> Result<Statement, SessionError> {
         let mut pause = RETRY.0;
         loop {
-            let control = self.begin_buying();
-            let begin = |bought| Downloading { deal: self, bought };
-            let bought = buyer.session(self.peer, None, self.service, control, shutdown, begin);
+            let bought = async {
+                let control = self.begin_buying().await?;
+                let begin = |bought| Downloading { deal: self, bought };
+                buyer.session(self.peer, None, self.service, control, shutdown, begin).await
+            };
             let error = match bought.await {
                 Ok(statement) if shutdown.is_cancelled() => return Ok(statement),
                 Ok(_) => None, // the peer wanted to end it; the next session is a new one
@@ -319,11 +330,23 @@ impl Deal {
         }
     }
 
-    fn begin_buying(&self) -> (ControlWriter, ControlReader) {
+    /// Begins a session in which we pay: not before the peer has ended its half of the one before,
+    /// or the end of that would be taken for the end of this.
+    async fn begin_buying(&self) -> Result<(ControlWriter, ControlReader), SessionError> {
+        let free = async {
+            loop {
+                let over = self.over.notified();
+                if self.running()[Side::Buying as usize].is_none() {
+                    return;
+                }
+                over.await;
+            }
+        };
+        timeout(END_TIMEOUT, free).await.map_err(|_| SessionError::Stalled)?;
         let (sender, receiver) = mpsc::channel(FRAMES_MAX);
         self.running()[Side::Buying as usize] = Some(sender);
         let control = ControlWriter::frames(Arc::clone(&self.sinks[Side::Buying as usize]));
-        (control, ControlReader::Frames(receiver))
+        Ok((control, ControlReader::Frames(receiver)))
     }
 
     fn running(&self) -> MutexGuard<'_, [Option<mpsc::Sender<Bytes>>; 2]> {
@@ -363,7 +386,7 @@ impl Sale for Seeding<'_> {
 
     fn event(&self, event: Event) {
         let (terms, history, came) = (self.terms, ByteCount::ZERO, 0);
-        let start = |began| Tally { terms, history, began, paid: ByteCount::ZERO, came };
+        let start = |began| Account { terms, history, began, paid: ByteCount::ZERO, came };
         self.deal.tell(Side::Selling, |figures| figures.take(&event, start));
     }
 
@@ -387,7 +410,7 @@ impl Purchase for Downloading<'_> {
         }
         let (terms, history, paid) = (self.bought.terms, self.bought.history, self.bought.paid);
         let came = self.deal.came.load(Ordering::Acquire);
-        let start = |began| Tally { terms, history, began, paid, came };
+        let start = |began| Account { terms, history, began, paid, came };
         self.deal.tell(Side::Buying, |figures| figures.take(&event, start));
     }
 
