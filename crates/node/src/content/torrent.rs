@@ -461,12 +461,19 @@ impl Torrent {
         let _ = stream.set_nodelay(true); // messages are put together before they are written
         self.joined(link)?;
         let (from, to) = stream.into_split();
-        let result = tokio::select! {
-            result = upload::send(Arc::clone(self), Arc::clone(link), to) => result,
-            result = download::receive(Arc::clone(self), Arc::clone(link), from) => result,
+        // Whichever half ends first ends the other, which finishes what it has in hand.
+        let up = async {
+            let ended = upload::send(Arc::clone(self), Arc::clone(link), to).await;
+            link.ended.cancel();
+            ended
         };
-        link.ended.cancel();
-        result
+        let down = async {
+            let ended = download::receive(Arc::clone(self), Arc::clone(link), from).await;
+            link.ended.cancel();
+            ended
+        };
+        let (up, down) = tokio::join!(up, down);
+        down.and(up)
     }
 
     /// A connection begins: it is told what we are and have.

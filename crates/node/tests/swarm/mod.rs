@@ -1,5 +1,5 @@
 //! Torrents, trackers and engines for tests, on loopback only.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod clients;
 pub mod tracker;
