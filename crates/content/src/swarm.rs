@@ -372,6 +372,7 @@ impl Download {
             return;
         }
         self.release(peer, block);
+        self.disown_one(peer, block.piece);
         self.all_hungry();
         let pieces = self.pieces.geometry.pieces();
         let Some(known) = self.peers.get(&peer) else { return };
@@ -422,6 +423,7 @@ impl Download {
         }
         let open = self.pieces.open.get(&block.piece);
         if open.is_some_and(|open| open.sole && open.owner != Some(peer)) {
+            self.release(peer, block);
             return self.second_copy(priced); // that piece is one peer's alone
         }
         let slot = open.map(|open| open.slots[number as usize]);

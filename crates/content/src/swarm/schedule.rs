@@ -104,7 +104,8 @@ impl Download {
             let Some(open) = open(piece) else { continue };
             if open.sole {
                 // Alone, and rather one that cannot have spoiled it.
-                if open.owner.is_some() || !self.affords_sole(peer, *piece) {
+                let taken = open.asked > 0 || self.owner_of(*piece).is_some();
+                if taken || !self.affords_sole(peer, *piece) {
                     continue;
                 }
                 if self.suspects.names(*piece, id) {
@@ -113,7 +114,9 @@ impl Download {
                 }
                 return Some(*piece);
             }
-            if open.leaves != Leaves::None || (open.owner.is_none() && affords_all(*piece)) {
+            if open.leaves != Leaves::None
+                || (self.owner_of(*piece).is_none() && affords_all(*piece))
+            {
                 return Some(*piece);
             }
         }
@@ -133,6 +136,12 @@ impl Download {
             .copied()
             .find(|piece| peer.holds.has(*piece) && open(piece).is_some_and(|open| !open.sole));
         shared.or(suspected)
+    }
+
+    /// Who works on an open piece and will ask for what is missing of it.
+    fn owner_of(&self, piece: u32) -> Option<PeerId> {
+        let owner = self.pieces.open.get(&piece)?.owner?;
+        self.peers.get(&owner).filter(|peer| peer.piece == Some(piece)).map(|_| owner)
     }
 
     /// A piece that has failed is fetched anew as a whole, by one peer.
@@ -194,7 +203,8 @@ impl Download {
     /// be.
     fn request(&mut self, id: PeerId, piece: u32, number: u32) -> bool {
         let mut number = number;
-        let abandoned = |open: &Open| open.sole && open.owner.is_none();
+        let owner = self.owner_of(piece);
+        let abandoned = |open: &Open| open.sole && owner != Some(id);
         if self.pieces.open.get(&piece).is_some_and(abandoned) {
             // One peer alone is to send it, from the first block on.
             self.restart(piece);
@@ -213,7 +223,7 @@ impl Download {
             Slot::Asked(first, None) if first != id => (Slot::Asked(first, Some(id)), true),
             _ => return false,
         };
-        if open.owner.is_none() && !doubled {
+        if owner.is_none() && !doubled {
             open.owner = Some(id);
         }
         let wants_leaves = open.leaves == Leaves::Wanted;
@@ -267,6 +277,17 @@ impl Download {
         if peer.forget(block, true, self.now) {
             self.orders.push_back(Order::Cancel(id, block));
             self.hungry.insert(id);
+        }
+    }
+
+    /// A peer has a piece no more: what it owes of it is asked of others.
+    pub(super) fn disown_one(&mut self, id: PeerId, piece: u32) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.piece = peer.piece.filter(|works_on| *works_on != piece);
+        let owed = peer.asks.iter().map(|ask| ask.block).filter(|block| block.piece == piece);
+        for block in owed.collect::<Vec<Block>>() {
+            self.cancel(id, block);
+            self.release(id, block);
         }
     }
 
