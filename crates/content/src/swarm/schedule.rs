@@ -3,8 +3,8 @@
 use sparewire_core::Price;
 
 use super::{
-    DOUBLED_MAX, Download, DropReason, LEAVES_MS, Order, PAID_TWICE_MAX, PATIENCE_MS, PeerId,
-    STALL_MS, STALLS_MAX,
+    DOUBLE_MS_MIN, DOUBLED_MAX, Download, DropReason, LEAVES_MS, Order, PAID_TWICE_MAX,
+    PATIENCE_MS, PeerId, STALL_MS, STALLS_MAX,
     ceiling::{Market, PREPARE_MS},
     peer::Peer,
     pieces::{Leaves, Open, Slot},
@@ -105,7 +105,8 @@ impl Download {
             if open.sole {
                 // Alone, and rather one that cannot have spoiled it.
                 let taken = open.asked > 0 || self.owner_of(*piece).is_some();
-                if taken || !self.affords_sole(peer, *piece) {
+                let unfit = !self.affords_sole(peer, *piece) || self.is_behind(id, peer, *piece);
+                if taken || unfit {
                     continue;
                 }
                 if self.suspects.names(*piece, id) {
@@ -144,6 +145,21 @@ impl Download {
         self.peers.get(&owner).filter(|peer| peer.piece == Some(piece)).map(|_| owner)
     }
 
+    /// Whether another peer has shown that it sends, and this one has not: what one peer alone is to
+    /// send would wait for each that only says that it has it.
+    fn is_behind(&self, id: PeerId, peer: &Peer, piece: u32) -> bool {
+        let sends = |peer: &Peer| peer.taken > 0 && peer.stalls == 0;
+        !sends(peer)
+            && self.peers.iter().any(|(other, peer)| {
+                *other != id
+                    && sends(peer)
+                    && peer.holds.has(piece)
+                    && self.affords_sole(peer, piece)
+                    && !self.suspects.names(piece, *other)
+                    && self.may_ask(*other)
+            })
+    }
+
     /// A piece that has failed is fetched anew as a whole, by one peer.
     fn affords_sole(&self, peer: &Peer, piece: u32) -> bool {
         peer.affords(u64::from(self.pieces.geometry.len_of(piece)))
@@ -168,7 +184,9 @@ impl Download {
             .filter(|(theirs, _, slow)| {
                 // Money: the second copy may have to be paid, as long as there is room for that.
                 let paid = peer.is_priced() || slow.is_priced();
-                *theirs / 2 > ours && (!paid || self.paid_twice + self.doubled < PAID_TWICE_MAX)
+                *theirs >= DOUBLE_MS_MIN
+                    && *theirs / 2 > ours
+                    && (!paid || self.paid_twice + self.doubled < PAID_TWICE_MAX)
             })
             .collect();
         slow.sort_by_key(|(theirs, other, _)| (*theirs, *other));

@@ -530,8 +530,9 @@ impl World {
                 if good && self.actors[at].id == Some(id) {
                     self.actors[at].paid += u64::from(block.len);
                 }
-                if !good && self.random.one_in(2) {
-                    self.download.block_failed(id, block);
+                if !good && self.actors[at].id == Some(id) && self.random.one_in(2) {
+                    self.actors[at].banned = true;
+                    self.leave(at);
                 }
             }
             Verdict::Unasked => {
