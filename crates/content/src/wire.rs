@@ -245,8 +245,7 @@ fn check_length(kind: u8, length: u32, pieces: Option<u32>) -> Result<(), WireEr
         20 => (1..=1 + EXTENDED_LEN_MAX).contains(&payload),
         21 | 23 => payload == HASH_REQUEST_LEN,
         22 => {
-            payload >= HASH_REQUEST_LEN
-                && payload <= HASH_REQUEST_LEN + 32 * HASHES_MAX
+            (HASH_REQUEST_LEN..=HASH_REQUEST_LEN + 32 * HASHES_MAX).contains(&payload)
                 && payload.is_multiple_of(16)
                 && (payload - HASH_REQUEST_LEN).is_multiple_of(32)
         }
