@@ -5,9 +5,11 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::{Context, Result, ensure};
 use sparewire_core::{Address, Amount, ByteCount, Price};
 use sparewire_node::{
+    buyer::BuyerConfig,
     consumer::{Consumer, ConsumerConfig},
     exit::{Exit, ExitPolicy},
     provider::{Provider, ProviderConfig},
+    seller::SellerConfig,
     tower::{EntrustConfig, Entrusting, TowerService, TowerStore},
     transport::{Endpoint, EndpointConfig, PeerAddress, WATCH_ALPN},
 };
@@ -47,21 +49,24 @@ pub(crate) async fn provider(
     check_range(per_sec_max as usize, 1, 1_000_000, "[provider] streams_per_sec_max")?;
     check_range(config.connections_max, 1, 100_000, "[provider] connections_max")?;
     check_range(config.terms_valid_minutes as usize, 1, 1440, "[provider] terms_valid_minutes")?;
-    let settings = ProviderConfig {
-        price: Price::parse(&config.price, decimals).context("[provider] price")?,
-        credit,
+    let selling = SellerConfig {
         token: side.token.address,
         withdraw_delay_secs_min: config.withdraw_delay_secs,
         channel_min: Amount::parse(&config.channel_min, decimals)
             .context("[provider] channel_min")?,
         terms_valid_ms: config.terms_valid_minutes * 60_000,
-        connections_max: config.connections_max,
-        streams_max: config.streams_max,
-        streams_per_sec_max: per_sec_max,
+        sessions_max: config.connections_max,
         facts_every: FACTS_EVERY,
         closes_every: CLOSES_EVERY,
         keys: side.registry,
         settle: settle.policy(&side.token, side.chain.domain().chain_id)?,
+    };
+    let settings = ProviderConfig {
+        selling,
+        price: Price::parse(&config.price, decimals).context("[provider] price")?,
+        credit,
+        streams_max: config.streams_max,
+        streams_per_sec_max: per_sec_max,
     };
     let exit = Exit::new(policy(config)?);
     let endpoint = bind(&side.node, Some(config.listen)).await?;
@@ -157,7 +162,7 @@ pub(crate) async fn consumer(
     check_delay(config.withdraw_delay_secs, "[consumer] withdraw_delay_secs")?;
     check_range(config.streams_max, 1, 4000, "[consumer] streams_max")?;
     let decimals = side.token.decimals;
-    let settings = ConsumerConfig {
+    let buying = BuyerConfig {
         token: side.token.address,
         price_max: Price::parse(&config.price_max, decimals).context("[consumer] price_max")?,
         channel_amount: Amount::parse(&config.channel_amount, decimals)
@@ -165,12 +170,12 @@ pub(crate) async fn consumer(
         budget: Amount::parse(&config.budget, decimals).context("[consumer] budget")?,
         withdraw_delay_secs: config.withdraw_delay_secs,
         withdraw_delay_secs_max: config.withdraw_delay_secs_max,
-        streams_max: config.streams_max,
         keys: side.registry,
         keys_every: KEYS_EVERY,
         forgive,
     };
-    ensure!(settings.channel_amount > Amount::ZERO, "[consumer] channel_amount must be above 0");
+    ensure!(buying.channel_amount > Amount::ZERO, "[consumer] channel_amount must be above 0");
+    let settings = ConsumerConfig { buying, streams_max: config.streams_max };
     let endpoint = bind(&side.node, None).await?;
     let identity = side.node.identity.clone();
     let (store, chain) = (Arc::clone(&side.store), Arc::clone(&side.chain));

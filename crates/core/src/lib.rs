@@ -27,7 +27,7 @@ pub use alloy_primitives::{Address, B256, U256, address, b256, keccak256};
 
 pub use device::{DeviceSignature, DeviceSigner, DeviceStatement, NodeId};
 pub use encoding::{DecodeError, decode, encode, read_text};
-pub use id::{ChannelId, SessionId};
+pub use id::{ChannelId, InfoHash, SessionId};
 pub use signature::{Signature, SignatureError, Signed, Signer, SignerError, Verified};
 pub use typed_data::{Domain, StructHasher, TypedData, domain_separator, typed_digest};
 pub use units::{Amount, ByteCount, Price, Timestamp, UnitError};

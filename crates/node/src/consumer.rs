@@ -2,30 +2,24 @@
 //! pays a price, or puts more money aside, than it was told.
 
 mod connection;
-mod funding;
-
-pub use connection::resumable;
 
 use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use sparewire_core::{Address, Amount, ChannelId, NodeId, Price, SessionId};
-use sparewire_protocol::{
-    ProtocolError, Reading, RefusalCode, Statement, Terms,
-    settlement::{Chain, ChainError},
-};
-use tokio::sync::{Semaphore, mpsc, watch};
+use sparewire_core::NodeId;
+use sparewire_protocol::{Statement, Terms, settlement::Chain};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    buyer::{Bought, Buyer, BuyerConfig, may_retry},
     identity::Identity,
     proxy::{Accepted, ProxyHandler, ProxyRequest},
     refusal::{Refusal, RefusalKind},
-    session::{Clock, Command, SessionError, SessionMeter, Streams},
+    session::{Clock, SessionError, Streams},
     store::Store,
     target::Target,
     transport::{Connection, Endpoint, PeerAddress, RecvStream, SendStream},
@@ -34,63 +28,22 @@ use crate::{
 /// What a consumer is willing to do.
 #[derive(Clone, Debug)]
 pub struct ConsumerConfig {
-    /// The token it pays in.
-    pub token: Address,
-    /// The dearest price that it accepts.
-    pub price_max: Price,
-    /// What it puts into a new channel, and tops one up by.
-    pub channel_amount: Amount,
-    /// The most that its open channels may hold together.
-    pub budget: Amount,
-    /// Seconds that a provider gets to claim when it leaves: the withdraw delay of new channels,
-    /// where the terms do not ask for more.
-    pub withdraw_delay_secs: u32,
-    /// The longest withdraw delay that it accepts.
-    pub withdraw_delay_secs_max: u32,
+    /// For how much, and how.
+    pub buying: BuyerConfig,
     /// Most streams at a time.
     pub streams_max: usize,
-    /// The registry in which wallets revoke keys; `None` where there is none.
-    pub keys: Option<Address>,
-    /// How often it is asked in a session whether the provider's keys are revoked.
-    pub keys_every: Duration,
-    /// Whether it deals with a provider that contradicted itself, over another channel than the
-    /// frozen one.
-    pub forgive: bool,
 }
 
 /// A consumer at work.
 pub struct Consumer {
-    config: ConsumerConfig,
+    buyer: Buyer,
     provider: PeerAddress,
-    identity: Identity,
     endpoint: Endpoint,
-    store: Arc<dyn Store>,
-    chain: Arc<dyn Chain>,
-    clock: Clock,
+    streams_max: usize,
     link: watch::Sender<Link>,
     streams: Arc<Semaphore>,
     /// Running tunnels; a close waits for them a little.
     tunnels: TaskTracker,
-    /// What a broken connection left, and what did not work.
-    past: Mutex<Past>,
-}
-
-#[derive(Default)]
-struct Past {
-    session: Option<BrokenSession>,
-    avoid: HashSet<ChannelId>,
-    forgotten: HashSet<SessionId>,
-}
-
-/// A session whose connection broke while the process lived on.
-#[derive(Clone, Copy, Debug)]
-pub struct BrokenSession {
-    /// Which.
-    pub session: SessionId,
-    /// What it had counted.
-    pub counted: Reading,
-    /// What the provider had reported of `up`.
-    pub reported_up: sparewire_core::ByteCount,
 }
 
 /// How things stand with the provider.
@@ -107,22 +60,19 @@ pub enum Link {
 /// A running session.
 pub struct Session {
     connection: Connection,
-    meter: Arc<SessionMeter>,
-    commands: mpsc::Sender<Command>,
-    figures: watch::Receiver<Option<Statement>>,
-    terms: Terms,
+    bought: Bought,
     streams: Streams,
 }
 
 impl Session {
     /// Its figures so far.
     pub fn figures(&self) -> Option<Statement> {
-        self.figures.borrow().clone()
+        self.bought.figures.borrow().clone()
     }
 
     /// What was agreed.
     pub fn terms(&self) -> &Terms {
-        &self.terms
+        &self.bought.terms
     }
 
     /// The connection under it.
@@ -151,17 +101,13 @@ impl Consumer {
     ) -> Arc<Self> {
         let streams = Arc::new(Semaphore::new(config.streams_max));
         Arc::new(Self {
-            config,
+            buyer: Buyer::new(config.buying, identity, store, chain, clock),
             provider,
-            identity,
             endpoint,
-            store,
-            chain,
-            clock,
+            streams_max: config.streams_max,
             link: watch::channel(Link::Down(None)).0,
             streams,
             tunnels: TaskTracker::new(),
-            past: Mutex::default(),
         })
     }
 
@@ -241,18 +187,6 @@ impl Consumer {
             }
         }
     }
-
-    /// The session is not resumed; the next one is another.
-    fn forget(&self, session: SessionId) {
-        let mut past = self.past();
-        past.session = None;
-        past.forgotten.insert(session);
-    }
-
-    fn past(&self) -> std::sync::MutexGuard<'_, Past> {
-        // Plain assignments only: a panic leaves no half.
-        self.past.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 #[async_trait]
@@ -268,44 +202,6 @@ impl ProxyHandler for Consumer {
             }
             Err(_) => self.tunnels.track_future(tunnel.abandon()).await,
         }
-    }
-}
-
-/// Whether the session is not to be resumed after this: the next one is another.
-pub fn gives_up_session(error: &ProtocolError) -> bool {
-    use RefusalCode::{TermsExpired, UnknownSession};
-    match error {
-        ProtocolError::Refused { code, .. } => matches!(code, UnknownSession | TermsExpired),
-        ProtocolError::CannotResume(_) => true,
-        _ => false,
-    }
-}
-
-/// Whether trying again may help.
-pub fn may_retry(error: &SessionError) -> bool {
-    use sparewire_protocol::ProtocolError::{
-        CannotResume, ChannelUnusable, Refused, Silent, TermsExpired,
-    };
-    match error {
-        SessionError::Transport(_) | SessionError::Stalled => true,
-        SessionError::Chain(error) => matches!(error, ChainError::Unreachable { .. }),
-        SessionError::Protocol(Refused { code, .. }) => match code {
-            RefusalCode::UnknownSession
-            | RefusalCode::TermsExpired
-            | RefusalCode::ChannelUnusable
-            | RefusalCode::LossAllowanceUsed
-            | RefusalCode::Busy
-            | RefusalCode::ChainUnavailable
-            | RefusalCode::GoingAway => true,
-            RefusalCode::WrongNetwork | RefusalCode::Invalid | RefusalCode::ClockSkew => false,
-        },
-        SessionError::Protocol(CannotResume(_) | ChannelUnusable(_) | Silent(_) | TermsExpired) => {
-            true
-        }
-        SessionError::Protocol(_)
-        | SessionError::Store(_)
-        | SessionError::Policy(_)
-        | SessionError::Shutdown => false,
     }
 }
 

@@ -1,7 +1,9 @@
 //! The tokio shell around the protocol: transport, proxy, exit and the copying between them.
 
+pub mod buyer;
 pub mod closing;
 pub mod consumer;
+pub mod content;
 pub mod copy;
 pub mod exit;
 #[doc(hidden)]
@@ -11,6 +13,7 @@ pub mod plain;
 pub mod provider;
 pub mod proxy;
 pub mod refusal;
+pub mod seller;
 pub mod session;
 pub mod store;
 pub mod target;

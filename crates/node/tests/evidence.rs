@@ -46,7 +46,8 @@ impl Scene {
 
     /// The consumer as a new process, with the provider that it had.
     async fn again(&self, forgive: bool) -> Buyer {
-        let config = ConsumerConfig { forgive, ..consumer_config() };
+        let mut config = consumer_config();
+        config.buying.forgive = forgive;
         let (chain, there) = (&self.market.chain, self.market.seller.address());
         Buyer::start(chain, &self.consumer, self.directory.path(), there, config).await
     }

@@ -33,7 +33,7 @@ async fn a_consumer_whose_keys_are_revoked_is_not_served() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_that_are_revoked_in_mid_session_end_it_and_what_was_promised_is_claimed() {
     let mut config = provider_config();
-    config.facts_every = Duration::from_millis(20);
+    config.selling.facts_every = Duration::from_millis(20);
     let market = Market::with(config, Exit::new(exit_policy())).await;
     let (buyer, _directory) = market.buyer_with(consumer_config()).await;
     let (sink, _counts) = sink().await;
@@ -71,7 +71,7 @@ async fn a_provider_whose_keys_are_revoked_is_paid_nothing() {
 async fn a_provider_whose_keys_are_revoked_in_mid_session_is_left() {
     let market = Market::new().await;
     let mut config = consumer_config();
-    config.keys_every = Duration::from_millis(20);
+    config.buying.keys_every = Duration::from_millis(20);
     let (mut buyer, _directory) = market.buyer_with(config).await;
     let (sink, _counts) = sink().await;
     let mut stream = buyer.connect(sink).await.unwrap();

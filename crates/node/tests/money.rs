@@ -74,7 +74,7 @@ async fn a_channel_that_cannot_be_asked_about_keeps_no_other_from_being_claimed(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_payer_who_leaves_is_noticed_and_settled_channels_are_not_asked_about_again() {
     let mut config = provider_config();
-    config.closes_every = Duration::from_millis(50);
+    config.selling.closes_every = Duration::from_millis(50);
     let market = Market::with(config, Exit::new(exit_policy())).await;
     let keys = Keys::random();
     let config = |salt| keys.channel_to(&market.seller.keys, salt);
@@ -108,7 +108,7 @@ async fn a_payer_who_leaves_is_noticed_and_settled_channels_are_not_asked_about_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_logs_are_followed_who_leaves_is_claimed_from_first_and_the_others_in_turns() {
     let mut settings = provider_config();
-    settings.closes_every = Duration::from_millis(50);
+    settings.selling.closes_every = Duration::from_millis(50);
     let market = Market::with(settings, Exit::new(exit_policy())).await;
     let seat = &market.seller.seat;
     *seat.closes.lock().unwrap() = Some(Ok(Vec::new()));
@@ -234,7 +234,7 @@ async fn a_channel_is_topped_up_while_a_quarter_of_it_is_left() {
     const MIB: u64 = 1 << 20;
     let market = Market::new().await;
     let mut config = consumer_config();
-    config.channel_amount = amount(u128::from(8 * MIB));
+    config.buying.channel_amount = amount(u128::from(8 * MIB));
     let (buyer, _directory) = market.buyer_with(config).await;
     let asked = || -> Vec<_> {
         let wallet = buyer.keys.wallet.address();
@@ -266,7 +266,7 @@ async fn with_an_empty_wallet_the_rest_of_the_channel_is_used_and_the_session_se
     let (keys, directory) = (Keys::random(), tempfile::tempdir().unwrap());
     market.chain.mint(keys.wallet.address(), u128::from(2 * MIB));
     let mut config = consumer_config();
-    config.channel_amount = amount(u128::from(2 * MIB));
+    config.buying.channel_amount = amount(u128::from(2 * MIB));
     let address = market.seller.address();
     let buyer = Buyer::start(&market.chain, &keys, directory.path(), address, config).await;
     let id = buyer.session_id().await;
@@ -302,7 +302,7 @@ async fn while_the_chain_is_silent_streams_wait_for_the_top_up() {
     const MIB: u64 = 1 << 20;
     let market = Market::new().await;
     let mut config = consumer_config();
-    config.channel_amount = amount(u128::from(MIB));
+    config.buying.channel_amount = amount(u128::from(MIB));
     let (buyer, _directory) = market.buyer_with(config).await;
     let id = buyer.session_id().await;
     buyer.seat.unreachable.store(true, SeqCst);
@@ -330,7 +330,7 @@ async fn a_session_that_broke_off_with_an_empty_channel_is_resumed_to_be_settled
     const MIB: u128 = 1 << 20;
     let market = Market::new().await;
     let mut config = consumer_config();
-    (config.channel_amount, config.budget) = (amount(MIB), amount(MIB));
+    (config.buying.channel_amount, config.buying.budget) = (amount(MIB), amount(MIB));
     let (buyer, directory) = market.buyer_with(config.clone()).await;
     let (id, keys) = (buyer.session_id().await, buyer.keys.clone());
     buyer.seat.unreachable.store(true, SeqCst); // it does not know yet that there is no more money

@@ -603,9 +603,9 @@ async fn a_provider_that_shuts_down_settles_and_is_found_again() {
 async fn limits_of_price_and_budget_are_told_and_cost_nothing() {
     let market = Market::new().await;
     let mut cheap = consumer_config();
-    cheap.price_max = Price::per_gib(market::PRICE - 1).unwrap();
+    cheap.buying.price_max = Price::per_gib(market::PRICE - 1).unwrap();
     let mut poor = consumer_config();
-    poor.budget = amount(poor.channel_amount.get() - 1);
+    poor.buying.budget = amount(poor.buying.channel_amount.get() - 1);
     for (config, hint) in [(cheap, "--max-price"), (poor, "--budget")] {
         let (buyer, _directory) = market.buyer_with(config).await;
         let error = within(20, buyer.run).await.unwrap().unwrap_err();
@@ -624,7 +624,7 @@ async fn channels_never_hold_more_than_the_wallets_cap_on_their_authorizer() {
     const MIB: u128 = 1 << 20;
     let market = Market::new().await;
     let mut config = consumer_config();
-    (config.channel_amount, config.budget) = (amount(MIB), amount(100 * MIB));
+    (config.buying.channel_amount, config.buying.budget) = (amount(MIB), amount(100 * MIB));
     let (buyer, _directory) = market.buyer_with(config).await;
     let id = buyer.session_id().await;
     // One top-up more, and not another one.
@@ -646,7 +646,7 @@ async fn a_channel_is_topped_up_while_it_is_used_and_never_beyond_the_budget() {
     const MIB: u128 = 1 << 20;
     let market = Market::new().await;
     let mut config = consumer_config();
-    (config.channel_amount, config.budget) = (amount(MIB), amount(3 * MIB));
+    (config.buying.channel_amount, config.buying.budget) = (amount(MIB), amount(3 * MIB));
     let (buyer, _directory) = market.buyer_with(config).await;
     let id = buyer.session_id().await;
     let download = buyer.download(source().await).await;

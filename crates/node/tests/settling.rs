@@ -13,7 +13,7 @@ use market::{
     until,
 };
 use sparewire_core::{ChannelId, Signature, Signer, Timestamp};
-use sparewire_node::{exit::Exit, provider::Row};
+use sparewire_node::{exit::Exit, seller::Row};
 use sparewire_protocol::{
     ChannelConfig, ChannelStatus,
     settlement::{Intent, NativePrice, Occasion, SettlePolicy, Verdict},
@@ -33,8 +33,8 @@ impl Scene {
         let per_coin = amount(1_000_000_000_000_000_000);
         let native_price = Some(NativePrice { token: TOKEN, per_coin });
         let mut config = provider_config();
-        config.closes_every = TICK;
-        config.settle = SettlePolicy { native_price, ..policy };
+        config.selling.closes_every = TICK;
+        config.selling.settle = SettlePolicy { native_price, ..policy };
         let market = Market::with(config, Exit::new(exit_policy())).await;
         Self { market, payer: Keys::random() }
     }

@@ -3,8 +3,8 @@
 use borsh::{BorshDeserialize, BorshSerialize};
 use serde::{Deserialize, Serialize};
 use sparewire_core::{
-    Address, Amount, B256, DeviceSignature, DeviceStatement, Domain, NodeId, Price, SessionId,
-    Signed, Timestamp, keccak256,
+    Address, Amount, B256, DeviceSignature, DeviceStatement, Domain, InfoHash, NodeId, Price,
+    SessionId, Signed, Timestamp, keccak256,
 };
 
 use crate::{
@@ -29,6 +29,19 @@ pub const CLOCK_SKEW_MS_MAX: u64 = 10 * 60 * 1000;
 pub enum Service {
     /// TCP connections from the provider's line to where the consumer asks.
     ExitTcp = 1,
+    /// Blocks of this torrent. Terms name it, so that a session of a cheap one is not resumed on a
+    /// dear one.
+    Content(InfoHash) = 2,
+}
+
+impl Service {
+    /// How its bytes are counted.
+    pub fn counting(self) -> CountingRule {
+        match self {
+            Self::ExitTcp => CountingRule::StreamPayload,
+            Self::Content(_) => CountingRule::VerifiedBlocks,
+        }
+    }
 }
 
 /// How bytes are counted.
@@ -41,6 +54,9 @@ pub enum Service {
 pub enum CountingRule {
     /// Payload bytes of ordered streams, both directions alike, without stream headers.
     StreamPayload = 1,
+    /// Payload bytes of a torrent's blocks, to the consumer only: the provider counts them when it
+    /// sends them, the consumer when their hash has passed. What never passes is never owed.
+    VerifiedBlocks = 2,
 }
 
 /// What a provider serves by. Signed by its device key.

@@ -10,12 +10,17 @@ use std::{
     sync::Arc,
 };
 
-use sparewire_core::{Amount, B256, ByteCount, ChannelId, Price, SessionId, Signer, TypedData};
-use sparewire_node::consumer::{BrokenSession, gives_up_session, may_retry, resumable};
+use sparewire_core::{
+    Amount, B256, ByteCount, ChannelId, NodeId, Price, SessionId, Signer, TypedData,
+};
+use sparewire_node::{
+    buyer::{BrokenSession, gives_up_session, may_retry, resumable},
+    store::{Store, StoreError},
+};
 use sparewire_protocol::{
     ANSWER_MS_MAX, Action, ChannelConfig, ChannelStatus, Direction, Event, Memory, Message, Meter,
-    Output, Payer, PayerSetup, Payment, ProtocolError, Reading, Record, RefusalCode, SessionMemory,
-    settlement::Intent,
+    Output, Payer, PayerSetup, Payment, ProtocolError, Reading, Record, RefusalCode, Service,
+    SessionMemory, settlement::Intent,
 };
 
 use crate::{
@@ -288,16 +293,25 @@ impl Consumer {
         if let Some(known) = self.unfinished.get() {
             return known;
         }
-        let newest = self.node.recall(|store| resumable(store, provider, self.broken));
+        let newest = self.node.recall(|store| self.resumable(store, provider));
         let there = |known: &SessionMemory| !self.forgotten.contains(&known.agreement.session);
         self.unfinished.set(newest.as_ref().map(|newest| newest.as_ref().is_some_and(there)));
         newest.flatten().as_ref().is_some_and(there)
     }
 
+    fn resumable(
+        &self,
+        store: &dyn Store,
+        provider: NodeId,
+    ) -> Result<Option<SessionMemory>, StoreError> {
+        let broken = |of| self.broken.filter(|broken| broken.session == of);
+        resumable(store, provider, Service::ExitTcp, &BTreeSet::new(), broken)
+    }
+
     fn connect(&mut self, world: &mut Surroundings) {
         self.unfinished.set(None);
         let provider = identity(self.provider.0).node_id();
-        let Some(known) = self.node.recall(|store| resumable(store, provider, self.broken)) else {
+        let Some(known) = self.node.recall(|store| self.resumable(store, provider)) else {
             return self.retry_later(world);
         };
         let known = known.filter(|known| !self.forgotten.contains(&known.agreement.session));

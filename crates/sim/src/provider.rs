@@ -10,7 +10,7 @@ use sparewire_core::{
     Verified,
 };
 use sparewire_node::{
-    provider::{Applicant, admit, terms_of},
+    seller::{Applicant, admit, terms_of},
     store::{KnownChannel, Store},
 };
 use sparewire_protocol::{

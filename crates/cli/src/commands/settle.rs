@@ -7,7 +7,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sparewire_core::Amount;
-use sparewire_node::provider::{Plan, Row, SettleError, Settler};
+use sparewire_node::seller::{Plan, Row, SettleError, Settler};
 use sparewire_protocol::settlement::{Outcome, TokenInfo, Verdict};
 
 use crate::{

@@ -27,6 +27,7 @@ use tokio::{
 
 pub use policy::{AllowHost, AllowRule, DomainRule, ExitPolicy, RuleError};
 pub use share::Share;
+pub(crate) use special::is_public;
 
 use crate::{
     refusal::{Refusal, RefusalKind},

@@ -14,6 +14,12 @@ pub(super) fn special(ip: IpAddr) -> Option<&'static str> {
     }
 }
 
+/// Whether `ip`, and whatever address a packet to it may be translated toward, is an ordinary public
+/// unicast address.
+pub(crate) fn is_public(ip: IpAddr) -> bool {
+    std::iter::once(ip).chain(embedded(ip)).all(|ip| special(ip).is_none())
+}
+
 /// The IPv4 addresses that a packet to `ip` may be unwrapped or translated toward: NAT64, 6to4,
 /// Teredo (server and, inverted, client) and ISATAP. (`::ffff:0:0/96` was made IPv4 before.)
 pub(super) fn embedded(ip: IpAddr) -> impl Iterator<Item = IpAddr> {

@@ -1,6 +1,7 @@
-//! The control stream: frames in both directions, bounded in length and in time.
+//! The control messages of a session: frames in both directions, bounded in length and in time, over
+//! a stream of their own or among the messages of another protocol.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use sparewire_protocol::{FRAME_LEN_MAX, Message};
@@ -13,61 +14,90 @@ use crate::transport::{RecvStream, SendStream, TransportError};
 const QUEUE_LEN_MAX: usize = 64;
 /// How long the peer may leave our control messages unread. They are tiny: this is a dead peer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// A frame's length before it, in bytes.
+const LENGTH_LEN: usize = 4;
+
+/// Where the frames of a session go that has no stream of its own.
+pub trait FrameSink: Send + Sync {
+    /// Takes a frame (kind and body, without its length), in order; an empty one says that no more
+    /// will come. `false` where the peer does not read: the session is over then.
+    fn send(&self, frame: &[u8]) -> bool;
+}
 
 /// Sends messages.
-#[derive(Debug)]
-pub(crate) struct ControlWriter(SendStream);
+pub(crate) enum ControlWriter {
+    /// On a stream.
+    Stream(SendStream),
+    /// Among others.
+    Frames(Ended),
+}
+
+/// A sink that is told, whatever happens, that no more will come.
+pub(crate) struct Ended(Arc<dyn FrameSink>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.send(&[]); // or the connection is gone
+    }
+}
 
 impl ControlWriter {
     /// Payments are never queued behind payload: the stream goes before all others.
     pub(crate) fn new(stream: SendStream) -> Self {
         stream.set_priority(1);
-        Self(stream)
+        Self::Stream(stream)
+    }
+
+    /// Among the messages of another protocol.
+    pub(crate) fn frames(sink: Arc<dyn FrameSink>) -> Self {
+        Self::Frames(Ended(sink))
     }
 
     pub(crate) async fn send(&mut self, message: &Message) -> Result<(), SessionError> {
         let frame = Bytes::from(message.to_frame());
-        timeout(WRITE_TIMEOUT, self.0.write_chunk(frame))
-            .await
-            .map_err(|_| SessionError::Stalled)?
-            .map_err(SessionError::from)
+        match self {
+            Self::Stream(stream) => timeout(WRITE_TIMEOUT, stream.write_chunk(frame))
+                .await
+                .map_err(|_| SessionError::Stalled)?
+                .map_err(SessionError::from),
+            Self::Frames(Ended(sink)) => match sink.send(&frame[LENGTH_LEN..]) {
+                true => Ok(()),
+                false => Err(SessionError::Stalled),
+            },
+        }
     }
 
-    /// Says that nothing more will come and waits a little for the peer to have read everything.
-    pub(crate) async fn finish(mut self) {
-        self.0.finish();
-        let _ = timeout(Duration::from_secs(2), self.0.delivered()).await;
+    /// Says that nothing more will come and, on a stream, waits a little for the peer to have read
+    /// everything.
+    pub(crate) async fn finish(self) {
+        if let Self::Stream(mut stream) = self {
+            stream.finish();
+            let _ = timeout(Duration::from_secs(2), stream.delivered()).await;
+        }
     }
 }
 
 /// Receives messages.
-#[derive(Debug)]
-pub(crate) struct ControlReader(RecvStream);
+pub(crate) enum ControlReader {
+    /// From a stream.
+    Stream(RecvStream),
+    /// From frames (kind and body), until there are no more.
+    Frames(mpsc::Receiver<Bytes>),
+}
 
 impl ControlReader {
     pub(crate) fn new(stream: RecvStream) -> Self {
-        Self(stream)
+        Self::Stream(stream)
     }
 
-    /// The next message that this version knows; `None` at the stream's end.
+    /// The next message that this version knows; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Message>, SessionError> {
         loop {
-            let mut length = [0; 4];
-            match self.0.read_exact(&mut length).await {
-                Ok(()) => {}
-                Err(TransportError::FinishedEarly) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            }
-            let length = u32::from_le_bytes(length) as usize;
-            if length > FRAME_LEN_MAX {
-                return Err(sparewire_core::DecodeError::TooLong {
-                    length,
-                    length_max: FRAME_LEN_MAX,
-                }
-                .into());
-            }
-            let mut frame = vec![0; length];
-            self.0.read_exact(&mut frame).await?;
+            let frame = match self {
+                Self::Stream(stream) => read_frame(stream).await?,
+                Self::Frames(frames) => frames.recv().await,
+            };
+            let Some(frame) = frame else { return Ok(None) };
             if let Some(message) = Message::from_frame(&frame)? {
                 return Ok(Some(message));
             }
@@ -92,4 +122,22 @@ impl ControlReader {
         });
         receiver
     }
+}
+
+/// Kind and body; `None` at the stream's end.
+async fn read_frame(stream: &mut RecvStream) -> Result<Option<Bytes>, SessionError> {
+    let mut length = [0; LENGTH_LEN];
+    match stream.read_exact(&mut length).await {
+        Ok(()) => {}
+        Err(TransportError::FinishedEarly) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let length = u32::from_le_bytes(length) as usize;
+    if length > FRAME_LEN_MAX {
+        let length_max = FRAME_LEN_MAX;
+        return Err(sparewire_core::DecodeError::TooLong { length, length_max }.into());
+    }
+    let mut frame = vec![0; length];
+    stream.read_exact(&mut frame).await?;
+    Ok(Some(frame.into()))
 }

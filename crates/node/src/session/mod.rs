@@ -7,6 +7,7 @@ mod stops;
 mod stream;
 mod streams;
 
+pub use control::FrameSink;
 pub(crate) use control::{ControlReader, ControlWriter};
 pub use driver::{Clock, SessionError};
 pub(crate) use driver::{Command, Driver, persist};

@@ -19,11 +19,13 @@ pub use disk::Disk;
 pub use origins::{echo, nobody, sink, source};
 use sparewire_core::{ByteCount, ChannelId, Price, SessionId, Signer, Timestamp, Verified};
 use sparewire_node::{
+    buyer::BuyerConfig,
     consumer::{Consumer, ConsumerConfig, Link, Session},
     exit::{AllowHost, AllowRule, Exit, ExitPolicy},
     identity::Identity,
     provider::{Provider, ProviderConfig},
     proxy::Proxy,
+    seller::SellerConfig,
     session::{Clock, SessionError},
     store::{KnownSession, SqliteStore, Store, StoreError},
     target::{Host, Target},
@@ -169,19 +171,21 @@ pub async fn open_store(directory: &Path) -> Arc<SqliteStore> {
 
 pub fn provider_config() -> ProviderConfig {
     ProviderConfig {
+        selling: SellerConfig {
+            token: TOKEN,
+            withdraw_delay_secs_min: 900,
+            channel_min: amount(1),
+            terms_valid_ms: 3_600_000,
+            sessions_max: 64,
+            facts_every: Duration::from_millis(100),
+            closes_every: Duration::from_secs(60),
+            keys: Some(REGISTRY),
+            settle: SettlePolicy::default(),
+        },
         price: Price::per_gib(PRICE).unwrap(),
         credit: CreditRule::default(),
-        token: TOKEN,
-        withdraw_delay_secs_min: 900,
-        channel_min: amount(1),
-        terms_valid_ms: 3_600_000,
-        connections_max: 64,
         streams_max: 512,
         streams_per_sec_max: 200,
-        facts_every: Duration::from_millis(100),
-        closes_every: Duration::from_secs(60),
-        keys: Some(REGISTRY),
-        settle: SettlePolicy::default(),
     }
 }
 
@@ -193,16 +197,18 @@ pub fn exit_policy() -> ExitPolicy {
 
 pub fn consumer_config() -> ConsumerConfig {
     ConsumerConfig {
-        token: TOKEN,
-        price_max: Price::per_gib(PRICE).unwrap(),
-        channel_amount: amount(1 << 40),
-        budget: amount(1 << 42),
-        withdraw_delay_secs: 3600,
-        withdraw_delay_secs_max: 86_400,
+        buying: BuyerConfig {
+            token: TOKEN,
+            price_max: Price::per_gib(PRICE).unwrap(),
+            channel_amount: amount(1 << 40),
+            budget: amount(1 << 42),
+            withdraw_delay_secs: 3600,
+            withdraw_delay_secs_max: 86_400,
+            keys: Some(REGISTRY),
+            keys_every: Duration::from_secs(60),
+            forgive: false,
+        },
         streams_max: 512,
-        keys: Some(REGISTRY),
-        keys_every: Duration::from_secs(60),
-        forgive: false,
     }
 }
 

@@ -12,6 +12,7 @@
 //! are some list, and check their invariants after each.
 
 mod chain;
+mod content;
 mod disk;
 mod input;
 mod meter;
@@ -21,10 +22,12 @@ mod proxy;
 mod seeds;
 mod session;
 mod text;
+mod torrent;
 mod wallet;
 mod wire;
 
 pub use chain::{node_answers, raw_transaction, revert_reason, rpc};
+pub use content::{content_extension, peer_wire};
 pub use disk::{chain_rows, journal_rows, store_rows};
 pub use meter::meter;
 pub use payee::payee;
@@ -33,6 +36,7 @@ pub use proxy::{http_connect, socks};
 pub use seeds::seeds;
 pub use session::{plan, session};
 pub use text::{exit_rules, names, peer_address, target, units};
+pub use torrent::{magnet, metainfo};
 pub use wallet::{keystore, mnemonic, offline_request, offline_response};
 pub use wire::{frame, stream_heads, values};
 
@@ -63,6 +67,10 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("store_rows", store_rows),
     ("journal_rows", journal_rows),
     ("chain_rows", chain_rows),
+    ("metainfo", metainfo),
+    ("magnet", magnet),
+    ("peer_wire", peer_wire),
+    ("content_extension", content_extension),
     ("meter", meter),
     ("payee", payee),
     ("payer", payer),

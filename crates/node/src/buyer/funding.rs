@@ -1,4 +1,4 @@
-//! The consumer's money: finds or opens the channel to a provider, and keeps it funded within the
+//! The buyer's money: finds or opens the channel to a provider, and keeps it funded within the
 //! budget.
 
 use std::time::Duration;
@@ -11,7 +11,7 @@ use sparewire_protocol::{
 };
 use tokio::sync::Notify;
 
-use super::{Consumer, Session, may_retry};
+use super::{Bought, Buyer, InUse, may_retry};
 use crate::{
     session::{Command, SessionError},
     store::{KnownChannel, ask},
@@ -28,7 +28,7 @@ pub(super) struct Funded {
     pub(super) claimed: Amount,
 }
 
-impl Consumer {
+impl Buyer {
     /// Turns a provider down that contradicted itself over a channel of ours, under whichever of
     /// its names it comes back: the wallet that answers, or the key that signed. It would be paid
     /// over a new channel else, and nothing would have come of its lie.
@@ -53,14 +53,15 @@ impl Consumer {
     }
 
     /// The channel that pays under these terms: the one of the session to resume, else one that we
-    /// have and that still holds money, else a new one.
+    /// have, that no other session uses and that still holds money, else a new one. It is `in_use`
+    /// from here on.
     pub(super) async fn channel_for(
         &self,
         terms: &Terms,
         resumed: Option<&SessionMemory>,
+        in_use: &mut InUse<'_>,
     ) -> Result<Funded, SessionError> {
-        // What an earlier attempt left unfinished first: a channel under way is not opened twice.
-        self.chain.resume().await?;
+        self.finish_earlier().await?;
         let mut best: Option<(KnownChannel, ChannelFacts)> = None;
         for channel in self.channels_to(terms).await? {
             let Some(facts) = self.chain.channel(channel.id).await? else { continue };
@@ -78,7 +79,10 @@ impl Consumer {
                 best = Some((channel, facts));
             }
         }
-        let Some((channel, facts)) = best else { return self.open_channel(terms).await };
+        // Between looking and taking, another session may have taken it.
+        let best = best.filter(|(channel, _)| self.past().live_channels.insert(channel.id));
+        let Some((channel, facts)) = best else { return self.open_channel(terms, in_use).await };
+        in_use.channel = Some(channel.id);
         let mut reserved = facts.reserved;
         // A channel that is nearly used up is topped up before it is used again, and so is one that
         // holds less than its provider asks of channels today.
@@ -113,7 +117,7 @@ impl Consumer {
         &self,
         funded: &Funded,
         wanted: &Notify,
-        live: &Session,
+        live: &Bought,
     ) -> SessionError {
         let mut reserved = funded.reserved;
         loop {
@@ -154,10 +158,13 @@ impl Consumer {
         Ok(())
     }
 
-    async fn open_channel(&self, terms: &Terms) -> Result<Funded, SessionError> {
+    async fn open_channel(
+        &self,
+        terms: &Terms,
+        in_use: &mut InUse<'_>,
+    ) -> Result<Funded, SessionError> {
         self.check_channel_min(terms)?;
         let amount = self.config.channel_amount;
-        self.check_limits(amount).await?;
         let mut salt = [0; 8];
         getrandom::fill(&mut salt).map_err(|error| {
             SessionError::Policy(format!("the system gives no randomness ({error})"))
@@ -171,29 +178,56 @@ impl Consumer {
             withdraw_delay_secs: self.config.withdraw_delay_secs.max(terms.withdraw_delay_secs_min),
             salt: u64::from_le_bytes(salt),
         };
-        self.ensure_deposit(amount).await?;
+        let domain = self.chain.domain();
+        let channel = config.id(&domain);
+        self.past().live_channels.insert(channel);
+        in_use.channel = Some(channel);
+        let _earmark = self.earmark(amount).await?;
         // Remembered before it is opened: a crash in between leaves a name without money, not
         // money without a name.
-        let domain = self.chain.domain();
-        ask(&self.store, move |store| store.keep_channel(Role::Payer, &domain, &config)).await?;
-        self.chain.perform(&Intent::Open { channels: vec![(config, amount)] }).await?;
-        let facts = self.chain.channel(config.id(&domain)).await?;
+        let kept = move |store: &dyn crate::store::Store| {
+            store.keep_channel(Role::Payer, &domain, &config)
+        };
+        ask(&self.store, kept).await?;
+        self.perform(Intent::Open { channels: vec![(config, amount)] }).await?;
+        let facts = self.chain.channel(channel).await?;
         let reserved = facts.map(|facts| facts.reserved).ok_or(ProtocolError::ChannelUnusable(
             "it was opened, but the chain does not show it",
         ))?;
-        tracing::info!(channel = %config.id(&domain), %reserved, "channel opened");
+        tracing::info!(%channel, %reserved, "channel opened");
         Ok(Funded { config, reserved, claimed: Amount::ZERO })
     }
 
     async fn top_up(&self, config: &ChannelConfig) -> Result<Amount, SessionError> {
         let amount = self.config.channel_amount;
-        self.check_limits(amount).await?;
-        self.ensure_deposit(amount).await?;
-        self.chain.perform(&Intent::TopUp { config: *config, amount }).await?;
+        let _earmark = self.earmark(amount).await?;
+        self.perform(Intent::TopUp { config: *config, amount }).await?;
         let facts = self.chain.channel(config.id(&self.chain.domain())).await?;
         facts
             .map(|facts| facts.reserved)
             .ok_or(ProtocolError::ChannelUnusable("the chain does not show it").into())
+    }
+
+    /// Puts `amount` aside for a channel: within the limits together with all that is on its way,
+    /// and in the deposit beside that.
+    async fn earmark(&self, amount: Amount) -> Result<Earmark<'_>, SessionError> {
+        // Held until the deposit is made: two would each count on the same money.
+        let _turn = self.funding.lock().await;
+        let more = self.past().earmarked.checked_add(amount).unwrap_or(Amount::MAX);
+        self.check_limits(more).await?;
+        self.ensure_deposit(more).await?;
+        let mut past = self.past();
+        // Others may have let go of theirs meanwhile, but nobody has taken more.
+        past.earmarked = past.earmarked.checked_add(amount).unwrap_or(Amount::MAX);
+        Ok(Earmark { buyer: self, amount })
+    }
+
+    async fn perform(&self, intent: Intent) -> Result<(), SessionError> {
+        // Where it fails, or nobody waits for its end, what became of it is asked before the next.
+        let unfinished = Unfinished(self);
+        self.chain.perform(&intent).await?;
+        std::mem::forget(unfinished);
+        Ok(())
     }
 
     /// Makes sure that the deposit holds `amount`, from the wallet.
@@ -213,8 +247,7 @@ impl Consumer {
             }
             .into());
         }
-        self.chain.perform(&Intent::Deposit { token, amount: missing }).await?;
-        Ok(())
+        self.perform(Intent::Deposit { token, amount: missing }).await
     }
 
     /// The budget bounds what was spent and what our channels hold together. What those hold that
@@ -275,6 +308,10 @@ impl Consumer {
     async fn channels_to(&self, terms: &Terms) -> Result<Vec<KnownChannel>, SessionError> {
         let channels = ask(&self.store, |store| store.channels(Role::Payer)).await?;
         let domain = self.chain.domain();
+        let past = self.past();
+        let avoided = |id: &sparewire_core::ChannelId| {
+            past.avoid.contains(id) || past.live_channels.contains(id)
+        };
         let ours = |channel: &KnownChannel| {
             let config = &channel.config;
             channel.domain == domain
@@ -286,15 +323,36 @@ impl Consumer {
                 && config.payee_authorizer == terms.payee_authorizer
                 && config.token == terms.token
                 && config.withdraw_delay_secs >= terms.withdraw_delay_secs_min
-                && !self.past().avoid.contains(&channel.id)
+                && !avoided(&channel.id)
         };
         Ok(channels.into_iter().filter(ours).collect())
     }
 }
 
+/// Money on its way into a channel, until this is dropped.
+struct Earmark<'a> {
+    buyer: &'a Buyer,
+    amount: Amount,
+}
+
+impl Drop for Earmark<'_> {
+    fn drop(&mut self) {
+        let mut past = self.buyer.past();
+        past.earmarked = past.earmarked.saturating_sub(self.amount);
+    }
+}
+
+struct Unfinished<'a>(&'a Buyer);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.0.unfinished.store(true, std::sync::atomic::Ordering::Release);
+    }
+}
+
 /// Returns when the session has promised all that a channel holding `reserved` can pay for. The
 /// last bytes are paid for within the time between payments.
-async fn used_up(live: &Session, reserved: Amount) {
+async fn used_up(live: &Bought, reserved: Amount) {
     let is_used_up = |figures: &Option<Statement>| {
         figures.as_ref().is_some_and(|figures| {
             let base = figures.cumulative.saturating_sub(figures.paid);

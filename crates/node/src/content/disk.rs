@@ -1,0 +1,399 @@
+//! A torrent on disk: its pieces in its files, which of them are there, and what casts doubt on it.
+
+use std::{
+    collections::BTreeMap,
+    io::IoSlice,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use sha2::{Digest, Sha256};
+use sparewire_content::{Bitfield, Block, Metainfo};
+
+use super::{
+    files::{DiskError, FileSpec, Files, Handles, Stamp},
+    have::Remembered,
+};
+
+/// How much is read at once to check a piece, in bytes.
+const CHECK_LEN: u32 = 256 << 10;
+
+/// What has become of a piece that we say we have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is there.
+    Good,
+    /// It was never there.
+    Absent,
+    /// Its files were changed since it was checked, and it is not there any more.
+    Spoilt,
+}
+
+/// One torrent's storage. Its functions read and write files: they belong on blocking threads.
+#[derive(Debug)]
+pub struct Storage {
+    metainfo: Arc<Metainfo>,
+    files: Files,
+    /// Where it is remembered what is there; `None` forgets.
+    remembered_at: Option<PathBuf>,
+    /// Of the metainfo's `info`.
+    torrent: [u8; 32],
+    holdings: Mutex<Holdings>,
+    /// Whether a have file was found: then what is a hole in a file was never written.
+    resumed: bool,
+}
+
+#[derive(Debug)]
+struct Holdings {
+    /// Their hash has passed.
+    held: Bitfield,
+    /// Held, but a file of theirs was changed since: to be checked before anything is made of it.
+    doubted: Bitfield,
+    /// How files looked when all their pieces had passed.
+    stamps: BTreeMap<u32, Stamp>,
+    /// Not saved yet.
+    unsaved: bool,
+}
+
+impl Storage {
+    /// Files of `metainfo` below `root`, and what `remembered_at` says of them: nothing is read but
+    /// that. A file that looks otherwise than remembered has its pieces checked before their use.
+    ///
+    /// # Errors
+    /// [`DiskError`] where something is in the way of a file.
+    pub fn open(
+        metainfo: Arc<Metainfo>,
+        root: &Path,
+        remembered_at: Option<PathBuf>,
+        handles: Arc<Handles>,
+    ) -> Result<Self, DiskError> {
+        let layout = metainfo.layout();
+        let specs = (0..layout.files().len()).map(|file| FileSpec {
+            path: layout.path(file).iter().map(|name| name.to_string_lossy().into()).collect(),
+            len: layout.files()[file].len(),
+        });
+        let files = Files::new(root, specs.collect(), handles)?;
+        let torrent: [u8; 32] = Sha256::digest(metainfo.info_bytes()).into();
+        let pieces = metainfo.geometry().pieces();
+        let remembered =
+            remembered_at.as_deref().and_then(|path| Remembered::load(path, torrent, pieces));
+        let resumed = remembered.is_some();
+        let mut held = Bitfield::none(pieces);
+        let mut stamps = BTreeMap::new();
+        if let Some(remembered) = remembered {
+            held = Bitfield::from_bytes(&remembered.bits, pieces).unwrap_or(held);
+            stamps.extend(remembered.stamps);
+        }
+        let holdings = Holdings { held, doubted: Bitfield::none(pieces), stamps, unsaved: false };
+        let this = Self {
+            metainfo,
+            files,
+            remembered_at,
+            torrent,
+            holdings: Mutex::new(holdings),
+            resumed,
+        };
+        this.look_at_files()?;
+        Ok(this)
+    }
+
+    /// Finds out which files are gone or look otherwise than remembered.
+    fn look_at_files(&self) -> Result<(), DiskError> {
+        let mut holdings = self.holdings();
+        for file in 0..self.files.len() {
+            if self.files.len_of(file) == 0 {
+                continue;
+            }
+            match self.files.stamp(file) {
+                Ok(stamp) => {
+                    if holdings.stamps.get(&file).is_some_and(|known| *known != stamp) {
+                        holdings.stamps.insert(file, stamp);
+                        self.doubt(&mut holdings, file);
+                    }
+                }
+                Err(DiskError::Missing(_)) => self.lose(&mut holdings, file),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn holdings(&self) -> MutexGuard<'_, Holdings> {
+        self.holdings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn doubt(&self, holdings: &mut Holdings, file: u32) {
+        for piece in self.metainfo.layout().pieces(file as usize) {
+            if holdings.held.has(piece) {
+                holdings.doubted.insert(piece);
+            }
+        }
+    }
+
+    fn lose(&self, holdings: &mut Holdings, file: u32) {
+        holdings.stamps.remove(&file);
+        for piece in self.metainfo.layout().pieces(file as usize) {
+            holdings.unsaved |= holdings.held.remove(piece);
+            holdings.doubted.remove(piece);
+        }
+    }
+
+    /// What the torrent consists of.
+    pub fn metainfo(&self) -> &Arc<Metainfo> {
+        &self.metainfo
+    }
+
+    /// Which pieces are there.
+    pub fn held(&self) -> Bitfield {
+        self.holdings().held.clone()
+    }
+
+    /// Whether a piece is there.
+    pub fn has(&self, piece: u32) -> bool {
+        self.holdings().held.has(piece)
+    }
+
+    /// How many bytes of data the pieces that are there hold, and how many all of them do.
+    pub fn progress(&self) -> (u64, u64) {
+        let geometry = self.metainfo.geometry();
+        let holdings = self.holdings();
+        if holdings.held.is_all() {
+            return (geometry.data_len(), geometry.data_len());
+        }
+        let missing = (0..geometry.pieces()).filter(|piece| !holdings.held.has(*piece));
+        let missing: u64 = missing.map(|piece| u64::from(geometry.len_of(piece))).sum();
+        (geometry.data_len() - missing, geometry.data_len())
+    }
+
+    /// A piece's bytes have passed its hash.
+    pub fn hold(&self, piece: u32) {
+        let mut holdings = self.holdings();
+        holdings.unsaved |= holdings.held.insert(piece);
+        holdings.doubted.remove(piece);
+    }
+
+    /// Reads `into.len()` bytes of `piece` from `begin`: the padding in it as zeros.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub fn read(&self, piece: u32, begin: u32, into: &mut [u8]) -> Result<(), DiskError> {
+        let len = u32::try_from(into.len()).unwrap_or(u32::MAX);
+        let mut rest = into;
+        for extent in self.metainfo.layout().extents(piece, begin, len) {
+            let (now, later) = rest.split_at_mut(extent.len as usize);
+            match extent.file {
+                Some(file) => self.files.read(file as u32, extent.offset, now)?,
+                None => now.fill(0),
+            }
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Writes `parts`, one after the other, into `piece` from `begin`. Padding is left out.
+    ///
+    /// # Errors
+    /// [`DiskError`]; part of it may have been written.
+    pub fn write(&self, piece: u32, begin: u32, parts: &[&[u8]]) -> Result<(), DiskError> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        let mut parts = parts.iter().copied();
+        let mut part: &[u8] = &[];
+        let mut slices = Vec::new();
+        for extent in self.metainfo.layout().extents(piece, begin, len) {
+            slices.clear();
+            let mut wanted = extent.len as usize;
+            while wanted > 0 {
+                if part.is_empty() {
+                    let Some(next) = parts.next() else { break };
+                    part = next;
+                }
+                let (now, later) = part.split_at(part.len().min(wanted));
+                slices.push(IoSlice::new(now));
+                wanted -= now.len();
+                part = later;
+            }
+            if let Some(file) = extent.file {
+                self.files.write(file as u32, extent.offset, &mut slices)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the bytes of a piece are good as they are on disk now.
+    ///
+    /// # Errors
+    /// [`DiskError`], apart from files that are missing or too short: then it is not good.
+    pub fn check(&self, piece: u32) -> Result<bool, DiskError> {
+        let len = self.metainfo.geometry().len_of(piece);
+        let Some(check) = self.metainfo.check(piece) else { return Ok(false) };
+        let mut hasher = check.hasher();
+        let mut buffer = vec![0; CHECK_LEN.min(len) as usize];
+        let mut begin = 0;
+        while begin < len {
+            let now = &mut buffer[..CHECK_LEN.min(len - begin) as usize];
+            match self.read(piece, begin, now) {
+                Ok(()) => hasher.update(now),
+                Err(DiskError::Missing(_) | DiskError::EndsEarly(_)) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+            begin += CHECK_LEN;
+        }
+        Ok(hasher.passes())
+    }
+
+    /// Whether a part of a piece may be served: it is there, and its files are as they were when it
+    /// was checked. If not, it is checked again.
+    ///
+    /// # Errors
+    /// [`DiskError`] where the disk cannot say.
+    pub fn stands(&self, piece: u32, begin: u32, len: u32) -> Result<Standing, DiskError> {
+        let mut holdings = self.holdings();
+        if !holdings.held.has(piece) {
+            return Ok(Standing::Absent);
+        }
+        for extent in self.metainfo.layout().extents(piece, begin, len) {
+            let Some(file) = extent.file.map(|file| file as u32) else { continue };
+            let Some(known) = holdings.stamps.get(&file).copied() else { continue };
+            match self.files.stamp(file) {
+                Ok(stamp) if stamp == known => {}
+                Ok(stamp) => {
+                    holdings.stamps.insert(file, stamp);
+                    self.doubt(&mut holdings, file);
+                }
+                Err(DiskError::Missing(_)) => {
+                    self.lose(&mut holdings, file);
+                    return Ok(Standing::Spoilt);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if !holdings.doubted.has(piece) {
+            return Ok(Standing::Good);
+        }
+        drop(holdings); // others are served meanwhile
+        let good = self.check(piece)?;
+        let mut holdings = self.holdings();
+        holdings.doubted.remove(piece);
+        if good {
+            return Ok(Standing::Good);
+        }
+        holdings.unsaved |= holdings.held.remove(piece);
+        Ok(Standing::Spoilt)
+    }
+
+    /// Looks for pieces that are on disk although nothing says so: after a crash, those of the last
+    /// seconds; without a have file, all whose files are there. `each` is told of every piece that
+    /// is looked at, and whether it was good; it says whether to go on.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub fn look_for_more(&self, mut each: impl FnMut(u32, bool) -> bool) -> Result<(), DiskError> {
+        let layout = self.metainfo.layout();
+        // Asked once for each file, not once for each piece of it.
+        let mut there = BTreeMap::new();
+        for piece in 0..self.metainfo.geometry().pieces() {
+            let doubted = {
+                let holdings = self.holdings();
+                if holdings.held.has(piece) && !holdings.doubted.has(piece) {
+                    continue;
+                }
+                holdings.doubted.has(piece)
+            };
+            let len = self.metainfo.geometry().len_of(piece);
+            let mut extents = layout.extents(piece, 0, len);
+            let all = extents.clone().filter_map(|extent| extent.file).all(|file| {
+                *there.entry(file).or_insert_with(|| self.files.stamp(file as u32).is_ok())
+            });
+            // One that is a hole throughout was never written.
+            let hole = self.resumed
+                && !doubted
+                && extents.all(|extent| {
+                    let Some(file) = extent.file else { return true };
+                    !self.files.has_data(file as u32, extent.offset, u64::from(extent.len))
+                });
+            let good = all && !hole && self.check(piece)?;
+            if good {
+                self.hold(piece);
+            } else if doubted {
+                let mut holdings = self.holdings();
+                holdings.doubted.remove(piece);
+                holdings.unsaved |= holdings.held.remove(piece);
+            }
+            if !each(piece, good) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// All data is there: makes the files that hold none.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub fn finish(&self) -> Result<(), DiskError> {
+        self.files.create_empty()
+    }
+
+    /// Makes durable what is held, then remembers it. A crash at any time leaves what was remembered
+    /// before, or this.
+    ///
+    /// # Errors
+    /// [`DiskError`]; nothing that was remembered is lost.
+    pub fn save(&self) -> Result<(), DiskError> {
+        let held = {
+            let mut holdings = self.holdings();
+            if !std::mem::take(&mut holdings.unsaved) {
+                return Ok(());
+            }
+            let mut held = holdings.held.clone();
+            // What is in doubt is not said again before it was checked.
+            for piece in 0..held.pieces() {
+                if holdings.doubted.has(piece) {
+                    held.remove(piece);
+                }
+            }
+            held
+        };
+        let saved = self.save_these(&held);
+        if saved.is_err() {
+            self.holdings().unsaved = true;
+        }
+        saved
+    }
+
+    fn save_these(&self, held: &Bitfield) -> Result<(), DiskError> {
+        // First the data: what is said to be there must be there after a power cut.
+        self.files.sync()?;
+        let layout = self.metainfo.layout();
+        let mut stamps = Vec::new();
+        for file in 0..self.files.len() {
+            let complete = layout.pieces(file as usize).all(|piece| held.has(piece));
+            if complete && self.files.len_of(file) > 0 {
+                let known = self.holdings().stamps.get(&file).copied();
+                let stamp = match known {
+                    Some(stamp) => stamp,
+                    None => self.files.stamp(file)?,
+                };
+                stamps.push((file, stamp));
+            }
+        }
+        self.holdings().stamps.extend(stamps.iter().copied());
+        let Some(path) = &self.remembered_at else { return Ok(()) };
+        let (torrent, pieces) = (self.torrent, held.pieces());
+        Remembered { torrent, pieces, bits: held.to_bytes(), stamps }.save(path)
+    }
+
+    /// Whether a peer may ask for a block. Of a hybrid torrent, who knows only its v1 half asks for
+    /// the padding between files too, which is not data by [`sparewire_content::Geometry`].
+    pub fn is_block(&self, block: Block) -> bool {
+        let piece_len = self.metainfo.geometry().piece_len();
+        let end = block.begin.checked_add(block.len).filter(|end| *end <= piece_len);
+        block.piece < self.metainfo.geometry().pieces()
+            && (1..=sparewire_content::BLOCK_LEN).contains(&block.len)
+            && end.is_some_and(|end| {
+                let begin = u64::from(block.piece) * u64::from(piece_len);
+                begin + u64::from(end) <= self.metainfo.layout().end()
+            })
+    }
+}

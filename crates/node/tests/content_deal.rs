@@ -1,0 +1,325 @@
+//! Blocks are paid for over frames among other messages: both directions at once, over breaks, for
+//! what passed and nothing else. The blocks themselves are played here.
+#![allow(clippy::unwrap_used)]
+
+mod market;
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use market::{
+    Disk, FakeChain, INITIAL, Keys, PRICE, Seat, WEALTH, clock, open_store, until, within,
+};
+use sparewire_core::{InfoHash, Price, SessionId, Signer};
+use sparewire_node::{
+    buyer::{Buyer, BuyerConfig},
+    content::{Admission, Deal, Side},
+    seller::{Offering, Seller},
+    session::{FrameSink, SessionError},
+    store::{KnownSession, Store},
+};
+use sparewire_protocol::{CreditRule, Role, Service, Statement};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const BLOCK: u64 = 16 << 10;
+
+/// A node that buys and sells.
+struct Trader {
+    keys: Arc<Keys>,
+    disk: Arc<Disk>,
+    buyer: Arc<Buyer>,
+    seller: Arc<Seller>,
+    _directory: TempDir,
+}
+
+impl Trader {
+    async fn new(chain: &Arc<FakeChain>) -> Self {
+        Self::with(chain, market::consumer_config().buying).await
+    }
+
+    async fn with(chain: &Arc<FakeChain>, buying: BuyerConfig) -> Self {
+        let (keys, directory) = (Keys::random(), tempfile::tempdir().unwrap());
+        chain.mint(keys.wallet.address(), WEALTH);
+        let seat = Seat::new(chain, keys.wallet.address());
+        let sqlite = open_store(directory.path()).await;
+        let disk = Arc::new(Disk { sqlite, full: false.into() });
+        let selling = market::provider_config().selling;
+        let buyer = Buyer::new(buying, keys.identity(), disk.clone(), seat.clone(), clock());
+        let seller = Seller::new(selling, keys.identity(), disk.clone(), seat.clone(), clock());
+        let (buyer, seller) = (Arc::new(buyer), Arc::new(seller));
+        Self { keys, disk, buyer, seller, _directory: directory }
+    }
+
+    fn sessions(&self, role: Role) -> Vec<KnownSession> {
+        let all = self.disk.sessions().unwrap();
+        all.into_iter().filter(|known| known.role == role).collect()
+    }
+}
+
+/// Frames on their way to the deal at the other end.
+struct Pipe {
+    to: Arc<OnceLock<Arc<Deal>>>,
+    side: Side,
+    cut: Arc<AtomicBool>,
+}
+
+impl FrameSink for Pipe {
+    fn send(&self, frame: &[u8]) -> bool {
+        !self.cut.load(Ordering::Acquire)
+            && self.to.get().unwrap().deliver(self.side, frame).is_ok()
+    }
+}
+
+/// One connection between two traders.
+struct Line {
+    near: Arc<Deal>,
+    far: Arc<Deal>,
+    cut: Arc<AtomicBool>,
+}
+
+impl Line {
+    fn new(near: &Trader, far: &Trader, torrent: u8) -> Self {
+        let cut = Arc::new(AtomicBool::new(false));
+        let (at_near, at_far) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
+        let end = |to: &Arc<OnceLock<Arc<Deal>>>, peer: &Trader| {
+            let pipe = |side| -> Arc<dyn FrameSink> {
+                Arc::new(Pipe { to: to.clone(), side, cut: cut.clone() })
+            };
+            // What one end says as the payer is for the session in which the other is paid.
+            let sinks = (pipe(Side::Selling), pipe(Side::Buying));
+            let torrent = InfoHash([torrent; 20].into());
+            Deal::new(peer.keys.identity().node_id(), torrent, true, sinks.0, sinks.1)
+        };
+        let (near_deal, far_deal) = (end(&at_far, far), end(&at_near, near));
+        at_near.set(near_deal.clone()).unwrap();
+        at_far.set(far_deal.clone()).unwrap();
+        Self { near: near_deal, far: far_deal, cut }
+    }
+
+    /// The connection breaks.
+    fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.near.hang_up();
+        self.far.hang_up();
+    }
+}
+
+struct Trade {
+    stop: CancellationToken,
+    bought: JoinHandle<Result<Statement, SessionError>>,
+    sold: JoinHandle<()>,
+}
+
+impl Trade {
+    /// `buyer` at one end of a line buys from `seller` at the other.
+    fn begin((buyer, buys): (&Trader, &Arc<Deal>), (seller, sells): (&Trader, &Arc<Deal>)) -> Self {
+        Self::at(PRICE, (buyer, buys), (seller, sells))
+    }
+
+    fn at(
+        price: u128,
+        (buyer, buys): (&Trader, &Arc<Deal>),
+        (seller, sells): (&Trader, &Arc<Deal>),
+    ) -> Self {
+        let stop = CancellationToken::new();
+        let (machine, deal, done) = (buyer.buyer.clone(), buys.clone(), stop.clone());
+        let bought =
+            tokio::spawn(async move { deal.buy(&machine, &done, &CancellationToken::new()).await });
+        let (machine, deal, done) =
+            (seller.seller.clone(), sells.clone(), CancellationToken::new());
+        let sold = tokio::spawn(async move {
+            let service = Service::Content(InfoHash([1; 20].into()));
+            let offering = Offering {
+                service,
+                price: Price::per_gib(price).unwrap(),
+                credit: CreditRule::default(),
+            };
+            deal.sell(&machine, &offering, &done, &CancellationToken::new()).await;
+        });
+        Self { stop, bought, sold }
+    }
+
+    async fn settle(self) -> Statement {
+        self.stop.cancel();
+        let statement = within(20, self.bought).await.unwrap().unwrap();
+        self.sold.abort();
+        statement
+    }
+
+    async fn refused(self) -> String {
+        let error = within(20, self.bought).await.unwrap().unwrap_err();
+        self.sold.abort();
+        error.to_string()
+    }
+}
+
+/// Waits until the valve lets a block pass; `false` where it is shut for good.
+async fn admit(seller: &Deal) -> bool {
+    let mut left = BLOCK as usize;
+    while left > 0 {
+        match seller.try_admit(left) {
+            0 if !within(20, seller.wait()).await => return false,
+            granted => left -= granted,
+        }
+    }
+    true
+}
+
+/// Carries blocks, all of which pass or none.
+async fn carry(seller: &Arc<Deal>, buyer: &Arc<Deal>, blocks: u64, good: bool) {
+    until("it is sold", || seller.may_serve() && buyer.allowance().is_none()).await;
+    for _ in 0..blocks {
+        buyer.asked(BLOCK);
+        assert!(admit(seller).await, "the session is on");
+        buyer.arrived(BLOCK);
+        if good {
+            buyer.passed(BLOCK);
+        }
+    }
+}
+
+fn ended(trader: &Trader, session: SessionId) -> Option<KnownSession> {
+    trader.disk.session(session).unwrap().filter(|known| known.statement.is_some())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_ends_of_a_line_buy_from_each_other_at_once_and_each_pays_what_it_got() {
+    let chain = Arc::new(FakeChain::default());
+    let (near, far) = (Trader::new(&chain).await, Trader::new(&chain).await);
+    let line = Line::new(&near, &far, 1);
+    let to_near = Trade::begin((&near, &line.near), (&far, &line.far));
+    let to_far = Trade::begin((&far, &line.far), (&near, &line.near));
+    tokio::join!(carry(&line.far, &line.near, 200, true), carry(&line.near, &line.far, 50, true),);
+    let (down, up) = tokio::join!(to_near.settle(), to_far.settle());
+    assert_eq!(down.paid.get(), u128::from(200 * BLOCK));
+    assert_eq!(up.paid.get(), u128::from(50 * BLOCK));
+    assert_ne!(down.channel, up.channel);
+    for (payer, payee, mine) in [(&near, &far, &down), (&far, &near, &up)] {
+        until("the payee has recorded the end", || ended(payee, mine.session).is_some()).await;
+        let theirs = ended(payee, mine.session).unwrap();
+        market::assert_agree(mine, theirs.statement.as_ref().unwrap());
+        assert_eq!(theirs.lost.get(), 0);
+        assert_eq!(payer.sessions(Role::Payer).len(), 1);
+    }
+    // Nothing stands in the way of the money.
+    far.seller.settler().settle().await.unwrap();
+    near.seller.settler().settle().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_pass_is_never_paid_and_costs_the_sender_no_more_than_its_credit() {
+    let chain = Arc::new(FakeChain::default());
+    let (buyer, seller) = (Trader::new(&chain).await, Trader::new(&chain).await);
+    let line = Line::new(&buyer, &seller, 1);
+    let trade = Trade::begin((&buyer, &line.near), (&seller, &line.far));
+    carry(&line.far, &line.near, 16, true).await;
+    let paid = || buyer.sessions(Role::Payer)[0].payment.map_or(0, |p| p.reading.down.get());
+    until("all that passed is paid for", || paid() == 16 * BLOCK).await;
+    let bad = INITIAL / BLOCK;
+    carry(&line.far, &line.near, bad, false).await;
+    assert_eq!(line.far.try_admit(1), 0, "the credit is used up");
+    let statement = trade.settle().await;
+    assert_eq!(statement.paid.get(), u128::from(16 * BLOCK));
+    until("the payee has recorded the end", || ended(&seller, statement.session).is_some()).await;
+    assert_eq!(ended(&seller, statement.session).unwrap().lost.get(), bad * BLOCK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_goes_on_over_a_new_connection_and_nothing_is_paid_after_the_fact() {
+    let chain = Arc::new(FakeChain::default());
+    let (buyer, seller) = (Trader::new(&chain).await, Trader::new(&chain).await);
+    let line = Line::new(&buyer, &seller, 1);
+    let trade = Trade::begin((&buyer, &line.near), (&seller, &line.far));
+    carry(&line.far, &line.near, 100, true).await;
+    carry(&line.far, &line.near, 3, false).await; // of a piece that is not complete yet
+    line.cut();
+    until("the session is gone", || line.near.allowance() == Some(0)).await;
+    until("the session is gone", || !line.far.may_serve()).await;
+    line.near.passed(3 * BLOCK);
+    trade.bought.abort();
+    trade.sold.abort();
+    let first = buyer.sessions(Role::Payer)[0].agreement.session;
+
+    let line = Line::new(&buyer, &seller, 1);
+    let trade = Trade::begin((&buyer, &line.near), (&seller, &line.far));
+    carry(&line.far, &line.near, 1, false).await;
+    line.near.passed(3 * BLOCK); // the piece is complete: one of its blocks is of this session
+    carry(&line.far, &line.near, 9, true).await;
+    let statement = trade.settle().await;
+    assert_eq!(statement.session, first, "the session goes on");
+    assert_eq!(statement.paid.get(), u128::from(110 * BLOCK));
+    until("the payee has recorded the end", || ended(&seller, first).is_some()).await;
+    let theirs = ended(&seller, first).unwrap();
+    market::assert_agree(&statement, theirs.statement.as_ref().unwrap());
+    assert_eq!(theirs.lost.get(), 3 * BLOCK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn terms_of_another_torrent_are_not_taken_and_a_quote_promises_nothing() {
+    let chain = Arc::new(FakeChain::default());
+    let (buyer, seller) = (Trader::new(&chain).await, Trader::new(&chain).await);
+    let line = Line::new(&buyer, &seller, 2);
+    let trade = Trade::begin((&buyer, &line.near), (&seller, &line.far)); // offers torrent 1
+    let refused = trade.refused().await;
+    assert!(refused.contains("something else than what was asked for"), "{refused}");
+    assert!(buyer.disk.channels(Role::Payer).unwrap().is_empty(), "no channel was opened");
+
+    let line = Line::new(&buyer, &seller, 1);
+    let trade = Trade::begin((&buyer, &line.near), (&seller, &line.far));
+    trade.bought.abort();
+    let _ = trade.bought.await;
+    let terms = within(10, line.near.quote(&buyer.buyer)).await.unwrap();
+    assert_eq!(terms.price, Price::per_gib(PRICE).unwrap());
+    trade.sold.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_holds_over_all_sellers_together_whatever_their_number() {
+    let chain = Arc::new(FakeChain::default());
+    let config = market::consumer_config().buying;
+    let two = config.channel_amount.checked_add(config.channel_amount).unwrap();
+    let buyer = Trader::with(&chain, BuyerConfig { budget: two, ..config.clone() }).await;
+    let mut sellers = Vec::new();
+    for _ in 0..4 {
+        sellers.push(Trader::new(&chain).await);
+    }
+    let lines: Vec<_> = sellers.iter().map(|seller| Line::new(&buyer, seller, 1)).collect();
+    let trades: Vec<_> = lines
+        .iter()
+        .zip(&sellers)
+        .map(|(line, seller)| Trade::begin((&buyer, &line.near), (seller, &line.far)))
+        .collect();
+    let on = || lines.iter().filter(|line| line.near.allowance().is_none()).count();
+    let refused = || trades.iter().filter(|trade| trade.bought.is_finished()).count();
+    until("two are bought from and two are not", || on() == 2 && refused() == 2).await;
+    assert_eq!(buyer.disk.channels(Role::Payer).unwrap().len(), 2);
+    for trade in trades {
+        match trade.bought.is_finished() {
+            true => assert!(trade.refused().await.contains("budget is used up")),
+            false => drop(trade.settle().await),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_lines_to_one_seller_are_paid_over_two_channels() {
+    let chain = Arc::new(FakeChain::default());
+    let (buyer, seller) = (Trader::new(&chain).await, Trader::new(&chain).await);
+    let lines = [Line::new(&buyer, &seller, 1), Line::new(&buyer, &seller, 1)];
+    let trades =
+        lines.each_ref().map(|line| Trade::begin((&buyer, &line.near), (&seller, &line.far)));
+    for line in &lines {
+        carry(&line.far, &line.near, 20, true).await;
+    }
+    let [one, other] = trades;
+    let (one, other) = (one.settle().await, other.settle().await);
+    assert_ne!(one.channel, other.channel);
+    assert_ne!(one.session, other.session);
+    for statement in [one, other] {
+        assert_eq!(statement.paid.get(), u128::from(20 * BLOCK));
+    }
+}
