@@ -581,8 +581,8 @@ impl Journal {
     ///
     /// Signed a second time with the same nonce, gas and fee, a call is the same transaction (RFC
     /// 6979): what all nodes refused, or a backup brought back, comes again. It is of whoever signs
-    /// it now, and the newest: none that is under way holds its nonce, and who gave that up before it
-    /// was used for good may do its work twice.
+    /// it now, and the newest: none that is under way holds its nonce, and who gave that up before
+    /// it was used for good may do its work twice.
     pub(crate) fn sign(&self, step: i64, attempt: &Attempt) -> Result<(), JournalError> {
         self.with(|db| {
             let transaction = db.transaction()?;

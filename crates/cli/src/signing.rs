@@ -6,7 +6,7 @@ use sparewire_wallet::{Contract, Field, OfflineRequest, Payload};
 
 use crate::{dates::Day, output};
 
-/// Longest description that is shown, in characters: it must not push what is signed off the screen.
+/// Longest description that is shown, in characters: it must not push the rest off the screen.
 const DESCRIPTION_LEN_MAX: usize = 200;
 
 /// What is shown of a request before it is signed.

@@ -125,8 +125,8 @@ fn the_bond_is_the_wallets_that_is_paid_and_only_its_key_takes_it_back() {
     assert!(cold.unlock(["stake", "leave", "3"]).ok().contains("leaving  3 tUSD"));
 }
 
-/// A way to a chain node that breaks off where somebody looks for a transaction: returns its address,
-/// and whether it did.
+/// A way to a chain node that breaks off where somebody looks for a transaction: returns its
+/// address, and whether it did.
 fn breaking_off(market: &Market) -> (SocketAddr, Arc<AtomicBool>) {
     let (node, broke) = (market.rpc, Arc::new(AtomicBool::new(false)));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

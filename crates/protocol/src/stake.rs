@@ -45,8 +45,8 @@ pub struct Liability {
     /// When the delegation ends, in seconds since the epoch: what the wallet signed, or what the
     /// registry of keys has where that is later.
     pub expiry_secs: u64,
-    /// Up to when, in seconds of block time, the contract takes evidence: until the delegation ended
-    /// or the authorizer was revoked, and the days of grace after that.
+    /// Up to when, in seconds of block time, the contract takes evidence: until the delegation
+    /// ended or the authorizer was revoked, and the days of grace after that.
     pub until_secs: u64,
 }
 

@@ -178,8 +178,8 @@ impl OfflineRequest {
         self.signer
     }
 
-    /// Whether the signing machine cannot show what it signs: a bare digest, or a transaction, which
-    /// is not decoded.
+    /// Whether the signing machine cannot show what it signs: a bare digest, or a transaction,
+    /// which is not decoded.
     pub fn is_blind(&self) -> bool {
         !matches!(self.payload, Payload::Eip712 { .. })
     }

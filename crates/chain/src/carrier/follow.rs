@@ -35,8 +35,8 @@ const DISPLACED_POLLS: u32 = 3;
 /// A transaction that is in no block is sent again after so many looks for it.
 const RESEND_POLLS: u32 = 5;
 
-/// How many times, before each time that it is sent again, a transaction must be seen behind a nonce
-/// that nobody uses: a reorganisation mostly gives back what it took, within a few blocks.
+/// How many times, before each time that it is sent again, a transaction must be seen behind a
+/// nonce that nobody uses: a reorganisation mostly gives back what it took, within a few blocks.
 const GAP_LOOKS: u32 = 6;
 
 /// After so long a node may have forgotten receipts, and a nonce that is taken proves nothing.
@@ -505,8 +505,8 @@ impl Follower {
         Ok(Seen::Displaced { nonce })
     }
 
-    /// The nonce that the chain waits for before it can take a step's, where nothing of ours that is
-    /// under way has it: another program's transaction did, and a reorganisation dropped that one.
+    /// The nonce that the chain waits for before it can take a step's, where nothing of ours that
+    /// is under way has it: another program's transaction did, and a reorganisation dropped that one.
     async fn gap_below(&self, step: &Step) -> Result<Option<u64>, ChainError> {
         let attempts = self.journal.attempts(step.id)?;
         let Some(newest) = attempts.first() else { return Ok(None) };

@@ -139,9 +139,9 @@ impl Follower {
         Ok(reserved)
     }
 
-    /// What is not signed away beside others, in wei, so that the transaction that all wait for can be
-    /// raised when gas becomes dearer: what that takes up to our limit, and half of what the wallet has
-    /// at most. So it can be raised at least half as far as if nothing were signed beside it; nodes
+    /// What is not signed away beside others, in wei, so that the transaction that all wait for can
+    /// be raised when gas becomes dearer: what that takes up to our limit, and half of what the
+    /// wallet has at most. So it can be raised at least half as far as if nothing were signed beside it; nodes
     /// take no raise that the wallet cannot pay for together with all that is pending.
     async fn kept_for_raise(&self) -> Result<U256, ChainError> {
         let mut under_way = Vec::new();
@@ -338,8 +338,8 @@ impl Follower {
     }
 
     /// Sends the newest version of a transaction, and where a node refuses that, the one before it,
-    /// down to one that all take: a raise that the wallet cannot pay for must not be all that is left
-    /// of it. Returns whether any node took the newest one, or may have.
+    /// down to one that all take: a raise that the wallet cannot pay for must not be all that is
+    /// left of it. Returns whether any node took the newest one, or may have.
     async fn send_again(&self, attempts: &[Attempt]) -> bool {
         let nonce = attempts.first().map(|newest| newest.nonce);
         let mut newest_taken = None;
@@ -419,7 +419,7 @@ impl Follower {
         self.resend(step).await
     }
 
-    /// The wallet has less than `needed`, in wei, or the nodes say so: they may count what we do not.
+    /// The wallet has less than `needed`, in wei, or the nodes say so: they may count more than us.
     pub(super) async fn poor(&self, needed: U256) -> ChainError {
         let available = self.node.balance(self.wallet(), None).await.unwrap_or_default();
         ChainError::InsufficientFunds {

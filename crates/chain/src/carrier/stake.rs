@@ -43,8 +43,8 @@ impl EvmChain {
         Ok(ReportFacts { ready_secs, used })
     }
 
-    /// For how long the contract at `stake` takes evidence that a delegation's authorizer signed, by
-    /// its own registry of keys.
+    /// For how long the contract at `stake` takes evidence that a delegation's authorizer signed,
+    /// by its own registry of keys.
     ///
     /// # Errors
     /// [`ChainError::NoStake`] where final state has no contract at `stake`.

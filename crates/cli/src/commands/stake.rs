@@ -383,8 +383,8 @@ struct Reported {
 }
 
 impl Purse {
-    /// Evidence as the contract takes it, or why it would not: nobody pays gas for that. `ready_secs`
-    /// is when it may be shown, where it was committed to before.
+    /// Evidence as the contract takes it, or why it would not: nobody pays gas for that.
+    /// `ready_secs` is when it may be shown, where it was committed to before.
     async fn reportable(
         &self,
         contradiction: Contradiction,
