@@ -10,7 +10,6 @@ use market::{
 };
 use sparewire_core::{ByteCount, SessionId, Signed, Signer, TypedData};
 use sparewire_node::{
-    consumer::ConsumerConfig,
     session::SessionError,
     store::{KnownChannel, SqliteStore, Store},
     transport::PeerAddress,

@@ -22,7 +22,6 @@ use market::{
 use sparewire_core::{ChannelId, Signer};
 use sparewire_node::{
     exit::{Exit, Resolve},
-    provider::ProviderConfig,
     session::SessionError,
     store::Store,
     target::Target,
@@ -353,7 +352,8 @@ async fn a_session_that_broke_off_with_an_empty_channel_is_resumed_to_be_settled
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_channel_that_holds_less_than_its_provider_asks_is_topped_up_and_used() {
-    let config = ProviderConfig { channel_min: amount(1 << 40), ..provider_config() };
+    let mut config = provider_config();
+    config.selling.channel_min = amount(1 << 40);
     let market = Market::with(config, Exit::new(exit_policy())).await;
     let (keys, directory) = (Keys::random(), tempfile::tempdir().unwrap());
     market.chain.mint(keys.wallet.address(), WEALTH);

@@ -332,8 +332,10 @@ fn read_channel(domain: Vec<u8>, config: Vec<u8>) -> Result<(Domain, ChannelConf
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use sparewire_core::{Amount, B256, ByteCount, DeviceSignature, Signer, TypedData};
-    use sparewire_protocol::{Agreement, Reading, Record};
+    use sparewire_protocol::{Agreement, Reading, Record, Terms};
     use sparewire_wallet::LocalKey;
 
     use super::*;
@@ -466,8 +468,10 @@ mod tests {
         let stands = |store: &SqliteStore| {
             let known = store.channel(payee.agreement.channel()).unwrap().unwrap();
             assert_eq!(store.channels(Role::Payer).unwrap(), std::slice::from_ref(&known));
+            let Terms { provider, service, .. } = payee.agreement.terms;
             let resumed =
-                crate::consumer::resumable(store, payee.agreement.terms.provider, None).unwrap();
+                crate::buyer::resumable(store, provider, service, &BTreeSet::new(), |_| None)
+                    .unwrap();
             (known.frozen, resumed.is_some())
         };
         assert_eq!(stands(&store), (false, true));
@@ -580,11 +584,20 @@ mod tests {
         let path = directory.path().join("store.sqlite");
         store.record(&[began(1, 0), paid(1, 100, 100), receipted(1, 1, true)]).unwrap();
         drop(store);
-        // As versions 3 and 2 left it.
-        let back = |to_2: bool| {
+        // As versions 4, 3 and 2 left it.
+        let back_to_4 = || {
             let file = Connection::open(&path).unwrap();
+            let undo_5 = "drop table restored_authorizers; pragma user_version = 4;";
+            file.execute_batch(undo_5).unwrap();
+            file
+        };
+        drop(back_to_4());
+        let reader = SqliteStore::open_to_read(&path).unwrap().unwrap();
+        assert!(!reader.was_restored(Address::ZERO).unwrap());
+        drop(reader);
+        let back = |to_2: bool| {
+            let file = back_to_4();
             let undo_4 = "drop table offers; drop table contradictions; drop table addresses;
-                drop table restored_authorizers;
                 alter table channels drop column agreed; pragma user_version = 3;";
             file.execute_batch(undo_4).unwrap();
             let undo_3 = "drop table stops; drop table stops_forgotten;

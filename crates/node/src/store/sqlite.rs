@@ -25,7 +25,7 @@ use sparewire_protocol::{
 use super::{KnownChannel, KnownSession, Stop, Store, StoreError, evidence::has_past};
 use crate::transport::PeerAddress;
 
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 /// The oldest version that is brought up to ours as it is opened.
 const VERSION_MIN: i64 = 2;
 /// Longest value that we ever wrote: what a damaged file can make us read.
@@ -127,7 +127,7 @@ create table contradictions (            -- each with the receipt of its number 
 create index contradictions_by_session on contradictions (session);
 ";
 
-/// Whose past a restored store may not know all of; new in version 4.
+/// Whose past a restored store may not know all of; new in version 5.
 const RESTORED: &str = "
 create table restored_authorizers (authorizer blob primary key) without rowid;
 ";
@@ -194,7 +194,8 @@ impl SqliteStore {
             let missing: &[&str] = match found {
                 0 => &[SCHEMA, STOPS, OFFERS, CONTRADICTIONS, ADDRESSES, RESTORED],
                 2 => &[SINCE_2, STOPS, SINCE_3, OFFERS, CONTRADICTIONS, ADDRESSES, RESTORED],
-                _ => &[SINCE_3, OFFERS, CONTRADICTIONS, ADDRESSES, RESTORED],
+                3 => &[SINCE_3, OFFERS, CONTRADICTIONS, ADDRESSES, RESTORED],
+                _ => &[RESTORED],
             };
             for tables in missing {
                 transaction.execute_batch(tables).map_err(failed)?;
