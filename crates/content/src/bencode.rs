@@ -1,133 +1,104 @@
-//! What bytes from elsewhere must be before they are read as bencode (BEP 3).
+//! A first look at bencode that somebody else sent, before it is read into types.
 //!
-//! `librqbit-bencode` turns bytes into types. Its numbers are read without a look at their size: one
-//! too long for its type would wrap, or, with overflow checks as in our builds, panic. So everything
-//! that a peer, a file or a tracker sent goes through [`check`] first, and every number is read as
-//! an `i64`.
+//! The reader that we use adds up digits without looking whether they still fit, and in a build
+//! with overflow checks that is a panic. So each value is walked here first.
 
-/// How deep values may be nested: a file of BEP 52 that is 64 folders down needs 68.
+use std::ops::RangeInclusive;
+
+/// How deep lists and dictionaries may lie in each other: a file of BEP 52 that is 64 names down
+/// takes 68, what peers send stays below 8. The reader recurses, and has a limit of 128.
 pub const DEPTH_MAX: usize = 100;
-/// Digits of the longest number: below 10^18, which fits an `i64`.
-const DIGITS_MAX: usize = 18;
 
-/// Why bytes are not bencode that we read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why bytes are no bencode that we read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BencodeError {
-    /// The end came within a value.
-    #[error("it ends in the middle of a value: it may be truncated, get it again")]
-    Truncated,
-    /// What stands there is not a value, or a number that is not written as it must be.
-    #[error("there is no sound bencode at byte {0}: get it again")]
+    /// Cut off, or a byte where none such may be.
+    #[error("malformed bencode at byte {0}")]
     Malformed(usize),
-    /// Nested more than [`DEPTH_MAX`] deep.
-    #[error("its values are nested more than {DEPTH_MAX} deep")]
+    /// Beyond the range that is asked for.
+    #[error("number out of range at byte {0} of bencode")]
+    OutOfRange(usize),
+    /// Beyond [`DEPTH_MAX`].
+    #[error("bencode nested deeper than {DEPTH_MAX}")]
     TooDeep,
-    /// Bytes follow the value.
-    #[error("{0} bytes follow where it should end")]
-    Trailing(usize),
+    /// Sound bencode, but not of the type that is due: a key is missing or of another kind.
+    #[error("bencode without what belongs there")]
+    Mistyped,
 }
 
-/// Whether `bytes` are one value and nothing else. Keys need not be sorted.
+/// The length in bytes of the value that `bytes` begins with, of which all numbers lie within
+/// `numbers`. Bytes after it are not looked at. Nothing is allocated.
 ///
 /// # Errors
-/// [`BencodeError`].
-pub fn check(bytes: &[u8]) -> Result<(), BencodeError> {
-    match bytes.len() - check_prefix(bytes)? {
-        0 => Ok(()),
-        trailing => Err(BencodeError::Trailing(trailing)),
-    }
-}
-
-/// How many bytes the value takes with which `bytes` begin: what follows is not looked at.
-///
-/// # Errors
-/// [`BencodeError`].
-pub fn check_prefix(bytes: &[u8]) -> Result<usize, BencodeError> {
-    let mut open = Vec::new();
+/// [`BencodeError`] where there is no such value.
+pub fn measure(bytes: &[u8], numbers: RangeInclusive<i64>) -> Result<usize, BencodeError> {
     let mut at = 0;
+    // What is open: a list, or a dictionary and whether its next string is a key.
+    let mut open = [Open::List; DEPTH_MAX];
+    let mut depth = 0usize;
     loop {
-        let byte = *bytes.get(at).ok_or(BencodeError::Truncated)?;
-        match (byte, open.last()) {
-            // A dictionary may end where a key would be, not where its value is due.
-            (b'e', Some(Within::List | Within::Key)) => {
-                open.pop();
+        let inner = depth.checked_sub(1).map(|top| open[top]);
+        let first = *bytes.get(at).ok_or(BencodeError::Malformed(at))?;
+        match (first, inner) {
+            (b'e', Some(Open::List | Open::Key)) => {
                 at += 1;
+                depth -= 1;
             }
             (b'0'..=b'9', _) => at = string_end(bytes, at)?,
-            (_, Some(Within::Key)) => return Err(BencodeError::Malformed(at)),
-            (b'i', _) => at = integer_end(bytes, at)?,
+            (_, Some(Open::Key)) => return Err(BencodeError::Malformed(at)),
+            (b'i', _) => at = number_end(bytes, at, &numbers)?,
             (b'l' | b'd', _) => {
-                if open.len() == DEPTH_MAX {
-                    return Err(BencodeError::TooDeep);
-                }
-                open.push(if byte == b'l' { Within::List } else { Within::Key });
+                let place = open.get_mut(depth).ok_or(BencodeError::TooDeep)?;
+                *place = if first == b'l' { Open::List } else { Open::Key };
+                depth += 1;
                 at += 1;
                 continue;
             }
             _ => return Err(BencodeError::Malformed(at)),
         }
-        // A key or a value is over.
-        match open.last_mut() {
-            None => return Ok(at),
-            Some(Within::List) => {}
-            Some(expected @ Within::Key) => *expected = Within::Value,
-            Some(expected @ Within::Value) => *expected = Within::Key,
-        }
+        // A value has ended: in a dictionary, keys and values take turns.
+        let Some(top) = depth.checked_sub(1) else { return Ok(at) };
+        open[top] = match open[top] {
+            Open::List => Open::List,
+            Open::Key => Open::Value,
+            Open::Value => Open::Key,
+        };
     }
 }
 
-/// What is due in a list or dictionary that is not closed yet.
 #[derive(Clone, Copy)]
-enum Within {
+enum Open {
     List,
     Key,
     Value,
 }
 
-/// Where the decimal digits that begin at `at` end, and what they say.
-fn digits(bytes: &[u8], at: usize) -> Result<(usize, u64), BencodeError> {
-    let digits = bytes.get(at..).unwrap_or_default();
-    let count = digits.iter().take(DIGITS_MAX + 1).take_while(|b| b.is_ascii_digit()).count();
-    let end = at + count;
-    if end == bytes.len() {
-        return Err(BencodeError::Truncated);
+/// Reads a value that fills `bytes`, whose numbers fit an `i64`. Fields must be `i64` or wider.
+///
+/// # Errors
+/// [`BencodeError`].
+pub(crate) fn read<'a, T: serde::Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, BencodeError> {
+    let length = measure(bytes, i64::MIN..=i64::MAX)?;
+    if length != bytes.len() {
+        return Err(BencodeError::Malformed(length));
     }
-    if count == 0 || count > DIGITS_MAX || (count > 1 && bytes[at] == b'0') {
-        return Err(BencodeError::Malformed(at));
-    }
-    let value = bytes[at..end].iter().fold(0, |value, b| value * 10 + u64::from(b - b'0'));
-    Ok((end, value))
+    librqbit_bencode::from_bytes(bytes).map_err(|_| BencodeError::Mistyped)
 }
 
-fn integer_end(bytes: &[u8], at: usize) -> Result<usize, BencodeError> {
-    let negative = bytes.get(at + 1) == Some(&b'-');
-    let (end, value) = digits(bytes, at + 1 + usize::from(negative))?;
-    if bytes[end] != b'e' || (negative && value == 0) {
-        return Err(BencodeError::Malformed(at));
-    }
-    Ok(end + 1)
+/// The bencode of `value`, appended to `out`.
+pub(crate) fn write(value: &impl serde::Serialize, out: &mut Vec<u8>) {
+    // Writing to memory does not fail, and our own types hold nothing that bencode has no form for.
+    librqbit_bencode::bencode_serialize_to_writer(value, out)
+        .unwrap_or_else(|error| unreachable!("bencode to memory: {error}"));
 }
 
-fn string_end(bytes: &[u8], at: usize) -> Result<usize, BencodeError> {
-    let (end, len) = digits(bytes, at)?;
-    if bytes[end] != b':' {
-        return Err(BencodeError::Malformed(at));
-    }
-    let begin = end + 1;
-    match usize::try_from(len) {
-        Ok(len) if len <= bytes.len() - begin => Ok(begin + len),
-        _ => Err(BencodeError::Truncated),
-    }
-}
-
-/// The byte strings of a list that was checked; it ends at what is none.
+/// The byte strings of a list that [`measure`] has walked; it ends at what is none.
 pub(crate) fn strings(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut at = 1;
     std::iter::from_fn(move || {
-        let (digits, _) = digits(list, at).ok()?;
-        let end = string_end(list, at).ok()?;
-        at = end;
-        list.get(digits + 1..end)
+        let begin = at + digits(list.get(at..)?, 0).len() + 1;
+        at = string_end(list, at).ok()?;
+        list.get(begin..at)
     })
 }
 
@@ -143,53 +114,131 @@ pub(crate) fn push_number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(format!("i{number}e").as_bytes());
 }
 
+fn digits(bytes: &[u8], at: usize) -> &[u8] {
+    let rest = &bytes[at..];
+    let end = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
+    &rest[..end]
+}
+
+fn string_end(bytes: &[u8], at: usize) -> Result<usize, BencodeError> {
+    let malformed = BencodeError::Malformed(at);
+    let digits = digits(bytes, at);
+    let colon = at + digits.len();
+    // No length of more than 10 digits is one of bytes that are here.
+    if digits.len() > 10 || bytes.get(colon) != Some(&b':') {
+        return Err(malformed);
+    }
+    let length = digits.iter().fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    let end = usize::try_from(length).ok().and_then(|length| (colon + 1).checked_add(length));
+    end.filter(|end| *end <= bytes.len()).ok_or(malformed)
+}
+
+fn number_end(
+    bytes: &[u8],
+    at: usize,
+    numbers: &RangeInclusive<i64>,
+) -> Result<usize, BencodeError> {
+    let minus = usize::from(bytes.get(at + 1) == Some(&b'-'));
+    let begin = at + 1 + minus;
+    let digits = digits(bytes, begin.min(bytes.len()));
+    let end = begin + digits.len();
+    if digits.is_empty() || bytes.get(end) != Some(&b'e') {
+        return Err(BencodeError::Malformed(at));
+    }
+    let number = digits.iter().try_fold(0i64, |sum, digit| {
+        let digit = i64::from(digit - b'0');
+        sum.checked_mul(10)?.checked_add(if minus == 1 { -digit } else { digit })
+    });
+    number.filter(|number| numbers.contains(number)).ok_or(BencodeError::OutOfRange(at))?;
+    Ok(end + 1)
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use librqbit_bencode::{BencodeValue, ByteBuf};
+    use proptest::prelude::*;
+
     use super::*;
 
+    const ANY: RangeInclusive<i64> = i64::MIN..=i64::MAX;
+
     #[test]
-    fn what_bencode_is_passes_and_its_end_is_found() {
-        for sound in ["i0e", "i-7e", "0:", "4:spam", "le", "de", "d1:al1:bi3ee1:cd0:0:ee"] {
-            assert_eq!(check(sound.as_bytes()), Ok(()), "{sound}");
-            let more = format!("{sound}rest");
-            assert_eq!(check_prefix(more.as_bytes()), Ok(sound.len()), "{sound}");
-            assert_eq!(check(more.as_bytes()), Err(BencodeError::Trailing(4)), "{sound}");
-            for end in 0..sound.len() {
-                assert_eq!(
-                    check(&sound.as_bytes()[..end]),
-                    Err(BencodeError::Truncated),
-                    "{sound}"
-                );
+    fn the_length_of_a_sound_value_is_found_and_what_follows_is_left_alone() {
+        for (text, length) in [
+            ("i-5exyz", 4),
+            ("3:abcd", 5),
+            ("le", 2),
+            ("d1:ai1e1:bl1:xd0:0:eee", 22),
+            ("i9223372036854775807e", 21),
+            ("i-9223372036854775808e", 22),
+        ] {
+            assert_eq!(measure(text.as_bytes(), ANY), Ok(length), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_or_out_of_place_is_refused() {
+        for text in [
+            "",
+            "i",
+            "i-e",
+            "ie",
+            "i1",
+            "5:abcd",
+            "5",
+            "99999999999999999999:a",
+            "l",
+            "d",
+            "d1:a",
+            "di1ei2ee",
+            "d1:ae",
+            "e",
+            "x",
+            "i1x",
+            "4294967296:",
+        ] {
+            assert!(
+                matches!(measure(text.as_bytes(), ANY), Err(BencodeError::Malformed(_))),
+                "{text}"
+            );
+        }
+        for text in ["i9223372036854775808e", "i-9223372036854775809e", "i99999999999999999999999e"]
+        {
+            assert_eq!(measure(text.as_bytes(), ANY), Err(BencodeError::OutOfRange(0)), "{text}");
+        }
+        assert_eq!(measure(b"li5ei6ee", 0..=5), Err(BencodeError::OutOfRange(4)));
+    }
+
+    #[test]
+    fn nesting_is_bounded_without_recursion() {
+        let nested = |depth: usize| ["l".repeat(depth), "e".repeat(depth)].concat();
+        assert_eq!(measure(nested(DEPTH_MAX).as_bytes(), ANY), Ok(2 * DEPTH_MAX));
+        assert_eq!(measure(nested(DEPTH_MAX + 1).as_bytes(), ANY), Err(BencodeError::TooDeep));
+        assert_eq!(measure(&[b'd'; 1 << 20], ANY), Err(BencodeError::Malformed(1)));
+        assert_eq!(measure(&[b'l'; 1 << 20], ANY), Err(BencodeError::TooDeep));
+    }
+
+    proptest! {
+        #[test]
+        fn what_passes_can_be_read_without_a_panic(
+            bytes in proptest::collection::vec(proptest::sample::select(&b"ilde019:-ab"[..]), 0..24),
+        ) {
+            if let Ok(length) = measure(&bytes, ANY) {
+                let _ = librqbit_bencode::from_bytes::<BencodeValue<ByteBuf<'_>>>(&bytes[..length]);
             }
         }
-    }
 
-    #[test]
-    fn what_is_not_bencode_is_refused_where_it_goes_wrong() {
-        for (unsound, at) in [
-            ("x", 0),
-            ("i-0e", 0),
-            ("i03e", 1),
-            ("ie", 1),
-            ("i1.5e", 0),
-            ("03:abc", 0),
-            ("3-abc", 0),
-            ("e", 0),
-            ("di1e1:ae", 1),
-            ("d1:ae", 4),
-            ("i1000000000000000000e", 1),
-            ("9999999999999999999:", 0),
-            ("d1:pi99999999999999999999ee", 5),
-        ] {
-            assert_eq!(check(unsound.as_bytes()), Err(BencodeError::Malformed(at)), "{unsound}");
+        #[test]
+        fn what_is_written_is_measured_whole(
+            value in proptest::collection::btree_map("[a-c]{0,3}", any::<i64>(), 0..4),
+        ) {
+            let mut bytes = Vec::new();
+            write(&value, &mut bytes);
+            prop_assert_eq!(measure(&bytes, ANY), Ok(bytes.len()));
+            prop_assert_eq!(read::<BTreeMap<String, i64>>(&bytes), Ok(value));
         }
-    }
-
-    #[test]
-    fn depth_and_lengths_are_bounded() {
-        let nested = |depth| [vec![b'l'; depth], vec![b'e'; depth]].concat();
-        assert_eq!(check(&nested(DEPTH_MAX)), Ok(()));
-        assert_eq!(check(&nested(DEPTH_MAX + 1)), Err(BencodeError::TooDeep));
-        assert_eq!(check(b"999999999999999999:"), Err(BencodeError::Truncated));
     }
 }

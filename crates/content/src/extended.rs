@@ -13,7 +13,7 @@ use librqbit_peer_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{BLOCK_LEN, extension::PayMessage, wire_bencode as bencode};
+use crate::{BLOCK_LEN, bencode, extension::PayMessage};
 
 /// Longest message of an extension, in bytes: 16 KiB of metadata or of a frame, and what is around.
 pub const EXTENDED_LEN_MAX: usize = (BLOCK_LEN as usize) + 1024;

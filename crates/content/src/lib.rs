@@ -12,20 +12,23 @@
 
 pub mod bencode;
 mod bitfield;
+mod create;
 mod extended;
 mod extension;
 mod geometry;
+mod hash_exchange;
 mod info_hash;
 mod layout;
+mod magnet;
 pub mod merkle;
 mod metainfo;
 mod names;
 mod swarm;
 mod verify;
 mod wire;
-pub mod wire_bencode;
 
 pub use bitfield::Bitfield;
+pub use create::{Builder, CreateError, Format, piece_len_for};
 pub use extended::{
     CLIENT_LEN_MAX, EXTENDED_LEN_MAX, Extended, ExtensionHandshake, ExtensionIds, METADATA_LEN_MAX,
     Metadata, PEX_PEERS_MAX, Pex,
@@ -36,13 +39,14 @@ pub use extension::{
 pub use geometry::{BLOCK_LEN, Block, Geometry, GeometryError, PIECE_LEN_MAX, PIECES_MAX};
 pub use info_hash::InfoHashes;
 pub use layout::{Extent, Extents, File, Layout};
+pub use magnet::{Magnet, MagnetError};
 pub use merkle::Hash;
 pub use metainfo::{FILES_MAX, Metainfo, MetainfoError, TORRENT_LEN_MAX};
 pub use names::{NAME_LEN_MAX, PATH_LEN_MAX, PATH_NAMES_MAX, safe_name};
 pub use swarm::{
-    DOUBLED_MAX, Download, DownloadSetup, DropReason, LATE_MAX, LATE_MS, LEAVES_MS,
-    LEAVES_REFUSED_MAX, OPEN_BLOCKS_MAX, Order, PAID_TWICE_MAX, PATIENCE_MS, PEERS_MAX, PeerId,
-    QUEUE_MAX, QUEUE_MIN, QUEUE_MS, STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX, Verdict,
+    CHOKED_MS, DOUBLED_MAX, Download, DownloadSetup, DropReason, LATE_MAX, LATE_MS, LEAVES_MS,
+    OPEN_BLOCKS_MAX, Order, PAID_TWICE_MAX, PATIENCE_MS, PEERS_MAX, PeerId, QUEUE_MAX, QUEUE_MIN,
+    QUEUE_MS, STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX, Verdict,
 };
 pub use verify::{PieceCheck, PieceHasher};
 pub use wire::{

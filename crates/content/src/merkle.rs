@@ -13,7 +13,7 @@ pub fn leaf(block: &[u8]) -> Hash {
 }
 
 /// The hash over two nodes.
-fn parent(left: &Hash, right: &Hash) -> Hash {
+pub(crate) fn parent(left: &Hash, right: &Hash) -> Hash {
     Sha256::new().chain_update(left).chain_update(right).finalize().into()
 }
 
@@ -76,5 +76,62 @@ impl Shape {
         let height = self.piece_height();
         layer.len() as u64 == self.pieces()
             && root(layer, height, self.height() - height).as_ref() == Some(file_root)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// BEP 52 word by word: all leaves, zeros up to a power of two, then pair after pair.
+    fn plain(leaves: &[Hash], width: usize) -> Hash {
+        let mut row = leaves.to_vec();
+        row.resize(width, [0; 32]);
+        while row.len() > 1 {
+            row = row.chunks(2).map(|pair| parent(&pair[0], &pair[1])).collect();
+        }
+        row[0]
+    }
+
+    fn leaves(count: u64) -> Vec<Hash> {
+        (0..count).map(|at| leaf(&at.to_be_bytes())).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn the_root_of_pieces_is_the_root_of_all_leaves(count in 1u64..200, height in 0u32..6) {
+            let shape = Shape { leaves: count, piece_height: height };
+            let all = leaves(count);
+            let width = all.len().next_power_of_two();
+            prop_assert_eq!(1usize << shape.height(), width);
+            let expected = plain(&all, width);
+            prop_assert_eq!(root(&all, 0, shape.height()), Some(expected));
+            if shape.pieces() > 1 {
+                let piece = |of: &[Hash]| root(of, 0, height).unwrap();
+                let layer: Vec<_> = all.chunks(1 << height).map(piece).collect();
+                prop_assert!(shape.fits(&layer, &expected));
+                prop_assert!(!shape.fits(&layer[1..], &expected));
+                prop_assert!(!shape.fits(&layer, &layer[0]));
+            }
+        }
+    }
+
+    #[test]
+    fn the_shape_of_a_file_follows_its_length() {
+        let shape = |len| Shape::new(len, 65_536);
+        let of = |len| (shape(len).height(), shape(len).piece_height(), shape(len).pieces());
+        assert_eq!(of(1), (0, 0, 1));
+        assert_eq!(of(16_385), (1, 1, 1));
+        assert_eq!(of(65_536), (2, 2, 1));
+        assert_eq!(of(65_537), (3, 2, 2));
+        assert_eq!(of(1 << 60), (46, 2, 1 << 44));
+    }
+
+    #[test]
+    fn more_nodes_than_there_is_room_for_have_no_root() {
+        assert_eq!(root(&leaves(5), 0, 2), None);
+        assert_eq!(root(&[], 1, 3), Some(padding(4)));
     }
 }

@@ -48,9 +48,9 @@ pub const LATE_MAX: usize = QUEUE_MAX as usize;
 /// So many blocks that nobody asked for, and a peer is dropped.
 pub const UNASKED_MAX: u32 = 128;
 /// How long a peer may take to give a piece's leaf hashes, in ms.
-pub const LEAVES_MS: u64 = 10_000;
-/// So many peers have not given a piece's leaf hashes: it is judged as a whole.
-pub const LEAVES_REFUSED_MAX: usize = 4;
+pub const LEAVES_MS: u64 = 20_000;
+/// How long a peer that choked while it owed blocks is not asked again, in ms.
+pub const CHOKED_MS: u64 = 1_000;
 /// How often [`Download::tick`] wants to be called, in ms.
 pub const TICK_MS: u64 = 100;
 /// How long nothing may come from those that are asked before dearer ones are, in ms.
@@ -102,6 +102,10 @@ pub enum DropReason {
     /// It sells blocks of a torrent with hash trees, and does not give the hashes.
     #[error("sells blocks, but gives no hashes to check them by")]
     NoHashes,
+    /// It sells, and what it sent and was never paid for leaves no room for another piece: begin a
+    /// new session with it, if there is money left.
+    #[error("what it may send unpaid is used up")]
+    Spent,
     /// There are [`PEERS_MAX`] already.
     #[error("one peer too many")]
     Full,
@@ -127,7 +131,8 @@ pub enum Order {
     Forget(u32),
     /// This piece is had: tell everybody.
     Have(u32),
-    /// Leave this peer. It may have left by itself: then remember its address all the same.
+    /// Leave this peer. It may have left by itself, or been named before: then remember its address
+    /// all the same.
     Drop(PeerId, DropReason),
     /// All is here. Said once.
     Complete,
@@ -281,6 +286,9 @@ impl Download {
     /// need not be said.
     pub fn allow(&mut self, peer: PeerId, total: ByteCount) {
         if let Some(known) = self.peers.get_mut(&peer) {
+            if total.get() > known.limit {
+                known.progress = self.now;
+            }
             known.limit = total.get();
             self.hungry.insert(peer);
         }
@@ -350,6 +358,9 @@ impl Download {
     pub fn choked(&mut self, peer: PeerId) {
         if let Some(known) = self.peers.get_mut(&peer) {
             known.unchoked = false;
+            if !known.asks.is_empty() {
+                known.rests_until = self.now.plus_ms(CHOKED_MS);
+            }
             self.void(peer);
         }
     }
@@ -361,6 +372,7 @@ impl Download {
             return;
         }
         self.release(peer, block);
+        self.all_hungry();
         let pieces = self.pieces.geometry.pieces();
         let Some(known) = self.peers.get(&peer) else { return };
         let mut bits = known.holds.bits().cloned().unwrap_or_else(|| Bitfield::all(pieces));
@@ -408,7 +420,11 @@ impl Download {
         if owed == Owed::Cancelled && self.pieces.todo.has(block.piece) {
             self.pieces.open(block.piece, self.first_leaves(block.piece));
         }
-        let slot = self.pieces.open.get(&block.piece).map(|open| open.slots[number as usize]);
+        let open = self.pieces.open.get(&block.piece);
+        if open.is_some_and(|open| open.sole && open.owner != Some(peer)) {
+            return self.second_copy(priced); // that piece is one peer's alone
+        }
+        let slot = open.map(|open| open.slots[number as usize]);
         let others = match slot {
             Some(Slot::Missing) => [None, None],
             Some(Slot::Asked(first, second)) => [Some(first), second],
@@ -453,14 +469,16 @@ impl Download {
         }
     }
 
-    /// A peer does not give the leaf hashes of a piece, or gave wrong ones.
+    /// A peer does not give the leaf hashes of a piece, or gave wrong ones. It is not asked for any
+    /// again. Where nobody gives them, the piece is judged as a whole.
     pub fn leaves_refused(&mut self, peer: PeerId, piece: u32) {
-        let Some(open) = self.pieces.open.get_mut(&piece) else { return };
+        let Some(open) = self.pieces.open.get(&piece) else { return };
         if !matches!(open.leaves, Leaves::Asked(from, _) if from == peer) {
             return;
         }
-        open.refused.push(peer);
-        if self.peers.get(&peer).is_some_and(Peer::is_priced) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        known.gives_leaves = false;
+        if known.is_priced() {
             self.drop_peer(peer, DropReason::NoHashes); // asks others
         } else {
             self.ask_leaves(piece);
@@ -479,9 +497,8 @@ impl Download {
         let Some(open) = self.pieces.open.get(&block.piece) else { return };
         if open.missing == 0 && open.is_idle() {
             self.complete_piece(block.piece);
-        } else if open.is_idle() {
-            self.pieces.park(block.piece);
-            self.all_hungry();
+        } else {
+            self.settle(block.piece);
         }
     }
 
@@ -519,17 +536,12 @@ impl Download {
     /// fetched again from one alone, and who sent other blocks is found out when that has passed, by
     /// `digests` as in [`Download::piece_passed`].
     pub fn piece_failed(&mut self, piece: u32, digests: &[u64]) {
-        let Some(open) = self.pieces.open.get_mut(&piece) else { return };
-        let senders = open.senders();
-        let sent: Vec<(u32, PeerId)> = open
-            .slots
-            .iter()
-            .zip(0..)
-            .filter_map(|(slot, number)| match slot {
-                Slot::Arrived(from) => Some((number, *from)),
-                _ => None,
-            })
-            .collect();
+        // A verdict about a copy that is not the one that is here any more says nothing.
+        let Some(open) = self.pieces.open.get_mut(&piece).filter(|open| open.checking) else {
+            return;
+        };
+        let sent = open.arrived();
+        let senders: BTreeSet<PeerId> = sent.iter().map(|(_, from)| *from).collect();
         (open.checking, open.owner) = (false, None);
         open.sole |= senders.len() > 1;
         if senders.len() > 1 {
@@ -538,10 +550,13 @@ impl Download {
         for (number, _) in &sent {
             self.pieces.put(piece, *number, Slot::Missing);
         }
+        if senders.is_empty() {
+            self.pieces.distrust(piece);
+        }
+        self.settle(piece);
         if let (Some(only), true) = (senders.first(), senders.len() == 1) {
             self.drop_peer(*only, DropReason::BadData);
         }
-        self.settle(piece);
         self.all_hungry();
     }
 
@@ -564,6 +579,7 @@ impl Download {
             peer.tick(self.now);
         }
         self.leave_stalled();
+        self.leave_spent();
         self.renew_leaves();
         self.move_ceiling();
         self.all_hungry();

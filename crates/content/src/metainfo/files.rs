@@ -53,14 +53,15 @@ struct Entry {
 }
 
 /// The length of a file, and what else it is.
-fn kind(length: i64, attr: Option<&[u8]>) -> Result<(u64, Kind), MetainfoError> {
-    let len = u64::try_from(length).map_err(|_| MetainfoError::Length)?;
+fn kind(length: Option<i64>, attr: Option<&[u8]>) -> Result<(u64, Kind), MetainfoError> {
+    let len = length.map(u64::try_from).transpose().map_err(|_| MetainfoError::Length)?;
     let attr = attr.unwrap_or_default();
-    match (attr.contains(&b'p'), attr.contains(&b'l')) {
-        (true, _) => Ok((len, Kind::Padding)),
-        (_, true) if len > 0 => Err(MetainfoError::Symlink),
-        (_, true) => Ok((len, Kind::Symlink)),
-        _ => Ok((len, Kind::File)),
+    match (attr.contains(&b'p'), attr.contains(&b'l'), len) {
+        (false, true, None | Some(0)) => Ok((0, Kind::Symlink)),
+        (false, true, Some(_)) => Err(MetainfoError::Symlink),
+        (_, _, None) => Err(MetainfoError::Length),
+        (true, _, Some(len)) => Ok((len, Kind::Padding)),
+        (_, _, Some(len)) => Ok((len, Kind::File)),
     }
 }
 
@@ -95,7 +96,7 @@ fn from_list(info: &Info<'_>, mut namer: Namer, piece_len: u32) -> Result<Files,
     match &info.files {
         None => {
             let length = info.length.ok_or(MetainfoError::NoFiles)?;
-            end = kind(length, None)?.0;
+            end = kind(Some(length), None)?.0;
             if end > DATA_LEN_MAX {
                 return Err(MetainfoError::Length);
             }

@@ -9,7 +9,8 @@ use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
 use crate::{
-    BLOCK_LEN, Geometry, GeometryError, Hash, InfoHashes, Layout, PIECE_LEN_MAX, PieceCheck,
+    BLOCK_LEN, Geometry, GeometryError, Hash, InfoHashes, Layout, Magnet, PIECE_LEN_MAX,
+    PieceCheck,
     bencode::{self, BencodeError},
     merkle::Shape,
     names::safe_name,
@@ -33,7 +34,7 @@ pub enum MetainfoError {
     #[error("the torrent has {0} bytes; at most {TORRENT_LEN_MAX} are read: use longer pieces")]
     TooLong(usize),
     /// Damaged, or something else than a torrent.
-    #[error("not a torrent: {0}")]
+    #[error("not a torrent, or not a whole one: {0}; get it again")]
     Bencode(#[from] BencodeError),
     /// A key is missing or has a value of another kind.
     #[error("the torrent is not built as BEP 3 or 52 say: {0}")]
@@ -97,6 +98,8 @@ pub struct Metainfo {
     /// For each file of more than one piece with a hash tree: the hashes of its pieces, once known.
     /// Files of one content share them.
     layers: Vec<Option<Arc<[Hash]>>>,
+    /// Files with a root, sorted by it.
+    by_root: Vec<u32>,
 }
 
 impl Metainfo {
@@ -198,6 +201,11 @@ impl Metainfo {
         let count = u32::try_from(pieces).map_err(|_| GeometryError::TooManyPieces)?;
         let short = short_pieces(&read.layout, has_trees, count);
         let geometry = Geometry::new(piece_len, count, short)?;
+        let files = read.layout.files();
+        // At most [`FILES_MAX`].
+        let mut by_root: Vec<u32> = (0..files.len() as u32).collect();
+        by_root.retain(|file| files[*file as usize].root().is_some());
+        by_root.sort_by_key(|file| files[*file as usize].root());
         let v1 = has_list.then(|| Sha1::digest(bytes).into());
         let v2 = has_trees.then(|| Sha256::digest(bytes).into());
         Ok(Self {
@@ -207,7 +215,8 @@ impl Metainfo {
             renamed: read.renamed,
             private: info.private.is_some_and(|private| private != 0),
             trackers: Vec::new(),
-            layers: vec![None; read.layout.files().len()],
+            layers: vec![None; files.len()],
+            by_root,
             layout: read.layout,
             geometry,
             pieces: range,
@@ -307,6 +316,16 @@ impl Metainfo {
         })
     }
 
+    /// A link by which others get the torrent from peers. Trackers come along, tiers do not.
+    pub fn magnet(&self) -> Magnet {
+        Magnet {
+            hashes: self.hashes,
+            name: Some(self.name.to_string()),
+            trackers: self.trackers.iter().flatten().cloned().collect(),
+            peers: Vec::new(),
+        }
+    }
+
     /// The torrent as a file: trackers, info dictionary and the piece layers that are known.
     pub fn to_torrent(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.info.len() + 1024);
@@ -342,8 +361,15 @@ impl Metainfo {
         out
     }
 
+    /// The file with this root: one of them, if several have the same content.
+    pub(crate) fn file_of_root(&self, root: &Hash) -> Option<usize> {
+        let of = |file: &u32| self.layout.files()[*file as usize].root();
+        let at = self.by_root.binary_search_by_key(&Some(*root), of).ok()?;
+        Some(self.by_root[at] as usize)
+    }
+
     /// The file that holds a piece, the shape of its tree, and which of its pieces it is.
-    fn tree_at(&self, piece: u32) -> Option<(usize, Shape, u32)> {
+    pub(crate) fn tree_at(&self, piece: u32) -> Option<(usize, Shape, u32)> {
         let file = self.layout.file_at(piece)?;
         let shape = Shape::new(self.layout.files()[file].len(), self.geometry.piece_len());
         Some((file, shape, piece - self.layout.pieces(file).start))
@@ -370,8 +396,7 @@ impl Metainfo {
             *kept = Some(layer);
         }
         let fits = |(root, layer): (&Hash, &Arc<[Hash]>)| {
-            let of = |file: &&crate::File| file.root() == Some(*root);
-            let file = self.layout.files().iter().find(of);
+            let file = self.file_of_root(root).map(|file| &self.layout.files()[file]);
             file.is_some_and(|f| Shape::new(f.len(), self.geometry.piece_len()).fits(layer, root))
         };
         if known.iter().all(fits) { Ok(()) } else { Err(MetainfoError::Layers) }
@@ -383,7 +408,10 @@ fn checked(bytes: &[u8]) -> Result<(), MetainfoError> {
     if bytes.len() > TORRENT_LEN_MAX {
         return Err(MetainfoError::TooLong(bytes.len()));
     }
-    Ok(bencode::check(bytes)?)
+    match bencode::measure(bytes, i64::MIN..=i64::MAX)? {
+        len if len == bytes.len() => Ok(()),
+        len => Err(BencodeError::Malformed(len).into()),
+    }
 }
 
 /// Why types could not be read: of a newer version first, whose keys may be any.
@@ -397,15 +425,15 @@ fn unreadable(
     }
 }
 
-/// URLs that are text.
+/// URLs that are text of a sound length.
 fn urls(of: &[&[u8]]) -> Vec<String> {
-    let sound =
-        |url: &&str| (1..=TRACKER_LEN_MAX).contains(&url.len()) && !url.contains(char::is_control);
-    of.iter()
-        .filter_map(|url| std::str::from_utf8(url).ok())
-        .filter(sound)
-        .map(Into::into)
-        .collect()
+    let texts = of.iter().filter_map(|url| std::str::from_utf8(url).ok());
+    texts.filter(|url| is_url(url)).map(Into::into).collect()
+}
+
+/// Whether a text may be the URL of a tracker: nothing more is said of it.
+pub(crate) fn is_url(text: &str) -> bool {
+    (1..=TRACKER_LEN_MAX).contains(&text.len()) && !text.contains(char::is_control)
 }
 
 /// Where `part` lies in `whole`, of which it is a part.

@@ -53,7 +53,7 @@ pub(super) struct Info<'a> {
 /// A file of BEP 3.
 #[derive(Deserialize)]
 pub(super) struct ListedFile<'a> {
-    pub(super) length: i64,
+    pub(super) length: Option<i64>,
     #[serde(borrow)]
     pub(super) path: Path<'a>,
     /// BEP 47.
@@ -223,7 +223,7 @@ pub(super) struct TreeFile<'a> {
 /// What BEP 52 and 47 say of a file.
 #[derive(Deserialize)]
 pub(super) struct Properties<'a> {
-    pub(super) length: i64,
+    pub(super) length: Option<i64>,
     #[serde(borrow, rename = "pieces root")]
     pub(super) pieces_root: Option<&'a [u8]>,
     #[serde(borrow)]

@@ -4,7 +4,7 @@
 //!
 //! 1. Where nothing comes at all, the ceiling goes up to the next price at once.
 //! 2. Else, after a rest, the rate is measured, the ceiling moved to the next price above or below
-//!    (in turn, where there is one), some time left to settle, and the rate measured again.
+//!    (in turn, where there is one; above, a price further each time that it was for nothing), some time left to settle, and the rate measured again.
 //!    Up: it stays there if the rate has grown by a tenth. Down: it stays if no more than a twentieth
 //!    was lost. Else it goes back.
 //! 3. Rests grow while nothing changes.
@@ -31,6 +31,8 @@ pub(super) struct Ceiling {
     rest_ms: u64,
     /// Which way is tried next.
     upwards: bool,
+    /// How many prices upwards: beyond one that changed nothing there may be one that does.
+    reach: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +58,7 @@ pub(super) struct Market<'a> {
 impl Ceiling {
     pub(super) fn new(now: Timestamp) -> Self {
         let phase = Phase::Rest { until: now.plus_ms(REST_MS_MIN) };
-        Self { price: Price::FREE, phase, rest_ms: REST_MS_MIN, upwards: true }
+        Self { price: Price::FREE, phase, rest_ms: REST_MS_MIN, upwards: true, reach: 0 }
     }
 
     pub(super) fn price(&self) -> Price {
@@ -90,7 +92,7 @@ impl Ceiling {
             }
             Phase::Before { since, bytes } if now.ms_since(since) >= WINDOW_MS => {
                 let rate = rate(market.bytes, bytes, now.ms_since(since));
-                let (above, below) = (self.above(market), self.below(market));
+                let (above, below) = (self.reached(market), self.below(market));
                 let next = if self.upwards { above.or(below) } else { below.or(above) };
                 match next {
                     Some(next) => {
@@ -119,8 +121,9 @@ impl Ceiling {
                     u128::from(later) * 20 >= u128::from(earlier) * 19
                 };
                 if stays {
-                    self.rest_ms = REST_MS_MIN;
+                    (self.rest_ms, self.reach) = (REST_MS_MIN, 0);
                 } else {
+                    self.reach += usize::from(self.price > back);
                     self.price = back;
                     self.rest_ms = (self.rest_ms * 2).min(REST_MS_MAX);
                 }
@@ -138,6 +141,16 @@ impl Ceiling {
     /// The next dearer price.
     fn above(&self, market: &Market<'_>) -> Option<Price> {
         market.prices.iter().copied().find(|price| *price > self.price)
+    }
+
+    /// The price that is tried next above, and once around through all of them.
+    fn reached(&mut self, market: &Market<'_>) -> Option<Price> {
+        let mut above = market.prices.iter().copied().filter(|price| *price > self.price);
+        let reached = above.nth(self.reach);
+        if reached.is_none() {
+            self.reach = 0;
+        }
+        reached.or_else(|| self.above(market))
     }
 
     /// The price below the dearest that is paid now, where there is one.
@@ -205,14 +218,27 @@ mod tests {
     }
 
     #[test]
+    fn a_fast_dear_peer_is_found_behind_slow_cheaper_ones() {
+        let prices = [Price::FREE, price(5), price(7), price(9)];
+        let mut ceiling = Ceiling::new(Timestamp::default());
+        let rate = |ceiling: Price| if ceiling >= price(9) { 2000 } else { 1000 };
+        run(&mut ceiling, 0, 200, &prices, rate);
+        assert_eq!(ceiling.price(), price(9));
+    }
+
+    #[test]
     fn a_dearer_price_is_given_up_when_cheaper_ones_fill_the_line() {
         let prices = [price(5), price(9)];
         let mut ceiling = Ceiling::new(Timestamp::default());
-        let both = |ceiling: Price| if ceiling >= price(9) { 2000 } else { 1000 };
-        run(&mut ceiling, 0, 40, &prices, both);
+        let both = |ceiling: Price| match ceiling.get() {
+            0..5 => 0,
+            5..9 => 1000,
+            _ => 2000,
+        };
+        run(&mut ceiling, 0, 30, &prices, both);
         assert_eq!(ceiling.price(), price(9));
         let prices = [Price::FREE, price(5), price(9)];
-        run(&mut ceiling, 40_000, 600, &prices, |_| 2000);
+        run(&mut ceiling, 30_000, 600, &prices, |_| 2000);
         assert_eq!(ceiling.price(), Price::FREE);
     }
 

@@ -71,6 +71,10 @@ pub(super) struct Peer {
     /// When a block last came from it, or was first asked for.
     pub(super) progress: Timestamp,
     pub(super) snubbed_until: Timestamp,
+    /// It has just choked us.
+    pub(super) rests_until: Timestamp,
+    /// It has not failed to give leaf hashes.
+    pub(super) gives_leaves: bool,
     /// How often it has stalled since it last sent a block.
     pub(super) stalls: u32,
     pub(super) unasked: u32,
@@ -96,6 +100,8 @@ impl Peer {
             rate: Rate::new(now),
             progress: now,
             snubbed_until: now,
+            rests_until: now,
+            gives_leaves: true,
             stalls: 0,
             unasked: 0,
         }

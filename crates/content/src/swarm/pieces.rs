@@ -44,7 +44,7 @@ pub(super) struct Open {
     pub(super) slots: Vec<Slot>,
     pub(super) missing: u32,
     pub(super) asked: u32,
-    pub(super) arrived: u32,
+    pub(super) waiting: u32,
     /// No missing slot lies before this one.
     first_missing: u32,
     /// Who works on it.
@@ -52,8 +52,6 @@ pub(super) struct Open {
     /// Nobody but the owner may be asked: it has failed once, and the next sender is to be known.
     pub(super) sole: bool,
     pub(super) leaves: Leaves,
-    /// Who has not given the leaves.
-    pub(super) refused: Vec<PeerId>,
     /// It has been given out to be judged as a whole.
     pub(super) checking: bool,
 }
@@ -73,7 +71,7 @@ impl Open {
             let count = match state {
                 Slot::Missing => &mut self.missing,
                 Slot::Asked(..) => &mut self.asked,
-                Slot::Arrived(_) => &mut self.arrived,
+                Slot::Arrived(_) => &mut self.waiting,
                 Slot::Passed => continue,
             };
             *count = if more { *count + 1 } else { *count - 1 };
@@ -86,20 +84,20 @@ impl Open {
     }
 
     fn has_passed(&self) -> bool {
-        self.missing + self.asked + self.arrived < self.slots.len() as u32
+        self.missing + self.asked + self.waiting < self.slots.len() as u32
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.asked == 0 && self.arrived == 0
+        self.asked == 0 && self.waiting == 0
     }
 
-    /// The peers whose blocks wait to be judged.
-    pub(super) fn senders(&self) -> BTreeSet<PeerId> {
-        let sender = |slot: &Slot| match slot {
-            Slot::Arrived(from) => Some(*from),
+    /// Blocks that wait to be judged, and who sent them.
+    pub(super) fn arrived(&self) -> Vec<(u32, PeerId)> {
+        let arrived = |(slot, number): (&Slot, u32)| match slot {
+            Slot::Arrived(from) => Some((number, *from)),
             _ => None,
         };
-        self.slots.iter().filter_map(sender).collect()
+        self.slots.iter().zip(0..).filter_map(arrived).collect()
     }
 }
 
@@ -204,12 +202,11 @@ impl Pieces {
             slots: vec![Slot::Missing; blocks as usize],
             missing: blocks,
             asked: 0,
-            arrived: 0,
+            waiting: 0,
             first_missing: 0,
             owner: None,
             sole: false,
             leaves,
-            refused: Vec::new(),
             checking: false,
         };
         for number in self.parked.remove(&piece).iter().flat_map(Bitfield::iter) {
@@ -249,6 +246,14 @@ impl Pieces {
         }
     }
 
+    /// What has passed of an open piece has not, after all.
+    pub(super) fn distrust(&mut self, piece: u32) {
+        for block in self.passed_of(piece) {
+            self.passed_bytes -= u64::from(block.len);
+            self.put(piece, block.begin / crate::BLOCK_LEN, Slot::Missing);
+        }
+    }
+
     /// A piece is had; `false` where it was before.
     pub(super) fn complete(&mut self, piece: u32) -> bool {
         if !self.have.insert(piece) {
@@ -282,7 +287,9 @@ impl Pieces {
 
     /// An open piece of which nothing is asked and whose blocks wait for others that nobody gives.
     pub(super) fn stranded(&self) -> Option<u32> {
-        let stranded = |open: &Open| open.asked == 0 && open.missing > 0 && !open.checking;
+        // Blocks that are just being judged one by one do not wait for others.
+        let stranded =
+            |open: &Open| open.asked == 0 && open.missing > 0 && open.leaves != Leaves::Known;
         self.open.iter().find(|(_, open)| stranded(open)).map(|(piece, _)| *piece)
     }
 

@@ -3,13 +3,13 @@
 use sparewire_core::Price;
 
 use super::{
-    DOUBLED_MAX, Download, DropReason, LEAVES_MS, LEAVES_REFUSED_MAX, Order, PAID_TWICE_MAX,
-    PATIENCE_MS, PeerId, STALL_MS, STALLS_MAX,
+    DOUBLED_MAX, Download, DropReason, LEAVES_MS, Order, PAID_TWICE_MAX, PATIENCE_MS, PeerId,
+    STALL_MS, STALLS_MAX,
     ceiling::{Market, PREPARE_MS},
     peer::Peer,
     pieces::{Leaves, Open, Slot},
 };
-use crate::Block;
+use crate::{BLOCK_LEN, Block};
 
 impl Download {
     pub(super) fn all_hungry(&mut self) {
@@ -18,6 +18,7 @@ impl Download {
 
     /// Asks and tells those that may have to be, the cheapest first.
     pub(super) fn schedule(&mut self) {
+        self.make_room();
         let mut hungry: Vec<PeerId> = std::mem::take(&mut self.hungry).into_iter().collect();
         hungry.sort_by_key(|id| (self.peers.get(id).and_then(|peer| peer.price), *id));
         for id in hungry {
@@ -43,7 +44,7 @@ impl Download {
                 && !self.complete
                 && peer.wanted > 0
                 && self.is_employed(peer)
-                && peer.snubbed_until <= self.now
+                && peer.snubbed_until.max(peer.rests_until) <= self.now
         })
     }
 
@@ -141,31 +142,41 @@ impl Download {
 
     /// Near the end: a block that a slow peer owes, for one that would have it in half the time.
     fn choose_double(&self, id: PeerId, peer: &Peer) -> Option<(u32, u32)> {
-        let all_asked = self.pieces.todo.count() == 0 && self.pieces.unfilled.is_empty();
+        let is_sole = |piece: &u32| self.pieces.open.get(piece).is_some_and(|open| open.sole);
+        let all_asked = self.pieces.todo.count() == 0 && self.pieces.unfilled.iter().all(is_sole);
         if !all_asked || self.doubled >= DOUBLED_MAX {
             return None;
         }
-        let ours = peer.drain_ms(crate::BLOCK_LEN);
-        let slow = self.peers.iter().filter(|(other, _)| **other != id);
-        let slow = slow.map(|(other, slow)| (slow.drain_ms(0), *other, slow));
-        let (_, other, slow) = slow
+        let ours = peer.drain_ms(BLOCK_LEN);
+        let mut slow: Vec<(u64, PeerId, &Peer)> = self
+            .peers
+            .iter()
+            .filter(|(other, slow)| **other != id && !slow.asks.is_empty())
+            .map(|(other, slow)| {
+                let silent = self.now.ms_since(slow.progress);
+                (slow.drain_ms(0).max(silent), *other, slow)
+            })
             .filter(|(theirs, _, slow)| {
                 // Money: the second copy may have to be paid, as long as there is room for that.
                 let paid = peer.is_priced() || slow.is_priced();
                 *theirs / 2 > ours && (!paid || self.paid_twice + self.doubled < PAID_TWICE_MAX)
             })
-            .max_by_key(|(theirs, other, _)| (*theirs, *other))?;
-        // What it would send last.
-        let block = slow.asks.iter().rev().map(|ask| ask.block).find(|block| {
-            let number = self.pieces.geometry.number_of(*block);
-            let open = self.pieces.open.get(&block.piece);
-            let slot = number.and_then(|number| open?.slots.get(number as usize));
-            slot == Some(&Slot::Asked(other, None))
-                && open.is_some_and(|open| !open.sole)
-                && peer.holds.has(block.piece)
-                && peer.affords(u64::from(block.len))
-        })?;
-        Some((block.piece, self.pieces.geometry.number_of(block)?))
+            .collect();
+        slow.sort_by_key(|(theirs, other, _)| (*theirs, *other));
+        slow.iter().rev().find_map(|(_, other, slow)| {
+            // What it would send last.
+            slow.asks.iter().rev().find_map(|ask| {
+                let block = ask.block;
+                let number = self.pieces.geometry.number_of(block)?;
+                let open = self.pieces.open.get(&block.piece)?;
+                let single = open.slots.get(number as usize) == Some(&Slot::Asked(*other, None));
+                let may = single
+                    && !open.sole
+                    && peer.holds.has(block.piece)
+                    && peer.affords(u64::from(block.len));
+                may.then_some((block.piece, number))
+            })
+        })
     }
 
     // --- Asking ---
@@ -183,6 +194,12 @@ impl Download {
     /// be.
     fn request(&mut self, id: PeerId, piece: u32, number: u32) -> bool {
         let mut number = number;
+        let abandoned = |open: &Open| open.sole && open.owner.is_none();
+        if self.pieces.open.get(&piece).is_some_and(abandoned) {
+            // One peer alone is to send it, from the first block on.
+            self.restart(piece);
+            number = self.pieces.open.get(&piece).and_then(Open::next_missing).unwrap_or(number);
+        }
         if !self.pieces.open.contains_key(&piece) {
             let leaves = self.first_leaves(piece);
             let opened = self.pieces.open(piece, leaves);
@@ -218,30 +235,23 @@ impl Download {
     /// that works on it first, then any that has it.
     pub(super) fn ask_leaves(&mut self, piece: u32) {
         let Some(open) = self.pieces.open.get_mut(&piece) else { return };
+        let gives = |id: &PeerId| {
+            self.peers.get(id).is_some_and(|peer| peer.gives_leaves && peer.holds.has(piece))
+        };
         match open.leaves {
             Leaves::None | Leaves::Known => return,
-            Leaves::Asked(from, _)
-                if self.peers.contains_key(&from) && !open.refused.contains(&from) =>
-            {
-                return;
-            }
+            Leaves::Asked(from, _) if gives(&from) => return,
             Leaves::Wanted | Leaves::Asked(..) => {}
         }
-        let may = |id: &PeerId| {
-            !open.refused.contains(id)
-                && self.peers.get(id).is_some_and(|peer| peer.holds.has(piece))
-        };
-        let from = match open.refused.len() {
-            LEAVES_REFUSED_MAX.. => None,
-            _ => open.owner.filter(may).or_else(|| self.peers.keys().copied().find(may)),
-        };
-        match from {
+        match open.owner.filter(gives).or_else(|| self.peers.keys().copied().find(gives)) {
             Some(from) => {
                 open.leaves = Leaves::Asked(from, self.now);
                 self.orders.push_back(Order::AskLeaves(from, piece));
             }
-            // Nobody who gives them is here now: somebody may come.
-            None if open.refused.is_empty() => open.leaves = Leaves::Wanted,
+            // Nobody is here who has the piece: somebody may come.
+            None if !self.peers.values().any(|peer| peer.holds.has(piece)) => {
+                open.leaves = Leaves::Wanted;
+            }
             None => {
                 open.leaves = Leaves::None;
                 self.check_if_full(piece);
@@ -263,10 +273,14 @@ impl Download {
     /// All that was asked of a peer is void.
     pub(super) fn void(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        for block in peer.forget_all() {
-            self.release(id, block);
+        let owed = peer.forget_all();
+        for block in &owed {
+            self.release(id, *block);
         }
         self.disown(id);
+        if !owed.is_empty() {
+            self.all_hungry();
+        }
     }
 
     /// No piece has this peer to itself any more.
@@ -276,9 +290,6 @@ impl Download {
         for piece in owned {
             let Some(open) = self.pieces.open.get_mut(&piece) else { continue };
             open.owner = None;
-            if open.sole && open.missing > 0 {
-                self.restart(piece);
-            }
             self.settle(piece);
         }
         if let Some(peer) = self.peers.get_mut(&id) {
@@ -286,16 +297,17 @@ impl Download {
         }
     }
 
-    /// A piece that one peer alone was to send is begun anew with another.
+    /// Nothing that has arrived of this piece counts any more. To be done while orders are being
+    /// taken, so that no block arrives between this and the order to forget.
     fn restart(&mut self, piece: u32) {
         let Some(open) = self.pieces.open.get(&piece) else { return };
-        let arrived = open.slots.iter().zip(0..);
-        let arrived = arrived.filter(|(slot, _)| matches!(slot, Slot::Arrived(_)));
-        let arrived: Vec<u32> = arrived.map(|(_, number)| number).collect();
+        let arrived = open.arrived();
         if arrived.is_empty() {
             return;
         }
-        arrived.into_iter().for_each(|number| self.pieces.put(piece, number, Slot::Missing));
+        for (number, _) in arrived {
+            self.pieces.put(piece, number, Slot::Missing);
+        }
         self.orders.push_back(Order::Forget(piece));
     }
 
@@ -313,7 +325,6 @@ impl Download {
         };
         self.pieces.put(block.piece, number, slot);
         self.settle(block.piece);
-        self.all_hungry();
     }
 
     /// Closes an open piece of which nothing is under way.
@@ -327,7 +338,7 @@ impl Download {
     /// Gives a piece out to be judged as a whole, once all of it is here.
     pub(super) fn check_if_full(&mut self, piece: u32) {
         let Some(open) = self.pieces.open.get_mut(&piece) else { return };
-        let full = open.missing == 0 && open.asked == 0 && open.arrived > 0;
+        let full = open.missing == 0 && open.asked == 0 && open.waiting > 0;
         if full && open.leaves == Leaves::None && !open.checking {
             open.checking = true;
             self.orders.push_back(Order::Check(piece));
@@ -394,7 +405,30 @@ impl Download {
             }
             self.disown(id);
         }
-        // Blocks that wait for others that nobody gives must not keep out those that somebody does.
+    }
+
+    /// Leaves peers that we would pay, but whose credit is taken up by what never passed.
+    pub(super) fn leave_spent(&mut self) {
+        let need = match self.by_block {
+            true => u64::from(BLOCK_LEN.min(self.pieces.geometry.piece_len())),
+            false => u64::from(self.pieces.geometry.piece_len()),
+        };
+        let is_spent = |peer: &Peer| {
+            peer.is_priced()
+                && peer.told_interested
+                && peer.unchoked
+                && peer.limit > 0
+                && peer.asks.is_empty()
+                && self.now.ms_since(peer.progress) >= STALL_MS
+                && !peer.affords(need)
+        };
+        let spent = self.peers.iter().filter(|(_, peer)| is_spent(peer));
+        let spent: Vec<PeerId> = spent.map(|(id, _)| *id).collect();
+        spent.into_iter().for_each(|id| self.drop_peer(id, DropReason::Spent));
+    }
+
+    /// Blocks that wait for others that nobody gives must not keep out those that somebody does.
+    fn make_room(&mut self) {
         if self.pieces.open.len() > 1
             && !self.pieces.has_room(0)
             && let Some(piece) = self.pieces.stranded()
@@ -408,15 +442,18 @@ impl Download {
         let now = self.now;
         let is_due = |open: &Open| match open.leaves {
             Leaves::Wanted => true,
-            Leaves::Asked(_, at) => now.ms_since(at) >= LEAVES_MS,
+            // One that sends blocks may be slow with hashes too.
+            Leaves::Asked(from, at) => self
+                .peers
+                .get(&from)
+                .is_none_or(|peer| now.ms_since(at.max(peer.progress)) >= LEAVES_MS),
             Leaves::None | Leaves::Known => false,
         };
         let due = self.pieces.open.iter().filter(|(_, open)| is_due(open));
-        let due: Vec<u32> = due.map(|(piece, _)| *piece).collect();
-        for piece in due {
-            let asked = self.pieces.open.get(&piece).map(|open| open.leaves);
-            match asked {
-                Some(Leaves::Asked(from, _)) => self.leaves_refused(from, piece),
+        let due: Vec<(u32, Leaves)> = due.map(|(piece, open)| (*piece, open.leaves)).collect();
+        for (piece, leaves) in due {
+            match leaves {
+                Leaves::Asked(from, _) => self.leaves_refused(from, piece),
                 _ => self.ask_leaves(piece),
             }
         }

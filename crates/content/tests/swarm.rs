@@ -1,0 +1,30 @@
+//! The download machine against peers that leave at any message, lie, spoil, stall, choke, repeat
+//! themselves and send what nobody asked for; with a ledger beside it of what each block counted.
+#![allow(clippy::unwrap_used)]
+
+#[path = "swarm/world.rs"]
+mod world;
+
+use proptest::prelude::*;
+
+use world::{Plan, World};
+
+/// A case takes less than a millisecond. `PROPTEST_CASES` can ask for more.
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    ProptestConfig { cases: default.cases.max(1_000), failure_persistence: None, ..default }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn it_completes_while_one_honest_peer_stays_and_nothing_counts_twice(seed: u64) {
+        World::new(Plan::any(seed)).run();
+    }
+
+    #[test]
+    fn it_completes_with_a_paid_peer_alone_among_spoilers(seed: u64) {
+        World::new(Plan::spoiled(seed)).run();
+    }
+}
