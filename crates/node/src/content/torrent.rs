@@ -612,19 +612,17 @@ impl Torrent {
             }
             Errand::Forget(piece) => self.intake.forget(piece),
             Errand::AskLeaves(link, piece) => swarm.leaves_refused(&link, piece),
-            Errand::Complete => {
-                self.on_disk(move |this| {
-                    this.storage.finish()?;
-                    Ok(Vec::new())
-                });
-                self.state.send_if_modified(|state| {
+            Errand::Complete => self.on_disk(|this| {
+                this.storage.finish()?;
+                this.state.send_if_modified(|state| {
                     let downloading = *state == TorrentState::Downloading;
                     if downloading {
                         *state = TorrentState::Seeding;
                     }
                     downloading
                 });
-            }
+                Ok(Vec::new())
+            }),
         }
     }
 

@@ -1,0 +1,117 @@
+//! Torrents between our engine and clients that nobody here wrote: each downloads from us, and we
+//! from each.
+
+mod swarm;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use sparewire_node::content::{
+    AddTorrent, DiscoveryConfig, Engine, EngineConfig, Torrent, TorrentState,
+};
+use swarm::{
+    Content, PATIENCE, anywhere,
+    clients::{self, Client},
+    reaches, several,
+    tracker::Tracker,
+};
+use tokio::time::{sleep, timeout};
+
+/// An engine that asks trackers, also those on loopback.
+async fn with_trackers() -> Engine {
+    let mut config = EngineConfig::new(anywhere());
+    config.discovery = DiscoveryConfig {
+        trackers: true,
+        private_addresses: true,
+        announce_every: Duration::from_secs(1),
+        ..DiscoveryConfig::none()
+    };
+    Engine::start(config).await.unwrap()
+}
+
+fn torrent_file(content: &Content, folder: &Path) -> String {
+    let path = folder.join("x.torrent");
+    std::fs::write(&path, &content.torrent).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// Waits until all files are below `root` as they should be. Of those that hold nothing transmission
+/// makes none.
+async fn arrives(content: &Content, root: &Path) {
+    let same = |(path, data): &(std::path::PathBuf, Vec<u8>)| {
+        std::fs::read(root.join(path)).is_ok_and(|found| found == *data)
+    };
+    let all = async {
+        while !content.files.iter().filter(|(_, data)| !data.is_empty()).all(same) {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(PATIENCE, all).await.expect("the client did not get all of it");
+}
+
+/// The client, told where to find the torrent, fetches it from us.
+async fn downloads_from_us(start: impl FnOnce(&str, &Path, &Path) -> Client) {
+    let tracker = Tracker::start().await;
+    let content = several(&tracker.url);
+    let home = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let torrent = torrent_file(&content, home.path());
+    let engine = with_trackers().await;
+    let seeding = engine.add(content.seed()).await.unwrap();
+    reaches(&seeding, TorrentState::Seeding).await;
+    let client = start(&torrent, folder.path(), &home.path().join("home"));
+    arrives(&content, folder.path()).await;
+    drop(client);
+    engine.shutdown().await;
+}
+
+/// The client has the files, and we fetch them from it.
+async fn seeds_to_us(start: impl FnOnce(&str, &Path, &Path) -> Client) {
+    let tracker = Tracker::start().await;
+    let content = several(&tracker.url);
+    let home = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let torrent = torrent_file(&content, home.path());
+    let client = start(&torrent, content.folder.path(), &home.path().join("home"));
+    let engine = Engine::start(EngineConfig::new(anywhere())).await.unwrap();
+    let getting: Arc<Torrent> =
+        engine.add(AddTorrent { root: folder.path().to_owned(), ..content.seed() }).await.unwrap();
+    getting.add_peer(client.address);
+    let status = reaches(&getting, TorrentState::Seeding).await;
+    content.assert_at(folder.path());
+    assert!(status.got >= status.total);
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transmission_downloads_from_us() {
+    if clients::is_there("transmission-cli") {
+        downloads_from_us(|torrent, folder, home| {
+            clients::transmission(Path::new(torrent), folder, home)
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transmission_seeds_to_us() {
+    if clients::is_there("transmission-cli") {
+        seeds_to_us(|torrent, folder, home| {
+            clients::transmission(Path::new(torrent), folder, home)
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aria2_downloads_from_us() {
+    if clients::is_there("aria2c") {
+        downloads_from_us(|torrent, folder, _| clients::aria2(torrent, folder)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aria2_seeds_to_us() {
+    if clients::is_there("aria2c") {
+        seeds_to_us(|torrent, folder, _| clients::aria2(torrent, folder)).await;
+    }
+}
