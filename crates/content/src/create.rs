@@ -551,7 +551,7 @@ mod tests {
             let layout = made.layout();
             let mut names: Vec<_> = (0..files.len()).map(|file| layout.path(file)).collect();
             names.sort();
-            let mut given: Vec<_> =
+            let mut given: Vec<std::path::PathBuf> =
                 files.iter().map(|(name, _)| format!("top/{name}").into()).collect();
             given.sort();
             assert_eq!(names, given);

@@ -210,3 +210,151 @@ impl Row<'_> {
         merkle::root(beneath, self.height, levels).unwrap_or_else(|| merkle::padding(height))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{BLOCK_LEN, Builder, Format};
+
+    /// A torrent of files of so many blocks (and one byte less), and the leaves of each piece.
+    fn torrent(blocks: &[u64], piece_len: u32) -> (Metainfo, Vec<Vec<Hash>>) {
+        let lens: Vec<_> = blocks.iter().map(|blocks| blocks * u64::from(BLOCK_LEN) - 1).collect();
+        let files = (0..).zip(&lens).map(|(at, len)| (vec![format!("{at:02}")], *len)).collect();
+        let builder = Builder::folder("t", files).unwrap().format(Format::V2);
+        let mut builder = builder.piece_len(piece_len).unwrap();
+        let mut pieces = Vec::new();
+        while let Some((file, left)) = builder.wanted() {
+            // No two blocks alike.
+            let mut bytes = vec![file as u8; left.min(u64::from(piece_len)) as usize];
+            for (at, block) in bytes.chunks_mut(BLOCK_LEN as usize).enumerate() {
+                block[..8].copy_from_slice(&[
+                    left.to_le_bytes()[2],
+                    at as u8,
+                    (at >> 8) as u8,
+                    0,
+                    1,
+                    2,
+                    3,
+                    4,
+                ]);
+            }
+            pieces.push(bytes.chunks(BLOCK_LEN as usize).map(merkle::leaf).collect());
+            builder.update(&bytes).unwrap();
+        }
+        (builder.finish().unwrap(), pieces)
+    }
+
+    #[test]
+    fn a_piece_of_many_leaves_is_asked_for_in_parts_that_are_proven() {
+        // 1,100 of 2,048 leaves in the first file's second piece, which no request covers.
+        let (metainfo, pieces) = torrent(&[2048 + 1100, 700], 2048 * BLOCK_LEN);
+        for (piece, parts) in [(0, 4), (1, 3), (2, 2)] {
+            let asked = metainfo.ask_leaves(piece);
+            assert_eq!(asked.len(), parts);
+            let mut learned = Vec::new();
+            for request in asked {
+                let leaves = |piece: u32| pieces.get(piece as usize).cloned();
+                let mut answer = metainfo.answer(&request, leaves).unwrap();
+                learned.extend(metainfo.proven(&request, &answer).unwrap());
+                *answer.last_mut().unwrap() ^= 1;
+                assert_eq!(metainfo.proven(&request, &answer), None);
+            }
+            learned.truncate(pieces[piece as usize].len());
+            assert_eq!(learned, pieces[piece as usize]);
+            assert!(metainfo.check(piece).unwrap().leaves_pass(&learned));
+        }
+    }
+
+    #[test]
+    fn a_file_of_more_than_512_pieces_is_learned_in_parts() {
+        let (metainfo, pieces) = torrent(&[1300, 1], BLOCK_LEN);
+        let mut learner = Metainfo::from_info(metainfo.info_bytes(), metainfo.hashes()).unwrap();
+        let asked = learner.ask_layer(0);
+        assert_eq!(asked.len(), 3);
+        let mut layer = Vec::new();
+        for request in asked {
+            let answer = metainfo.answer(&request, |_| None).unwrap();
+            // 512 hashes and two uncles below the root of 2,048.
+            assert_eq!(answer.len(), 32 * (512 + 2));
+            layer.extend(learner.proven(&request, &answer).unwrap());
+            assert_eq!(learner.answer(&request, |_| None), None);
+        }
+        layer.truncate(1300);
+        learner.set_layer(0, layer).unwrap();
+        assert_eq!(learner.layer(0).unwrap(), pieces[..1300].concat());
+        assert!(learner.ask_layer(1).is_empty() && learner.ask_leaves(0).is_empty());
+    }
+
+    #[test]
+    fn requests_as_nobody_should_make_them_are_rejected() {
+        let (metainfo, pieces) = torrent(&[5, 1], 4 * BLOCK_LEN);
+        let good = metainfo.ask_leaves(0)[0];
+        let answer = |request: &HashRequest| {
+            metainfo.answer(request, |piece| pieces.get(piece as usize).cloned())
+        };
+        assert!(answer(&good).is_some());
+        for wrong in [
+            HashRequest { pieces_root: [9; 32], ..good },
+            HashRequest { base_layer: 1, ..good },
+            HashRequest { base_layer: 3, ..good },
+            HashRequest { base_layer: u32::MAX, ..good },
+            HashRequest { index: 1, ..good },
+            HashRequest { index: 8, ..good },
+            HashRequest { index: u32::MAX - 3, ..good },
+            HashRequest { length: 0, ..good },
+            HashRequest { length: 1, ..good },
+            HashRequest { length: 3, ..good },
+            HashRequest { length: 16, ..good },
+            HashRequest { length: 1 << 31, ..good },
+            HashRequest { length: u32::MAX, ..good },
+            HashRequest { proof_layers: 3, ..good },
+            HashRequest { proof_layers: u32::MAX, ..good },
+        ] {
+            assert_eq!(answer(&wrong), None, "{wrong:?}");
+            assert_eq!(metainfo.proven(&wrong, &[0; 128]), None);
+        }
+        assert_eq!(metainfo.answer(&good, |_| None), None);
+        assert_eq!(metainfo.answer(&good, |_| Some(Vec::new())), None);
+        assert_eq!(metainfo.answer(&good, |_| Some(vec![[0; 32]; 5000])), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever we answer is proven to whoever asked.
+        #[test]
+        fn every_answer_proves_itself(
+            blocks in prop::collection::vec(1u64..40, 1..4), piece in 0u32..4,
+            file in 0usize..4, base in 0u32..7, index in 0u32..64, length in 1u32..6, proof in 0u32..8,
+        ) {
+            let (metainfo, pieces) = torrent(&blocks, BLOCK_LEN << piece);
+            let Some(root) = metainfo.layout().files().get(file).and_then(|file| file.root()) else {
+                return Ok(());
+            };
+            let request = HashRequest {
+                pieces_root: root,
+                base_layer: base,
+                index: index << length,
+                length: 1 << length,
+                proof_layers: proof,
+            };
+            let answer = metainfo.answer(&request, |piece| pieces.get(piece as usize).cloned());
+            if let Some(answer) = answer {
+                let (height, piece_height) = {
+                    let of = &metainfo.layout().files()[file];
+                    let shape = Shape::new(of.len(), metainfo.geometry().piece_len());
+                    (shape.height(), shape.piece_height())
+                };
+                let top = base + length + proof.saturating_sub(length - 1);
+                let known = top == height || top == piece_height;
+                let within = u64::from(request.index >> length) << (base + length) < blocks[file];
+                if known && within {
+                    prop_assert!(metainfo.proven(&request, &answer).is_some());
+                }
+            }
+        }
+    }
+}

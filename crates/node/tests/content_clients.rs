@@ -5,13 +5,14 @@ mod swarm;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use sparewire_content::Format;
 use sparewire_node::content::{
     AddTorrent, DiscoveryConfig, Engine, EngineConfig, Torrent, TorrentState,
 };
 use swarm::{
     Content, PATIENCE, anywhere,
     clients::{self, Client},
-    reaches, several,
+    reaches, several, several_as,
     tracker::Tracker,
 };
 use tokio::time::{sleep, timeout};
@@ -48,29 +49,40 @@ async fn arrives(content: &Content, root: &Path) {
     timeout(PATIENCE, all).await.expect("the client did not get all of it");
 }
 
-/// The client, told where to find the torrent, fetches it from us.
-async fn downloads_from_us(start: impl FnOnce(&str, &Path, &Path) -> Client) {
+/// The client, told where to find the torrent, fetches it from us: one of v1, and a hybrid one as we
+/// make them.
+async fn downloads_from_us(start: impl Fn(&str, &Path, &Path) -> Client) {
     let tracker = Tracker::start().await;
-    let content = several(&tracker.url);
+    for content in [several(&tracker.url), several_as(Format::Hybrid, &tracker.url)] {
+        downloads_this_from_us(&content, &start).await;
+    }
+}
+
+async fn downloads_this_from_us(content: &Content, start: impl Fn(&str, &Path, &Path) -> Client) {
     let home = tempfile::tempdir().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let torrent = torrent_file(&content, home.path());
+    let torrent = torrent_file(content, home.path());
     let engine = with_trackers().await;
     let seeding = engine.add(content.seed()).await.unwrap();
     reaches(&seeding, TorrentState::Seeding).await;
     let client = start(&torrent, folder.path(), &home.path().join("home"));
-    arrives(&content, folder.path()).await;
+    arrives(content, folder.path()).await;
     drop(client);
     engine.shutdown().await;
 }
 
 /// The client has the files, and we fetch them from it.
-async fn seeds_to_us(start: impl FnOnce(&str, &Path, &Path) -> Client) {
+async fn seeds_to_us(start: impl Fn(&str, &Path, &Path) -> Client) {
     let tracker = Tracker::start().await;
-    let content = several(&tracker.url);
+    for content in [several(&tracker.url), several_as(Format::Hybrid, &tracker.url)] {
+        seeds_this_to_us(&content, &start).await;
+    }
+}
+
+async fn seeds_this_to_us(content: &Content, start: impl Fn(&str, &Path, &Path) -> Client) {
     let home = tempfile::tempdir().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let torrent = torrent_file(&content, home.path());
+    let torrent = torrent_file(content, home.path());
     let client = start(&torrent, content.folder.path(), &home.path().join("home"));
     let engine = Engine::start(EngineConfig::new(anywhere())).await.unwrap();
     let getting: Arc<Torrent> =

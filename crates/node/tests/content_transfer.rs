@@ -1,23 +1,363 @@
 //! Torrents from engine to engine.
+#![allow(clippy::unwrap_used)]
 
 mod swarm;
 
-use sparewire_node::content::TorrentState;
-use swarm::{engine, reaches, seeder, several};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_torrent_of_several_files_goes_from_a_seeder_to_a_downloader() {
-    let content = several("");
+use sparewire_content::{Decoded, Format, HANDSHAKE_LEN, Handshake, Magnet, PeerMessage, decode};
+use sparewire_node::content::{
+    DhtConfig, DiscoveryConfig, Engine, EngineConfig, Torrent, TorrentState,
+};
+use swarm::{
+    Content, PATIENCE, SEVERAL_LEN, anywhere, engine, reaches, seeder, several, several_as,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    time::{sleep, timeout},
+};
+
+/// Waits until something of a torrent is so.
+async fn until(torrent: &Torrent, so: impl Fn(&Torrent) -> bool) {
+    let waiting = async {
+        while !so(torrent) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{:?}", torrent.status()));
+}
+
+async fn goes_from_a_seeder_to_a_downloader(content: Content) {
     let (seeder, seeded) = seeder(&content).await;
     let folder = tempfile::tempdir().unwrap();
     let downloader = engine().await;
     let torrent = downloader.add(content.below(folder.path())).await.unwrap();
     torrent.add_peer(seeder.listens());
     let status = reaches(&torrent, TorrentState::Seeding).await;
-    assert_eq!((status.have, status.total), (status.total, 1_070_005));
-    assert_eq!(status.got, status.total, "nothing came twice");
+    assert_eq!((status.have, status.total), (SEVERAL_LEN, SEVERAL_LEN));
+    assert_eq!(status.got, SEVERAL_LEN, "nothing came twice");
     downloader.shutdown().await;
     content.assert_at(folder.path());
     seeder.shutdown().await;
-    assert_eq!(seeded.status().sent, status.total);
+    assert_eq!(seeded.status().sent, SEVERAL_LEN);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_torrent_of_v1_goes_from_a_seeder_to_a_downloader() {
+    goes_from_a_seeder_to_a_downloader(several("")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_torrent_of_v2_goes_from_a_seeder_to_a_downloader() {
+    goes_from_a_seeder_to_a_downloader(several_as(Format::V2, "")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hybrid_torrent_goes_from_a_seeder_to_a_downloader() {
+    goes_from_a_seeder_to_a_downloader(several_as(Format::Hybrid, "")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_downloader_serves_what_it_has_to_others() {
+    let content = several_as(Format::Hybrid, "");
+    let (seeder, _) = seeder(&content).await;
+    let mut all = Vec::new();
+    let mut before = seeder.listens();
+    // Each knows only the one before: the last can have it only through all others.
+    for _ in 0..4 {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = engine().await;
+        let torrent = engine.add(content.below(folder.path())).await.unwrap();
+        torrent.add_peer(before);
+        before = engine.listens();
+        all.push((engine, torrent, folder));
+    }
+    for (_, torrent, folder) in &all {
+        reaches(torrent, TorrentState::Seeding).await;
+        content.assert_at(folder.path());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_magnet_link_leads_to_the_torrent_and_its_hashes() {
+    for format in [Format::V1, Format::V2, Format::Hybrid] {
+        let content = several_as(format, "");
+        let (seeder, _) = seeder(&content).await;
+        let magnet = Magnet {
+            hashes: *content.metainfo.hashes(),
+            name: None,
+            trackers: Vec::new(),
+            peers: Vec::new(),
+        };
+        let engine = engine().await;
+        let peers = [seeder.listens()];
+        let fetched = timeout(PATIENCE, engine.fetch(&magnet, &peers)).await.unwrap();
+        assert_eq!(fetched, content.metainfo, "{format:?}");
+    }
+}
+
+/// Spoils some bytes of a file, and leaves its length.
+fn spoil(path: &Path, at: usize) {
+    let mut data = std::fs::read(path).unwrap();
+    data[at] ^= 1;
+    std::fs::write(path, data).unwrap();
+}
+
+/// Downloads from somebody who lacks a piece, ends (by `end`), then goes on with who has all.
+async fn goes_on_after(save_every: Duration, end: impl AsyncFnOnce(Engine)) {
+    let content = several("");
+    let folder = tempfile::tempdir().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let mut add = content.below(folder.path());
+    add.remembered_at = Some(home.path().join("several.have"));
+    let start = || async {
+        let config = EngineConfig { save_every, ..EngineConfig::new(anywhere()) };
+        Engine::start(config).await.unwrap()
+    };
+
+    let lacking = tempfile::tempdir().unwrap();
+    for (path, data) in &content.files {
+        let at = lacking.path().join(path);
+        std::fs::create_dir_all(at.parent().unwrap()).unwrap();
+        std::fs::write(at, data).unwrap();
+    }
+    let a = lacking.path().join("several/a.bin");
+    spoil(&a, 100_000); // in piece 3
+    let partial = engine().await;
+    let partly = partial.add(content.below(lacking.path())).await.unwrap();
+    reaches(&partly, TorrentState::Downloading).await;
+    assert_eq!(partly.status().have, SEVERAL_LEN - (32 << 10));
+
+    let first = start().await;
+    let torrent = first.add(add.clone()).await.unwrap();
+    torrent.add_peer(partial.listens());
+    until(&torrent, |torrent| torrent.status().have == SEVERAL_LEN - (32 << 10)).await;
+    drop(torrent);
+    end(first).await;
+
+    let (seeder, _) = seeder(&content).await;
+    let second = start().await;
+    let torrent = second.add(add).await.unwrap();
+    torrent.add_peer(seeder.listens());
+    let status = reaches(&torrent, TorrentState::Seeding).await;
+    assert_eq!(status.got, 32 << 10, "only what was missing");
+    content.assert_at(folder.path());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_goes_on_where_it_was_ended() {
+    goes_on_after(Duration::from_secs(3600), async |engine| engine.shutdown().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_goes_on_after_an_end_that_saved_nothing() {
+    // The first save, of nothing, is at once; then none.
+    goes_on_after(Duration::from_secs(3600), async |engine| drop(engine)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_piece_that_was_changed_under_the_seeder_is_not_served_any_more() {
+    let content = several("");
+    let (seeder, seeded) = seeder(&content).await;
+    // Let it look at its files once, as a save does, so that it knows how they looked.
+    let held = Arc::clone(seeded.storage());
+    tokio::task::spawn_blocking(move || held.save()).await.unwrap().unwrap();
+    spoil(&content.folder.path().join("several/a.bin"), 100_000);
+    let folder = tempfile::tempdir().unwrap();
+    let downloader = engine().await;
+    let torrent = downloader.add(content.below(folder.path())).await.unwrap();
+    torrent.add_peer(seeder.listens());
+    until(&seeded, |seeded| seeded.status().spoilt > 0).await;
+    reaches(&seeded, TorrentState::Downloading).await;
+    assert_eq!(seeded.status().have, SEVERAL_LEN - (32 << 10));
+    until(&torrent, |torrent| torrent.status().have == SEVERAL_LEN - (32 << 10)).await;
+    assert!(torrent.status().got <= SEVERAL_LEN, "and nothing bad was sent");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seeder_whose_folder_is_gone_says_so_and_serves_nothing() {
+    let content = several("");
+    let (seeder, seeded) = seeder(&content).await;
+    let held = Arc::clone(seeded.storage());
+    tokio::task::spawn_blocking(move || held.save()).await.unwrap().unwrap();
+    std::fs::remove_dir_all(content.folder.path().join("several")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let downloader = engine().await;
+    let torrent = downloader.add(content.below(folder.path())).await.unwrap();
+    torrent.add_peer(seeder.listens());
+    until(&seeded, |seeded| seeded.status().spoilt > 0).await;
+    assert_eq!(torrent.status().have, 0);
+    assert!(!content.folder.path().join("several").exists(), "nor is it made again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_stops_and_says_why_when_something_is_in_its_way() {
+    let content = several("");
+    let (seeder, _) = seeder(&content).await;
+    let folder = tempfile::tempdir().unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("several")).unwrap();
+    let downloader = engine().await;
+    let torrent = downloader.add(content.below(folder.path())).await.unwrap();
+    reaches(&torrent, TorrentState::Downloading).await;
+    // Somebody puts a link there once it runs.
+    std::os::unix::fs::symlink(outside.path(), folder.path().join("several/sub")).unwrap();
+    torrent.add_peer(seeder.listens());
+    until(&torrent, |torrent| matches!(torrent.status().state, TorrentState::Failed(_))).await;
+    assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+}
+
+/// A peer that says it has all, and sends noise.
+async fn liar(content: &Content, at: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind(at).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let pieces = content.metainfo.geometry().pieces();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut bytes = [0; HANDSHAKE_LEN];
+            stream.read_exact(&mut bytes).await.unwrap();
+            let theirs = Handshake::from_bytes(&bytes).unwrap();
+            let ours = Handshake { peer_id: [7; 20], extended: false, ..theirs };
+            let mut out = ours.to_bytes().to_vec();
+            let mut bits = vec![0xff; pieces.div_ceil(8) as usize];
+            if let (Some(last), spare @ 1..) = (bits.last_mut(), (8 - pieces % 8) % 8) {
+                *last <<= spare;
+            }
+            PeerMessage::Bitfield(&bits).write(&mut out);
+            PeerMessage::Unchoke.write(&mut out);
+            stream.write_all(&out).await.unwrap();
+            let mut buffer = Vec::new();
+            while stream.read_buf(&mut buffer).await.is_ok_and(|length| length > 0) {
+                let mut out = Vec::new();
+                while let Ok(Decoded::Message { message, length }) = decode(&buffer, Some(pieces)) {
+                    if let PeerMessage::Request(block) = message {
+                        let data = vec![block.piece as u8; block.len as usize];
+                        PeerMessage::Piece { block, data: &data }.write(&mut out);
+                    }
+                    buffer.drain(..length);
+                }
+                if stream.write_all(&out).await.is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_sends_noise_is_left_and_the_download_completes_from_others() {
+    for content in [several(""), several_as(Format::Hybrid, "")] {
+        let liar = liar(&content, SocketAddr::from(([127, 0, 0, 2], 0))).await;
+        let folder = tempfile::tempdir().unwrap();
+        let downloader = engine().await;
+        let torrent = downloader.add(content.below(folder.path())).await.unwrap();
+        torrent.add_peer(liar);
+        until(&torrent, |torrent| torrent.status().got > 0).await;
+        until(&torrent, |torrent| torrent.status().peers == 0).await;
+        assert_eq!(torrent.status().have, 0);
+        let (seeder, _) = seeder(&content).await;
+        torrent.add_peer(seeder.listens());
+        torrent.add_peer(liar);
+        reaches(&torrent, TorrentState::Seeding).await;
+        content.assert_at(folder.path());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_find_each_other_in_the_dht() {
+    let content = several_as(Format::Hybrid, "");
+    let localhost = std::net::Ipv4Addr::LOCALHOST;
+    let node = tokio::task::spawn_blocking(move || {
+        mainline::Dht::builder().no_bootstrap().bind_address(localhost).server_mode().build()
+    });
+    let node = node.await.unwrap().unwrap();
+    let bootstrap = vec![format!("127.0.0.1:{}", node.info().local_addr().port())];
+    let start = || async {
+        let dht = DhtConfig {
+            bootstrap: bootstrap.clone(),
+            bind: Some(localhost),
+            port: None,
+            every: Duration::from_secs(1),
+            server: true,
+        };
+        let discovery =
+            DiscoveryConfig { dht: Some(dht), private_addresses: true, ..DiscoveryConfig::none() };
+        let config = EngineConfig { discovery, ..EngineConfig::new(anywhere()) };
+        Engine::start(config).await.unwrap()
+    };
+    let seeder = start().await;
+    seeder.add(content.seed()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let downloader = start().await;
+    let torrent = downloader.add(content.below(folder.path())).await.unwrap();
+    reaches(&torrent, TorrentState::Seeding).await;
+    content.assert_at(folder.path());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_are_told_of_each_other() {
+    let content = several("");
+    let start = || async {
+        let discovery = DiscoveryConfig {
+            peer_exchange: Some(Duration::from_millis(200)),
+            private_addresses: true,
+            ..DiscoveryConfig::none()
+        };
+        let config = EngineConfig { discovery, ..EngineConfig::new(anywhere()) };
+        Engine::start(config).await.unwrap()
+    };
+    // One in the middle that has nothing; the two others know only it.
+    let middle = start().await;
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let knows = middle.add(content.below(folders[0].path())).await.unwrap();
+    let getter = start().await;
+    let getting = getter.add(content.below(folders[1].path())).await.unwrap();
+    getting.add_peer(middle.listens());
+    until(&knows, |knows| knows.status().peers == 1).await;
+    let (seeder, seeded) = {
+        let engine = start().await;
+        let torrent = engine.add(content.seed()).await.unwrap();
+        (engine, torrent)
+    };
+    seeded.add_peer(middle.listens());
+    until(&getting, |getting| getting.status().peers == 2).await;
+    reaches(&getting, TorrentState::Seeding).await;
+    drop(seeder);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_torrent_of_thousands_of_files_goes_through_few_open_ones() {
+    let names: Vec<String> = (0..3_000).map(|n| format!("{}/{n}", n % 50)).collect();
+    let files: Vec<(&str, usize)> =
+        names.iter().zip(0..).map(|(name, n)| (&**name, n % 700)).collect();
+    let content = Content::v1("thousands", &files, 64 << 10, "");
+    let (seeder, _) = seeder(&content).await;
+    let folder = tempfile::tempdir().unwrap();
+    let downloader = engine().await;
+    let torrent = downloader.add(content.below(folder.path())).await.unwrap();
+    torrent.add_peer(seeder.listens());
+    reaches(&torrent, TorrentState::Seeding).await;
+    content.assert_at(folder.path());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_torrent_runs_once_and_leaves_nothing_behind_when_stopped() {
+    let content = several("");
+    let (seeder, seeded) = seeder(&content).await;
+    assert!(seeder.add(content.seed()).await.is_err());
+    seeded.stop();
+    reaches(&seeded, TorrentState::Stopped).await;
+    let again = async {
+        loop {
+            match seeder.add(content.seed()).await {
+                Ok(torrent) => return torrent,
+                Err(_) => sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let again = timeout(PATIENCE, again).await.unwrap();
+    reaches(&again, TorrentState::Seeding).await;
 }

@@ -29,16 +29,21 @@ pub(super) fn read(
     }
     let tree = info.file_tree.as_ref().ok_or(MetainfoError::NoFiles)?;
     let entries = tree_entries(tree, piece_len)?;
-    let end = entries.last().map_or(0, |entry| entry.offset + entry.len);
+    let mut end = entries.last().map_or(0, |entry| entry.offset + entry.len);
     let alone = match tree.files.as_slice() {
         // BEP 52: one file and nothing else stands for itself. BEP 3 says so of a length.
         _ if has_list => info.files.is_none(),
         [file] => tree.names[file.name as usize].parent.is_none() && tree.names.len() == 1,
         _ => false,
     };
-    let mut end = end;
     if has_list {
-        end = same_as_list(info, tree, &entries)?;
+        let with_padding = same_as_list(info, tree, &entries)?;
+        // Padding at the end fills the last piece, and makes no more.
+        let pieces = |end: u64| end.div_ceil(u64::from(piece_len));
+        if pieces(with_padding) != pieces(end) {
+            return Err(MetainfoError::Hybrid);
+        }
+        end = with_padding;
     }
     from_tree(info, tree, entries, alone, namer, piece_len, end)
 }

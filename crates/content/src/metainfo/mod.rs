@@ -2,8 +2,10 @@
 
 mod files;
 mod shape;
+#[cfg(test)]
+mod tests;
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc};
 
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
@@ -83,7 +85,7 @@ pub enum MetainfoError {
 }
 
 /// A torrent: what it is called, what files and pieces it has and what they hash to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Metainfo {
     hashes: InfoHashes,
     info: Box<[u8]>,
@@ -250,6 +252,11 @@ impl Metainfo {
         &self.trackers
     }
 
+    /// Adds the trackers that came with a link.
+    pub fn set_trackers(&mut self, tiers: Vec<Vec<String>>) {
+        self.trackers = tiers;
+    }
+
     /// Where files are in the pieces.
     pub fn layout(&self) -> &Layout {
         &self.layout
@@ -400,6 +407,18 @@ impl Metainfo {
             file.is_some_and(|f| Shape::new(f.len(), self.geometry.piece_len()).fits(layer, root))
         };
         if known.iter().all(fits) { Ok(()) } else { Err(MetainfoError::Layers) }
+    }
+}
+
+/// In short: hashes, name, and how many files and pieces.
+impl fmt::Debug for Metainfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metainfo")
+            .field("hashes", &format_args!("{}", self.hashes))
+            .field("name", &self.name)
+            .field("files", &self.layout.files().len())
+            .field("pieces", &self.geometry.pieces())
+            .finish_non_exhaustive()
     }
 }
 

@@ -44,8 +44,8 @@ pub struct DiscoveryConfig {
     pub dht: Option<DhtConfig>,
     /// Find peers in the local network by multicast (BEP 14).
     pub local_discovery: bool,
-    /// Learn peers from peers (BEP 11).
-    pub peer_exchange: bool,
+    /// Learn peers from peers, and tell them of others, this often (BEP 11: a minute at least).
+    pub peer_exchange: Option<Duration>,
     /// Trackers, and peers that strangers name, may have addresses that are not public.
     pub private_addresses: bool,
 }
@@ -58,7 +58,7 @@ impl DiscoveryConfig {
             announce_every: Duration::from_secs(30 * 60),
             dht: None,
             local_discovery: false,
-            peer_exchange: false,
+            peer_exchange: None,
             private_addresses: false,
         }
     }
@@ -401,5 +401,59 @@ impl reqwest::dns::Resolve for PublicOnly {
             }
             Ok(Box::new(public.into_iter()) as reqwest::dns::Addrs)
         })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    async fn discovery(private_addresses: bool) -> Discovery {
+        Discovery::start(DiscoveryConfig { private_addresses, ..DiscoveryConfig::none() }).await
+    }
+
+    #[tokio::test]
+    async fn a_tracker_in_our_own_network_is_not_asked_unless_the_configuration_says_so() {
+        let careful = discovery(false).await;
+        let trusting = discovery(true).await;
+        for url in [
+            "http://127.0.0.1:8080/announce",
+            "https://[::1]/announce",
+            "http://192.168.1.1/setup.cgi?do=reset",
+            "udp://10.0.0.1:53",
+            "udp://localhost:6881",
+            "http://169.254.169.254/latest/meta-data",
+            "http://[::ffff:192.168.1.1]/x",
+            "http://2130706433/x", // 127.0.0.1 as browsers read it
+        ] {
+            assert!(careful.checked(url).await.is_err(), "{url}");
+            assert!(trusting.checked(url).await.is_ok(), "{url}");
+        }
+        for url in ["", "x", "ftp://1.1.1.1/x", "udp://1.1.1.1", "http:", "wss://1.1.1.1/x"] {
+            assert!(trusting.checked(url).await.is_err(), "{url}");
+        }
+        assert!(careful.checked("http://1.1.1.1/announce").await.is_ok());
+        let name: reqwest::dns::Name = "localhost".parse().unwrap();
+        assert!(reqwest::dns::Resolve::resolve(&PublicOnly, name).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn peers_in_our_own_network_are_dialled_only_where_they_were_named_or_found_there() {
+        let careful = discovery(false).await;
+        let near: SocketAddr = "192.168.1.7:6881".parse().unwrap();
+        for (source, may) in [
+            (Source::Named, true),
+            (Source::Local, true),
+            (Source::Tracker, false),
+            (Source::Dht, false),
+            (Source::Exchange, false),
+        ] {
+            assert_eq!(careful.may_dial(near, source), may, "{source:?}");
+            assert!(careful.may_dial("1.1.1.1:6881".parse().unwrap(), source));
+            assert!(!careful.may_dial("1.1.1.1:0".parse().unwrap(), source));
+            assert!(!careful.may_dial("0.0.0.0:1".parse().unwrap(), source));
+        }
+        assert!(discovery(true).await.may_dial(near, Source::Tracker));
     }
 }

@@ -148,6 +148,11 @@ impl Storage {
         self.holdings().held.clone()
     }
 
+    /// Whether a piece is there.
+    pub fn has(&self, piece: u32) -> bool {
+        self.holdings().held.has(piece)
+    }
+
     /// How many bytes of data the pieces that are there hold, and how many all of them do.
     pub fn progress(&self) -> (u64, u64) {
         let geometry = self.metainfo.geometry();

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use sparewire_content::{HANDSHAKE_LEN, Handshake, Metainfo};
+use sparewire_content::{HANDSHAKE_LEN, Handshake, InfoHashes, Magnet, Metainfo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -22,6 +22,7 @@ use super::{
     admission::{Admission, Free, Rate},
     discovery::{Discovery, DiscoveryConfig},
     disk::Storage,
+    fetch::fetch,
     files::{DiskError, Handles},
     torrent::Torrent,
 };
@@ -130,15 +131,15 @@ impl Shared {
         Arc::new(Free::new(Arc::clone(&self.free)))
     }
 
-    /// Our half of a handshake.
-    pub(super) fn handshake(&self, info_hash: [u8; 20]) -> Handshake {
+    /// Our half of a handshake. `v2`: the torrent has hash trees, and we give hashes of them.
+    pub(super) fn handshake(&self, info_hash: [u8; 20], v2: bool) -> Handshake {
         Handshake {
             info_hash,
             peer_id: self.peer_id,
             extended: true,
             dht: self.config.discovery.dht.is_some(),
             fast: false,
-            v2: false,
+            v2,
         }
     }
 }
@@ -234,6 +235,12 @@ impl Engine {
         Ok(torrent)
     }
 
+    /// Finds out what a magnet link names: asks `peers`, and whoever is found. Waits for ever where
+    /// nobody answers.
+    pub async fn fetch(&self, magnet: &Magnet, peers: &[SocketAddr]) -> Metainfo {
+        fetch(&self.shared, magnet, peers).await
+    }
+
     /// Ends all torrents, and waits until what they have is durable.
     pub async fn shutdown(self) {
         self.cancel.cancel();
@@ -284,7 +291,8 @@ async fn greet(
     let theirs = Handshake::from_bytes(&bytes)?;
     let torrent = shared.torrents().get(&theirs.info_hash).cloned();
     let torrent = torrent.ok_or(LinkError::Nonsense("one that we do not have"))?;
-    let ours = shared.handshake(theirs.info_hash).to_bytes();
+    let v2 = torrent.storage().metainfo().hashes().v2().is_some();
+    let ours = shared.handshake(theirs.info_hash, v2).to_bytes();
     timeout(HANDSHAKE_TIMEOUT, stream.write_all(&ours)).await.map_err(|_| LinkError::Silent)??;
     torrent.connected(stream, address, &theirs, false, permit);
     Ok(())
@@ -294,17 +302,19 @@ async fn greet(
 pub(super) async fn dial(
     shared: &Shared,
     address: SocketAddr,
-    info_hash: [u8; 20],
+    hashes: &InfoHashes,
 ) -> Result<(TcpStream, Handshake), super::link::LinkError> {
     use super::link::LinkError;
 
     let dialling = async {
         let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(&shared.handshake(info_hash).to_bytes()).await?;
+        let ours = shared.handshake(hashes.handshake(), hashes.v2().is_some());
+        stream.write_all(&ours.to_bytes()).await?;
         let mut bytes = [0; HANDSHAKE_LEN];
         stream.read_exact(&mut bytes).await?;
         let theirs = Handshake::from_bytes(&bytes)?;
-        if theirs.info_hash != info_hash {
+        // Of a hybrid torrent it may answer for the other half (BEP 52).
+        if !hashes.answers_to(&theirs.info_hash) {
             return Err(LinkError::Nonsense("it answers for another"));
         }
         Ok((stream, theirs))

@@ -4,11 +4,11 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
-use sparewire_content::{Block, Extended, ExtensionIds, PeerMessage};
+use sparewire_content::{Block, Extended, ExtensionIds, Handshake, PeerMessage};
 use tokio_util::sync::CancellationToken;
 
 use super::{admission::Admission, outbox::Outbox};
@@ -59,6 +59,10 @@ pub(super) struct Link {
     pub(super) outgoing: bool,
     /// It speaks BEP 10.
     pub(super) extended: bool,
+    /// It speaks BEP 52: it gives hashes.
+    pub(super) v2: bool,
+    /// How many of its requests for hashes wait.
+    pub(super) hash_requests: AtomicU32,
     pub(super) outbox: Outbox,
     /// Cancelled when the connection is to end.
     pub(super) ended: CancellationToken,
@@ -90,9 +94,8 @@ impl Link {
     pub(super) fn new(
         number: u32,
         address: SocketAddr,
-        peer_id: [u8; 20],
+        theirs: &Handshake,
         outgoing: bool,
-        extended: bool,
         admission: Arc<dyn Admission>,
     ) -> Self {
         let state = State {
@@ -109,9 +112,11 @@ impl Link {
         Self {
             number,
             address,
-            peer_id,
+            peer_id: theirs.peer_id,
             outgoing,
-            extended,
+            extended: theirs.extended,
+            v2: theirs.v2,
+            hash_requests: AtomicU32::new(0),
             outbox: Outbox::default(),
             ended: CancellationToken::new(),
             sent: AtomicU64::new(0),

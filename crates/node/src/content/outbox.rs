@@ -76,12 +76,6 @@ impl Outbox {
         self.waiting().blocks.clear();
     }
 
-    /// Ends the connection when the writer comes to it.
-    pub(super) fn close(&self) {
-        self.waiting().closed = true;
-        self.wake.notify_one();
-    }
-
     /// Takes all messages, and blocks up to `len_max` bytes (at least one, where `blocks`).
     /// `None` when the connection is to end.
     pub(super) fn take(&self, len_max: u32, blocks: bool) -> Option<Next> {

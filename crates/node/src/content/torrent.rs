@@ -30,6 +30,7 @@ use super::{
     engine::{EngineError, Shared, dial},
     files::DiskError,
     intake::{Intake, Landed, Outcome},
+    leaves::{Answer, Leaves},
     link::{Link, LinkError},
     outbox::REQUESTS_MAX,
     swarm::{Errand, Swarm},
@@ -40,8 +41,6 @@ use super::{
 const TICK: Duration = Duration::from_millis(100);
 /// How often places for those who do not pay are given to others who wait for one.
 const TURN: Duration = Duration::from_secs(20);
-/// How often peers are told of others (BEP 11: at most once a minute).
-const EXCHANGE: Duration = Duration::from_secs(60);
 /// Dials under way at a time.
 const DIALS_MAX: usize = 16;
 /// Most others that one message tells of (BEP 11).
@@ -86,8 +85,8 @@ pub struct TorrentStatus {
 pub struct Torrent {
     storage: Arc<Storage>,
     intake: Intake,
+    leaves: Arc<Leaves>,
     shared: Arc<Shared>,
-    info_hash: [u8; 20],
     /// `None` until it is known what is on disk.
     swarm: Mutex<Option<Swarm>>,
     candidates: Mutex<Candidates>,
@@ -121,7 +120,7 @@ impl Torrent {
         let storage = Arc::new(storage);
         Ok(Arc::new(Self {
             intake: Intake::new(Arc::clone(&storage)),
-            info_hash: storage.metainfo().hashes().handshake(),
+            leaves: Arc::new(Leaves::new(Arc::clone(&storage))),
             storage,
             shared,
             swarm: Mutex::new(None),
@@ -348,7 +347,7 @@ impl Torrent {
             lock(&self.candidates).ended(address, false, Instant::now());
             return;
         };
-        match dial(&self.shared, address, self.info_hash).await {
+        match dial(&self.shared, address, self.storage.metainfo().hashes()).await {
             Ok((stream, theirs)) => self.connected(stream, address, &theirs, true, permit),
             Err(error) => {
                 tracing::debug!(%address, "not connected: {error}");
@@ -382,14 +381,7 @@ impl Torrent {
         }
         // A torrent has far fewer connections in its life.
         let number = self.next_number.fetch_add(1, Ordering::Relaxed) as u32;
-        let link = Arc::new(Link::new(
-            number,
-            address,
-            theirs.peer_id,
-            outgoing,
-            theirs.extended,
-            self.shared.stranger(),
-        ));
+        let link = Arc::new(Link::new(number, address, theirs, outgoing, self.shared.stranger()));
         let this = Arc::clone(self);
         connections.spawn(async move {
             let _permit = permit;
@@ -438,7 +430,7 @@ impl Torrent {
             let private = self.storage.metainfo().is_private();
             let ours = ExtensionIds::OURS;
             let ids = ExtensionIds {
-                pex: ours.pex.filter(|_| config.peer_exchange && !private),
+                pex: ours.pex.filter(|_| config.peer_exchange.is_some() && !private),
                 pay: None, // until there is somebody who pays
                 ..ours
             };
@@ -465,6 +457,7 @@ impl Torrent {
             lock(&self.candidates).ended(link.address, true, Instant::now());
         }
         if let Some(swarm) = lock(&self.swarm).as_mut() {
+            self.leaves.left(link.number);
             swarm.leave(link);
             self.carry_out(swarm);
             self.serve(swarm);
@@ -515,7 +508,15 @@ impl Torrent {
                 link.asked(*block)?;
             }
             PeerMessage::Cancel(block) => link.outbox.cancel(*block),
-            PeerMessage::HashRequest(request) => link.send(&PeerMessage::HashReject(*request)),
+            PeerMessage::HashRequest(request) => self.leaves.give(link, *request),
+            PeerMessage::Hashes { request, hashes } => {
+                let answer = self.leaves.answered(link.number, request, hashes);
+                self.take_leaves(link, answer);
+            }
+            PeerMessage::HashReject(request) => {
+                let answer = self.leaves.rejected(link.number, request);
+                self.take_leaves(link, answer);
+            }
             PeerMessage::Extended(extended) => self.handle_extended(link, extended),
             PeerMessage::KeepAlive | PeerMessage::Port(_) | PeerMessage::Unknown(_) => {}
             other => {
@@ -528,6 +529,19 @@ impl Torrent {
             }
         }
         Ok(())
+    }
+
+    fn take_leaves(self: &Arc<Self>, link: &Arc<Link>, answer: Answer) {
+        match answer {
+            Answer::Nothing => {}
+            Answer::Refused(piece) => self.with_swarm(|swarm| {
+                swarm.leaves_refused(link, piece);
+                self.carry_out(swarm);
+            }),
+            Answer::All(piece, leaves) => {
+                self.on_disk(move |this| this.intake.set_leaves(piece, leaves));
+            }
+        }
     }
 
     fn handle_extended(self: &Arc<Self>, link: &Arc<Link>, message: &Extended<'_>) {
@@ -553,7 +567,7 @@ impl Torrent {
             Extended::Pex(pex) => {
                 let discovery = &self.shared.discovery;
                 let private = self.storage.metainfo().is_private();
-                if !discovery.config().peer_exchange || private {
+                if discovery.config().peer_exchange.is_none() || private {
                     return;
                 }
                 let mut candidates = lock(&self.candidates);
@@ -611,7 +625,11 @@ impl Torrent {
                 }
             }
             Errand::Forget(piece) => self.intake.forget(piece),
-            Errand::AskLeaves(link, piece) => swarm.leaves_refused(&link, piece),
+            Errand::AskLeaves(link, piece) => {
+                if !self.leaves.ask(&link, piece) {
+                    swarm.leaves_refused(&link, piece);
+                }
+            }
             Errand::Complete => self.on_disk(|this| {
                 this.storage.finish()?;
                 this.state.send_if_modified(|state| {
@@ -643,7 +661,8 @@ impl Torrent {
     async fn turns(self: &Arc<Self>) {
         let mut tick = interval(TICK);
         let mut turn = interval(TURN);
-        let mut exchange = interval(EXCHANGE);
+        let every = self.shared.config.discovery.peer_exchange;
+        let mut exchange = interval(every.unwrap_or(TURN).max(TICK));
         loop {
             tokio::select! {
                 _ = tick.tick() => self.with_swarm(|swarm| {
@@ -720,7 +739,7 @@ impl Torrent {
 
     fn exchange(&self, swarm: &mut Swarm) {
         let private = self.storage.metainfo().is_private();
-        if !self.shared.config.discovery.peer_exchange || private {
+        if self.shared.config.discovery.peer_exchange.is_none() || private {
             return;
         }
         let listening = |link: &Arc<Link>| link.state().listens;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use sha1::{Digest, Sha1};
-use sparewire_content::Metainfo;
+use sparewire_content::{Builder, Format, Metainfo};
 use sparewire_node::content::{
     AddTorrent, Engine, EngineConfig, Torrent, TorrentState, TorrentStatus,
 };
@@ -95,6 +95,39 @@ impl Content {
         Self { folder, torrent, metainfo, files: kept }
     }
 
+    /// A torrent of several files as our own `Builder` makes it.
+    pub fn made(
+        name: &str,
+        files: &[(&str, usize)],
+        piece_len: u32,
+        format: Format,
+        tracker: &str,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut kept = Vec::new();
+        let mut listed = Vec::new();
+        for (seed, (path, len)) in (1..).zip(files) {
+            let data = bytes(seed, *len);
+            let whole = Path::new(name).join(path);
+            let at = folder.path().join(&whole);
+            std::fs::create_dir_all(at.parent().unwrap()).unwrap();
+            std::fs::write(at, &data).unwrap();
+            listed.push((path.split('/').map(str::to_owned).collect(), *len as u64));
+            kept.push((whole, data));
+        }
+        let builder = Builder::folder(name, listed).unwrap().format(format);
+        let mut builder = builder.piece_len(piece_len).unwrap();
+        if !tracker.is_empty() {
+            builder = builder.trackers(vec![vec![tracker.to_owned()]]);
+        }
+        while let Some((file, left)) = builder.wanted() {
+            let data = &kept[file].1;
+            builder.update(&data[data.len() - left as usize..]).unwrap();
+        }
+        let metainfo = builder.finish().unwrap();
+        Self { folder, torrent: metainfo.to_torrent(), metainfo, files: kept }
+    }
+
     /// What is added to an engine to serve it.
     pub fn seed(&self) -> AddTorrent {
         self.below(self.folder.path())
@@ -114,10 +147,20 @@ impl Content {
     }
 }
 
-/// Some files of odd lengths, an empty one among them, cut into small pieces.
+/// Some files of odd lengths, an empty one among them.
+pub const SEVERAL: [(&str, usize); 4] =
+    [("a.bin", 1_000_003), ("sub/empty", 0), ("sub/b.bin", 70_001), ("sub/c", 1)];
+/// The bytes of all of them.
+pub const SEVERAL_LEN: u64 = 1_070_005;
+
+/// These files in small pieces, as a torrent of v1.
 pub fn several(tracker: &str) -> Content {
-    let files = [("a.bin", 1_000_003), ("sub/empty", 0), ("sub/b.bin", 70_001), ("sub/c", 1)];
-    Content::v1("several", &files, 32 << 10, tracker)
+    Content::v1("several", &SEVERAL, 32 << 10, tracker)
+}
+
+/// These files in small pieces, as we make it.
+pub fn several_as(format: Format, tracker: &str) -> Content {
+    Content::made("several", &SEVERAL, 64 << 10, format, tracker)
 }
 
 pub async fn engine() -> Engine {

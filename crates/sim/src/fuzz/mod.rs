@@ -21,6 +21,7 @@ mod proxy;
 mod seeds;
 mod session;
 mod text;
+mod torrent;
 mod wallet;
 mod wire;
 
@@ -33,6 +34,7 @@ pub use proxy::{http_connect, socks};
 pub use seeds::seeds;
 pub use session::{plan, session};
 pub use text::{exit_rules, names, peer_address, target, units};
+pub use torrent::{magnet, metainfo};
 pub use wallet::{keystore, mnemonic, offline_request, offline_response};
 pub use wire::{frame, stream_heads, values};
 
@@ -63,6 +65,8 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("store_rows", store_rows),
     ("journal_rows", journal_rows),
     ("chain_rows", chain_rows),
+    ("metainfo", metainfo),
+    ("magnet", magnet),
     ("meter", meter),
     ("payee", payee),
     ("payer", payer),
