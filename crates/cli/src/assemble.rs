@@ -7,6 +7,7 @@ use sparewire_core::{Address, Amount, ByteCount, Price};
 use sparewire_node::{
     buyer::BuyerConfig,
     consumer::{Consumer, ConsumerConfig},
+    content::{DhtConfig, DiscoveryConfig, EngineConfig},
     exit::{Exit, ExitPolicy},
     provider::{Provider, ProviderConfig},
     seller::SellerConfig,
@@ -27,6 +28,11 @@ const FACTS_EVERY: Duration = Duration::from_secs(15);
 const CLOSES_EVERY: Duration = Duration::from_secs(60);
 /// How often a consumer asks whether its provider's keys are revoked.
 const KEYS_EVERY: Duration = Duration::from_secs(60);
+
+/// How often peers are told of others: at most once a minute (BEP 11).
+const EXCHANGE_EVERY: Duration = Duration::from_secs(60);
+/// How often a torrent is looked up and announced in the DHT.
+const DHT_EVERY: Duration = Duration::from_secs(15 * 60);
 
 /// A provider that is bound and not running yet.
 pub(crate) async fn provider(
@@ -74,6 +80,38 @@ pub(crate) async fn provider(
     let (store, chain) = (Arc::clone(&side.store), Arc::clone(&side.chain));
     let provider = Provider::new(settings, identity, endpoint.clone(), store, chain, exit, clock());
     Ok((provider, endpoint))
+}
+
+/// What an engine of torrents needs to know, money apart.
+pub(crate) fn engine(config: &config::ContentConfig) -> Result<EngineConfig> {
+    check_range(config.connections_max, 1, 10_000, "[content] connections_max")?;
+    check_range(config.peers_max, 1, 1_000, "[content] peers_max")?;
+    let free_upload = match config.free_upload.trim() {
+        "" => None,
+        text => Some(ByteCount::parse(text).context("[content] free_upload")?.get()),
+    };
+    let dht = (!config.dht_bootstrap.is_empty()).then(|| DhtConfig {
+        bootstrap: config.dht_bootstrap.clone(),
+        bind: None,
+        port: (config.dht_port != 0).then_some(config.dht_port),
+        every: DHT_EVERY,
+        server: false,
+    });
+    let discovery = DiscoveryConfig {
+        trackers: config.trackers,
+        dht,
+        local_discovery: config.local_discovery,
+        peer_exchange: config.peer_exchange.then_some(EXCHANGE_EVERY),
+        private_addresses: config.private_addresses,
+        ..DiscoveryConfig::none()
+    };
+    Ok(EngineConfig {
+        discovery,
+        connections_max: config.connections_max,
+        peers_max: config.peers_max,
+        free_upload,
+        ..EngineConfig::new(config.listen)
+    })
 }
 
 /// What entrusts a provider's vouchers to its watchtowers; `None` where it has none.

@@ -10,6 +10,7 @@ mod closing;
 mod commands;
 mod config;
 mod console;
+mod content;
 mod control;
 mod dates;
 mod delegation;
@@ -20,6 +21,7 @@ mod interrupt;
 mod metrics;
 mod network;
 mod output;
+mod sharer;
 mod side;
 mod story;
 mod wallet_lock;
@@ -84,6 +86,9 @@ enum Command {
     Provide(commands::provide::ProvideArgs),
     /// Use a provider's line through a local proxy.
     Connect(commands::connect::ConnectArgs),
+    /// Share files and fetch them, for money or for nothing: torrents.
+    #[command(subcommand)]
+    Content(commands::content::ContentCommand),
     /// What was carried and paid.
     #[command(subcommand)]
     Session(commands::session::SessionCommand),
@@ -159,6 +164,7 @@ async fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Provide(args) => commands::provide::run(args, home, json).await,
         Command::Connect(args) => commands::connect::run(args, home, json).await,
+        Command::Content(command) => commands::content::run(command, home, json).await,
         Command::Session(command) => commands::session::run(command, &home, json).await,
         Command::Earnings(args) => commands::earnings::run(args, &home, json).await,
         Command::Backup(command) => commands::backup::run(command, &home, json).await,
