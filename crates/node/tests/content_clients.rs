@@ -1,5 +1,9 @@
 //! Torrents between our engine and clients that nobody here wrote: each downloads from us, and we
 //! from each.
+//!
+//! Torrents of v1: no hybrid one opens in the clients of Debian 12, whoever made it. transmission 3.00
+//! reads no file tree of BEP 52, whose keys may be empty; aria2 1.36 leaves such keys out when it works
+//! out what the torrent is called.
 
 mod swarm;
 
@@ -12,7 +16,7 @@ use sparewire_node::content::{
 use swarm::{
     Content, PATIENCE, anywhere,
     clients::{self, Client},
-    reaches, several, several_as,
+    reaches, several_as,
     tracker::Tracker,
 };
 use tokio::time::{sleep, timeout};
@@ -49,40 +53,28 @@ async fn arrives(content: &Content, root: &Path) {
     timeout(PATIENCE, all).await.expect("the client did not get all of it");
 }
 
-/// The client, told where to find the torrent, fetches it from us: one of v1, and a hybrid one as we
-/// make them.
-async fn downloads_from_us(start: impl Fn(&str, &Path, &Path) -> Client) {
+/// The client, told where to find the torrent, fetches it from us.
+async fn downloads_from_us(start: impl FnOnce(&str, &Path, &Path) -> Client) {
     let tracker = Tracker::start().await;
-    for content in [several(&tracker.url), several_as(Format::Hybrid, &tracker.url)] {
-        downloads_this_from_us(&content, &start).await;
-    }
-}
-
-async fn downloads_this_from_us(content: &Content, start: impl Fn(&str, &Path, &Path) -> Client) {
+    let content = several_as(Format::V1, &tracker.url);
     let home = tempfile::tempdir().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let torrent = torrent_file(content, home.path());
+    let torrent = torrent_file(&content, home.path());
     let engine = with_trackers().await;
     let seeding = engine.add(content.seed()).await.unwrap();
     reaches(&seeding, TorrentState::Seeding).await;
     let client = start(&torrent, folder.path(), &home.path().join("home"));
-    arrives(content, folder.path()).await;
+    arrives(&content, folder.path()).await;
     drop(client);
     engine.shutdown().await;
 }
 
 /// The client has the files, and we fetch them from it.
-async fn seeds_to_us(start: impl Fn(&str, &Path, &Path) -> Client) {
-    let tracker = Tracker::start().await;
-    for content in [several(&tracker.url), several_as(Format::Hybrid, &tracker.url)] {
-        seeds_this_to_us(&content, &start).await;
-    }
-}
-
-async fn seeds_this_to_us(content: &Content, start: impl Fn(&str, &Path, &Path) -> Client) {
+async fn seeds_to_us(start: impl FnOnce(&str, &Path, &Path) -> Client) {
+    let content = several_as(Format::V1, "");
     let home = tempfile::tempdir().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let torrent = torrent_file(content, home.path());
+    let torrent = torrent_file(&content, home.path());
     let client = start(&torrent, content.folder.path(), &home.path().join("home"));
     let engine = Engine::start(EngineConfig::new(anywhere())).await.unwrap();
     let getting: Arc<Torrent> =
@@ -95,35 +87,29 @@ async fn seeds_this_to_us(content: &Content, start: impl Fn(&str, &Path, &Path) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn transmission_downloads_from_us() {
+async fn transmission_downloads_a_torrent_of_ours() {
     if clients::is_there("transmission-cli") {
-        downloads_from_us(|torrent, folder, home| {
-            clients::transmission(Path::new(torrent), folder, home)
-        })
-        .await;
+        downloads_from_us(clients::transmission).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn transmission_seeds_to_us() {
+async fn transmission_seeds_a_torrent_to_us() {
     if clients::is_there("transmission-cli") {
-        seeds_to_us(|torrent, folder, home| {
-            clients::transmission(Path::new(torrent), folder, home)
-        })
-        .await;
+        seeds_to_us(clients::transmission).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn aria2_downloads_from_us() {
+async fn aria2_downloads_a_torrent_of_ours() {
     if clients::is_there("aria2c") {
-        downloads_from_us(|torrent, folder, _| clients::aria2(torrent, folder)).await;
+        downloads_from_us(clients::aria2).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn aria2_seeds_to_us() {
+async fn aria2_seeds_a_torrent_to_us() {
     if clients::is_there("aria2c") {
-        seeds_to_us(|torrent, folder, _| clients::aria2(torrent, folder)).await;
+        seeds_to_us(clients::aria2).await;
     }
 }

@@ -92,7 +92,7 @@ impl Line {
             // What one end says as the payer is for the session in which the other is paid.
             let sinks = (pipe(Side::Selling), pipe(Side::Buying));
             let torrent = InfoHash([torrent; 20].into());
-            Deal::new(peer.keys.identity().node_id(), torrent, sinks.0, sinks.1)
+            Deal::new(peer.keys.identity().node_id(), torrent, true, sinks.0, sinks.1)
         };
         let (near_deal, far_deal) = (end(&at_far, far), end(&at_near, near));
         at_near.set(near_deal.clone()).unwrap();
@@ -127,7 +127,8 @@ impl Trade {
     ) -> Self {
         let stop = CancellationToken::new();
         let (machine, deal, done) = (buyer.buyer.clone(), buys.clone(), stop.clone());
-        let bought = tokio::spawn(async move { deal.buy(&machine, &done).await });
+        let bought =
+            tokio::spawn(async move { deal.buy(&machine, &done, &CancellationToken::new()).await });
         let (machine, deal, done) =
             (seller.seller.clone(), sells.clone(), CancellationToken::new());
         let sold = tokio::spawn(async move {
@@ -137,7 +138,7 @@ impl Trade {
                 price: Price::per_gib(price).unwrap(),
                 credit: CreditRule::default(),
             };
-            deal.sell(&machine, &offering, &done).await;
+            deal.sell(&machine, &offering, &done, &CancellationToken::new()).await;
         });
         Self { stop, bought, sold }
     }
@@ -178,7 +179,6 @@ async fn carry(seller: &Arc<Deal>, buyer: &Arc<Deal>, blocks: u64, good: bool) {
         if good {
             buyer.passed(BLOCK);
         }
-        buyer.answered(BLOCK);
     }
 }
 

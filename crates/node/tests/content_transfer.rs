@@ -273,8 +273,8 @@ async fn peers_find_each_other_in_the_dht() {
     let node = tokio::task::spawn_blocking(move || {
         mainline::Dht::builder().no_bootstrap().bind_address(localhost).server_mode().build()
     });
-    let node = node.await.unwrap().unwrap();
-    let bootstrap = vec![format!("127.0.0.1:{}", node.info().local_addr().port())];
+    let node = node.await.unwrap().unwrap().as_async();
+    let bootstrap = vec![format!("127.0.0.1:{}", node.info().await.local_addr().port())];
     let start = || async {
         let dht = DhtConfig {
             bootstrap: bootstrap.clone(),

@@ -39,6 +39,10 @@ pub(crate) struct Bought {
     pub(crate) figures: watch::Receiver<Option<Statement>>,
     /// What was agreed.
     pub(crate) terms: Terms,
+    /// Bytes that earlier sessions paid for over its channel.
+    pub(crate) history: ByteCount,
+    /// Bytes that this one had paid for when it began or went on.
+    pub(crate) paid: ByteCount,
 }
 
 /// Why a session ends before its connection does.
@@ -185,11 +189,17 @@ impl Buyer {
             None => return Err(ProtocolError::Unexpected("end of the control stream").into()),
         }
 
-        let start = payer.statement((self.clock)()).counted;
+        let begun = payer.statement((self.clock)());
+        let start = begun.counted;
+        // Money that was paid for whole units paid for no more than was counted.
+        let counted = start.checked_total().unwrap_or_default();
+        let paid = terms.price.affordable(begun.paid).min(counted);
         let meter = Arc::new(SessionMeter::new(start, ByteCount::new(u64::MAX)));
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let (figures, seen) = watch::channel(None);
-        let bought = Bought { meter: Arc::clone(&meter), commands, figures: seen, terms };
+        let history = payer.agreement().history;
+        let bought =
+            Bought { meter: Arc::clone(&meter), commands, figures: seen, terms, history, paid };
         let purchase = begin(bought.clone());
         let delegation = offer.delegation.body;
         let mut driver = Driver {

@@ -30,11 +30,11 @@ pub trait Admission: Debug + Send + Sync {
     /// Bytes were asked of the peer.
     fn asked(&self, _bytes: u64) {}
 
-    /// Bytes of a block that was asked for arrived; whether they are good is still to be seen.
-    fn arrived(&self, _bytes: u64) {}
+    /// Bytes that were asked for are not waited for any more; all, with `u64::MAX`.
+    fn withdrawn(&self, _bytes: u64) {}
 
-    /// Bytes that were asked for were judged, or are given up.
-    fn answered(&self, _bytes: u64) {}
+    /// Bytes of a block arrived; whether they are good is still to be seen.
+    fn arrived(&self, _bytes: u64) {}
 
     /// Counts bytes from the peer that have passed their hash.
     fn passed(&self, bytes: u64);

@@ -12,9 +12,12 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sparewire_core::{InfoHash, NodeId};
+use sparewire_core::{Amount, ByteCount, InfoHash, NodeId};
 use sparewire_protocol::{Direction, Event, Service, Statement, Terms};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::Admission;
@@ -31,6 +34,11 @@ const FRAMES_MAX: usize = 256;
 /// How long blocks that were asked for are waited for when a session is to end: less than the
 /// provider waits for us.
 const WIND_UP: Duration = Duration::from_secs(4);
+/// How long what came is waited for to be judged then.
+const JUDGE: Duration = Duration::from_secs(1);
+/// How long the peer may take to end its half of a session: it waits for our record of the end for
+/// half as long.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pauses between attempts to buy from one peer, doubling.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
@@ -51,6 +59,71 @@ pub enum DealError {
     Flood,
 }
 
+/// What the sessions of one direction have come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// What was paid, in the token's smallest units, in sessions that are over.
+    before: Amount,
+    /// The session that is on.
+    session: Option<Account>,
+    /// Bytes that may come from the peer in all, before it is paid more (buying only).
+    pub allowed: u64,
+}
+
+/// A session's payments since it began or went on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Account {
+    terms: Terms,
+    /// Bytes that earlier sessions paid for over its channel.
+    history: ByteCount,
+    began: ByteCount,
+    paid: ByteCount,
+    /// What had come of the peer when it began.
+    came: u64,
+}
+
+impl Account {
+    fn amount(&self) -> Amount {
+        let owed = |bytes| self.terms.price.owed(bytes).unwrap_or(Amount::MAX);
+        owed(self.paid.max(self.began)).saturating_sub(owed(self.began))
+    }
+
+    /// The peer sends up to what is paid, and its credit; it began where both counted alike.
+    fn allowed(&self) -> u64 {
+        let all = self.history.checked_add(self.paid).unwrap_or(ByteCount::new(u64::MAX));
+        let credit = self.terms.credit.credit(all).get();
+        let granted = self.paid.get().saturating_add(credit);
+        self.came.saturating_add(granted.saturating_sub(self.began.get()))
+    }
+}
+
+impl Figures {
+    /// What was paid, in the token's smallest units.
+    pub fn paid(&self) -> Amount {
+        let session = self.session.map_or(Amount::ZERO, |session| session.amount());
+        self.before.checked_add(session).unwrap_or(Amount::MAX)
+    }
+
+    fn take(&mut self, event: &Event, start: impl FnOnce(ByteCount) -> Account) {
+        match event {
+            Event::Started { reading } => self.session = Some(start(reading.down)),
+            Event::Paid { reading, .. } => {
+                if let Some(session) = &mut self.session {
+                    session.paid = session.paid.max(reading.down);
+                }
+            }
+            _ => {}
+        }
+        if let Some(session) = &self.session {
+            self.allowed = session.allowed();
+        }
+    }
+
+    fn end(&mut self) {
+        (self.before, self.session) = (self.paid(), None);
+    }
+}
+
 /// The two sessions of one connection over one torrent with one peer, whose key is proven.
 pub struct Deal {
     peer: NodeId,
@@ -62,11 +135,19 @@ pub struct Deal {
     applying: tokio::sync::Mutex<mpsc::Receiver<mpsc::Receiver<Bytes>>>,
     selling: watch::Sender<Option<Arc<SessionMeter>>>,
     buying: watch::Sender<Option<Bought>>,
+    /// A half of a session has ended.
+    over: Notify,
+    figures: [watch::Sender<Figures>; 2],
+    /// Whether there is anything to buy here.
+    sells: bool,
     /// The session in which we pay is to end: nothing more is asked for in it.
     winding_up: watch::Sender<bool>,
     /// Bytes that were asked of the peer and are neither there nor given up.
     asked: AtomicU64,
-    answered: Notify,
+    /// Bytes that ever came from the peer.
+    came: AtomicU64,
+    /// Nothing is asked of the peer, or nothing of it is to be judged any more.
+    quiet: Notify,
     /// Bytes that arrived in the session that is on, and were not counted in it.
     unjudged: AtomicU64,
 }
@@ -78,10 +159,12 @@ impl fmt::Debug for Deal {
 }
 
 impl Deal {
-    /// With `peer`, about one torrent; the frames of both sessions go to `buying` and `selling`.
+    /// With `peer`, about one torrent, which is for sale here where it `sells`; the frames of both
+    /// sessions go to `buying` and `selling`.
     pub fn new(
         peer: NodeId,
         torrent: InfoHash,
+        sells: bool,
         buying: Arc<dyn FrameSink>,
         selling: Arc<dyn FrameSink>,
     ) -> Arc<Self> {
@@ -95,9 +178,13 @@ impl Deal {
             applying: tokio::sync::Mutex::new(applying),
             selling: watch::channel(None).0,
             buying: watch::channel(None).0,
+            over: Notify::new(),
+            figures: Default::default(),
+            sells,
             winding_up: watch::channel(false).0,
             asked: AtomicU64::new(0),
-            answered: Notify::new(),
+            came: AtomicU64::new(0),
+            quiet: Notify::new(),
             unjudged: AtomicU64::new(0),
         })
     }
@@ -116,6 +203,7 @@ impl Deal {
         let slot = &mut running[side as usize];
         if frame.is_empty() {
             *slot = None;
+            self.over.notify_waiters();
             return Ok(());
         }
         let frame = Bytes::copy_from_slice(frame);
@@ -123,6 +211,12 @@ impl Deal {
             (Some(sender), _) => sender,
             // What a session that is over here was still told.
             (None, Side::Buying) => return Ok(()),
+            (None, Side::Selling) if !self.sells => {
+                drop(running);
+                // Or the connection is gone.
+                let _ = self.sinks[side as usize].send(&[]);
+                return Ok(());
+            }
             (None, Side::Selling) => {
                 let (sender, receiver) = mpsc::channel(FRAMES_MAX);
                 self.applicants.try_send(receiver).map_err(|_| DealError::Flood)?;
@@ -138,6 +232,7 @@ impl Deal {
     /// The connection is gone: sessions that run on it break off.
     pub fn hang_up(&self) {
         *self.running() = [None, None];
+        self.over.notify_waiters();
     }
 
     /// Whether the peer pays for what it is sent now; changes are notified.
@@ -145,13 +240,26 @@ impl Deal {
         self.selling.subscribe()
     }
 
-    /// Sells to the peer whenever it wants to buy, until `shutdown`: then its session is settled.
-    pub async fn sell(&self, seller: &Seller, offering: &Offering, shutdown: &CancellationToken) {
+    /// What the sessions of one direction have come to; changes are notified.
+    pub fn figures(&self, side: Side) -> watch::Receiver<Figures> {
+        self.figures[side as usize].subscribe()
+    }
+
+    /// Sells to the peer whenever it wants to buy, until `shutdown`: then its session is settled; or
+    /// until the connection has `ended`.
+    pub async fn sell(
+        &self,
+        seller: &Seller,
+        offering: &Offering,
+        shutdown: &CancellationToken,
+        ended: &CancellationToken,
+    ) {
         let mut applying = self.applying.lock().await;
         loop {
             let frames = tokio::select! {
                 frames = applying.recv() => frames,
                 () = shutdown.cancelled() => return,
+                () = ended.cancelled() => return,
             };
             let Some(frames) = frames else { return };
             let control = ControlWriter::frames(Arc::clone(&self.sinks[Side::Selling as usize]));
@@ -162,7 +270,8 @@ impl Deal {
             };
             let served = match greeted {
                 Ok(Some(greeted)) => {
-                    let begin = |begun: Begun| Seeding { deal: self, meter: begun.meter };
+                    let terms = *greeted.terms();
+                    let begin = |begun: Begun| Seeding { deal: self, meter: begun.meter, terms };
                     seller.serve(greeted, shutdown, begin).await
                 }
                 Ok(None) => Ok(()),
@@ -179,11 +288,12 @@ impl Deal {
     /// # Errors
     /// [`SessionError`] where it does not say, or where `buyer` would not pay that.
     pub async fn quote(&self, buyer: &Buyer) -> Result<Terms, SessionError> {
-        buyer.quote(self.peer, self.service, self.begin_buying()).await
+        let control = self.begin_buying().await?;
+        buyer.quote(self.peer, self.service, control).await
     }
 
-    /// Buys from the peer until `shutdown`, or until trying again would not help. Blocks can be
-    /// asked for while [`Admission::allowance`] is not 0.
+    /// Buys from the peer until `shutdown`, or until the connection has `ended` or trying again
+    /// would not help. Blocks can be asked for while [`Admission::allowance`] is not 0.
     ///
     /// # Errors
     /// [`SessionError`] where it did not end properly.
@@ -191,32 +301,52 @@ impl Deal {
         &self,
         buyer: &Buyer,
         shutdown: &CancellationToken,
+        ended: &CancellationToken,
     ) -> Result<Statement, SessionError> {
         let mut pause = RETRY.0;
         loop {
-            let control = self.begin_buying();
-            let begin = |bought| Downloading { deal: self, bought };
-            let bought = buyer.session(self.peer, None, self.service, control, shutdown, begin);
+            let bought = async {
+                let control = self.begin_buying().await?;
+                let begin = |bought| Downloading { deal: self, bought };
+                buyer.session(self.peer, None, self.service, control, shutdown, begin).await
+            };
             let error = match bought.await {
                 Ok(statement) if shutdown.is_cancelled() => return Ok(statement),
                 Ok(_) => None, // the peer wanted to end it; the next session is a new one
-                Err(error) if shutdown.is_cancelled() || !may_retry(&error) => return Err(error),
+                Err(error)
+                    if shutdown.is_cancelled() || ended.is_cancelled() || !may_retry(&error) =>
+                {
+                    return Err(error);
+                }
                 Err(error) => Some(error),
             };
             tracing::info!(peer = %self.peer, ?error, "nothing is bought; trying again");
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = shutdown.cancelled() => return Err(error.unwrap_or(SessionError::Shutdown)),
+                () = ended.cancelled() => return Err(error.unwrap_or(SessionError::Shutdown)),
             }
             pause = (pause * 2).min(RETRY.1);
         }
     }
 
-    fn begin_buying(&self) -> (ControlWriter, ControlReader) {
+    /// Begins a session in which we pay: not before the peer has ended its half of the one before,
+    /// or the end of that would be taken for the end of this.
+    async fn begin_buying(&self) -> Result<(ControlWriter, ControlReader), SessionError> {
+        let free = async {
+            loop {
+                let over = self.over.notified();
+                if self.running()[Side::Buying as usize].is_none() {
+                    return;
+                }
+                over.await;
+            }
+        };
+        timeout(END_TIMEOUT, free).await.map_err(|_| SessionError::Stalled)?;
         let (sender, receiver) = mpsc::channel(FRAMES_MAX);
         self.running()[Side::Buying as usize] = Some(sender);
         let control = ControlWriter::frames(Arc::clone(&self.sinks[Side::Buying as usize]));
-        (control, ControlReader::Frames(receiver))
+        Ok((control, ControlReader::Frames(receiver)))
     }
 
     fn running(&self) -> MutexGuard<'_, [Option<mpsc::Sender<Bytes>>; 2]> {
@@ -224,14 +354,20 @@ impl Deal {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn all_answered(&self) {
+    /// Until `bytes` has come down to nothing.
+    async fn quiet(&self, bytes: &AtomicU64) {
         loop {
-            let answered = self.answered.notified();
-            if self.asked.load(Ordering::Acquire) == 0 {
+            let quiet = self.quiet.notified();
+            if bytes.load(Ordering::Acquire) == 0 {
                 return;
             }
-            answered.await;
+            quiet.await;
         }
+    }
+
+    /// Tells how many bytes may come from the peer in all, and what was paid.
+    fn tell(&self, side: Side, change: impl FnOnce(&mut Figures)) {
+        self.figures[side as usize].send_modify(change);
     }
 }
 
@@ -239,6 +375,7 @@ impl Deal {
 struct Seeding<'a> {
     deal: &'a Deal,
     meter: Arc<SessionMeter>,
+    terms: Terms,
 }
 
 impl Sale for Seeding<'_> {
@@ -247,10 +384,15 @@ impl Sale for Seeding<'_> {
         std::future::pending().await // the connection's writer asks the meter
     }
 
-    fn event(&self, _event: Event) {}
+    fn event(&self, event: Event) {
+        let (terms, history, came) = (self.terms, ByteCount::ZERO, 0);
+        let start = |began| Account { terms, history, began, paid: ByteCount::ZERO, came };
+        self.deal.tell(Side::Selling, |figures| figures.take(&event, start));
+    }
 
     fn over(&self) {
         self.deal.selling.send_replace(None);
+        self.deal.tell(Side::Selling, Figures::end);
     }
 }
 
@@ -266,18 +408,25 @@ impl Purchase for Downloading<'_> {
             self.deal.unjudged.store(0, Ordering::Release);
             self.deal.buying.send_replace(Some(self.bought.clone()));
         }
+        let (terms, history, paid) = (self.bought.terms, self.bought.history, self.bought.paid);
+        let came = self.deal.came.load(Ordering::Acquire);
+        let start = |began| Account { terms, history, began, paid, came };
+        self.deal.tell(Side::Buying, |figures| figures.take(&event, start));
     }
 
     /// Nothing more is asked for; what was is waited for a little.
     async fn wind_up(&self, _why: &Ending) {
         // Still counted: the meter stays where the blocks under way are judged.
         self.deal.winding_up.send_replace(true);
-        let _ = tokio::time::timeout(WIND_UP, self.deal.all_answered()).await;
+        let deal = self.deal;
+        let _ = timeout(WIND_UP, deal.quiet(&deal.asked)).await;
+        let _ = timeout(JUDGE, deal.quiet(&deal.unjudged)).await;
     }
 
     fn over(&self, _error: Option<&SessionError>) {
         self.deal.buying.send_replace(None);
         self.deal.winding_up.send_replace(false);
+        self.deal.tell(Side::Buying, Figures::end);
     }
 }
 
@@ -311,16 +460,18 @@ impl Admission for Deal {
         self.asked.fetch_add(bytes, Ordering::AcqRel);
     }
 
-    fn arrived(&self, bytes: u64) {
-        self.unjudged.fetch_add(bytes, Ordering::AcqRel);
-    }
-
-    fn answered(&self, bytes: u64) {
+    fn withdrawn(&self, bytes: u64) {
         let less = |asked: u64| Some(asked.saturating_sub(bytes));
         let before = self.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
         if before.is_ok_and(|before| before <= bytes) {
-            self.answered.notify_waiters();
+            self.quiet.notify_waiters();
         }
+    }
+
+    fn arrived(&self, bytes: u64) {
+        self.came.fetch_add(bytes, Ordering::AcqRel);
+        self.unjudged.fetch_add(bytes, Ordering::AcqRel);
+        self.withdrawn(bytes);
     }
 
     /// Where no session is on, what passed was given for nothing, or is lost with the session that it
@@ -334,6 +485,7 @@ impl Admission for Deal {
             Some(unjudged - counts)
         };
         let _ = self.unjudged.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+        self.quiet.notify_waiters();
         while counts > 0 {
             let part = usize::try_from(counts).unwrap_or(usize::MAX);
             bought.meter.count(Direction::Down, part);

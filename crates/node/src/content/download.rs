@@ -52,11 +52,16 @@ pub(super) async fn receive(
         job: None,
     };
     let ended = reader.run().await;
-    if let Some(job) = reader.job.take() {
-        // What has arrived is not thrown away because the connection broke.
-        let _ = reader.done(job.await);
+    // What has arrived is not thrown away because the connection is over: the machine counts on it.
+    loop {
+        if let Some(job) = reader.job.take() {
+            let _ = reader.done(job.await);
+        } else if !reader.blocks.is_empty() {
+            reader.hand_over();
+        } else {
+            return ended;
+        }
     }
-    ended
 }
 
 struct Reader<R> {

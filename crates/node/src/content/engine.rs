@@ -24,6 +24,7 @@ use super::{
     disk::Storage,
     fetch::fetch,
     files::{DiskError, Handles},
+    money::{Buying, Money, Sale, Trading},
     torrent::Torrent,
 };
 
@@ -51,6 +52,8 @@ pub struct EngineConfig {
     pub free_upload: Option<u64>,
     /// How often it is made durable and remembered which pieces are there.
     pub save_every: Duration,
+    /// Who pays and is paid; `None` where everything is for nothing.
+    pub money: Option<Arc<Money>>,
 }
 
 impl EngineConfig {
@@ -64,6 +67,7 @@ impl EngineConfig {
             upload_slots: 8,
             free_upload: None,
             save_every: Duration::from_secs(5),
+            money: None,
         }
     }
 }
@@ -105,6 +109,20 @@ pub struct AddTorrent {
     pub root: PathBuf,
     /// Where it is remembered which pieces are there; `None` to find out anew each time.
     pub remembered_at: Option<PathBuf>,
+    /// For how much it is sold; `None` where it is not.
+    pub sale: Option<Sale>,
+    /// Whether those are served who do not pay.
+    pub free: bool,
+    /// From whom it is taken.
+    pub buying: Buying,
+}
+
+impl AddTorrent {
+    /// For nothing: taken from everybody who gives it, and given to everybody.
+    pub fn new(metainfo: Metainfo, root: PathBuf) -> Self {
+        let (sale, buying) = (None, Buying::default());
+        Self { metainfo, root, remembered_at: None, sale, free: true, buying }
+    }
 }
 
 /// What torrents share.
@@ -217,7 +235,9 @@ impl Engine {
             Storage::open(metainfo, &add.root, add.remembered_at, handles)
         });
         let storage = opened.await.map_err(|_| EngineError::Shutdown)??;
-        let torrent = Torrent::new(storage, Arc::clone(&self.shared), self.cancel.child_token())?;
+        let trading = Trading::new(add.sale, add.free, add.buying);
+        let (shared, cancel) = (Arc::clone(&self.shared), self.cancel.child_token());
+        let torrent = Torrent::new(storage, shared, trading, cancel)?;
         {
             let mut torrents = self.shared.torrents();
             if topics.iter().any(|topic| torrents.contains_key(topic)) {

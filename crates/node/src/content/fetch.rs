@@ -139,7 +139,9 @@ async fn ask(shared: &Shared, address: SocketAddr, magnet: &Magnet) -> Result<Me
             .set_layer(file, layer)
             .map_err(|_| LinkError::Nonsense("its hashes are not those of the file"))?;
     }
-    metainfo.set_trackers(vec![magnet.trackers.clone()]);
+    if !magnet.trackers.is_empty() {
+        metainfo.set_trackers(vec![magnet.trackers.clone()]);
+    }
     Ok(metainfo)
 }
 

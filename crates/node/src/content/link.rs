@@ -11,7 +11,11 @@ use std::{
 use sparewire_content::{Block, Extended, ExtensionIds, Handshake, PeerMessage};
 use tokio_util::sync::CancellationToken;
 
-use super::{admission::Admission, outbox::Outbox};
+use super::{
+    admission::Admission,
+    money::{Pay, Trade},
+    outbox::Outbox,
+};
 
 /// Why a connection ends.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -55,6 +59,8 @@ pub(super) struct Link {
     pub(super) number: u32,
     pub(super) address: SocketAddr,
     pub(super) peer_id: [u8; 20],
+    /// As both handshakes named the torrent.
+    pub(super) info_hash: [u8; 20],
     /// We dialled.
     pub(super) outgoing: bool,
     /// It speaks BEP 10.
@@ -75,6 +81,7 @@ pub(super) struct Link {
 pub(super) struct State {
     pub(super) admission: Arc<dyn Admission>,
     pub(super) ids: ExtensionIds,
+    pub(super) pay: Pay,
     pub(super) client: Option<String>,
     /// Where it takes connections.
     pub(super) listens: Option<SocketAddr>,
@@ -101,6 +108,7 @@ impl Link {
         let state = State {
             admission,
             ids: ExtensionIds::default(),
+            pay: Pay::default(),
             client: None,
             listens: outgoing.then_some(address),
             interested: false,
@@ -113,6 +121,7 @@ impl Link {
             number,
             address,
             peer_id: theirs.peer_id,
+            info_hash: theirs.info_hash,
             outgoing,
             extended: theirs.extended,
             v2: theirs.v2,
@@ -130,6 +139,14 @@ impl Link {
 
     pub(super) fn admission(&self) -> Arc<dyn Admission> {
         Arc::clone(&self.state().admission)
+    }
+
+    /// What is traded with the peer.
+    pub(super) fn trade(&self) -> Option<Arc<Trade>> {
+        match &self.state().pay {
+            Pay::Trading(trade) => Some(Arc::clone(trade)),
+            Pay::Unknown | Pay::Binding(_) | Pay::Refused => None,
+        }
     }
 
     /// Sends a message.

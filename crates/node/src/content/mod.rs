@@ -19,15 +19,17 @@ mod have;
 mod intake;
 mod leaves;
 mod link;
+mod money;
 mod outbox;
 mod swarm;
 mod torrent;
 mod upload;
 
 pub use admission::{Admission, Free, Rate};
-pub use deal::{Deal, DealError, Side};
+pub use deal::{Deal, DealError, Figures, Side};
 pub use discovery::{DhtConfig, Discovery, DiscoveryConfig, Finding, Progress, Source, Wanted};
 pub use disk::{Standing, Storage};
 pub use engine::{AddTorrent, Engine, EngineConfig, EngineError};
 pub use files::{DiskError, FileSpec, Files, Handles, Stamp};
+pub use money::{Buying, Money, Sale};
 pub use torrent::{Torrent, TorrentState, TorrentStatus};

@@ -6,7 +6,7 @@ use sparewire_content::{
     Bitfield, Block, Download, DownloadSetup, DropReason, Metainfo, Order, PeerId, PeerMessage,
     Supply, Verdict,
 };
-use sparewire_core::{Price, Timestamp};
+use sparewire_core::{ByteCount, Price, Timestamp};
 
 use super::{
     intake::Outcome,
@@ -49,9 +49,9 @@ impl PartialEq for Link {
 impl Eq for Link {}
 
 impl Swarm {
-    pub(super) fn new(metainfo: &Metainfo, have: Bitfield, random: u64) -> Self {
+    pub(super) fn new(metainfo: &Metainfo, have: Bitfield, price_max: Price, random: u64) -> Self {
         let born = Instant::now();
-        let download = download(metainfo, have, random, Timestamp::default());
+        let download = download(metainfo, have, price_max, random);
         Self { download, links: BTreeMap::new(), born }
     }
 
@@ -80,10 +80,21 @@ impl Swarm {
         self.links.values().for_each(|link| link.ended.cancel());
     }
 
+    /// A peer; what it takes is said by [`Swarm::priced`].
     pub(super) fn join(&mut self, link: &Arc<Link>) {
         self.links.insert(link.number, Arc::clone(link));
-        let supply = Supply { price: Some(Price::FREE), queue_max: QUEUE_MAX };
+        let supply = Supply { price: None, queue_max: QUEUE_MAX };
         self.download.peer_joined(PeerId(link.number), supply);
+    }
+
+    /// What a peer takes.
+    pub(super) fn priced(&mut self, link: &Link, price: Price) {
+        self.download.priced(PeerId(link.number), price);
+    }
+
+    /// How many bytes may come from a peer in all.
+    pub(super) fn allow(&mut self, link: &Link, bytes: u64) {
+        self.download.allow(PeerId(link.number), ByteCount::new(bytes));
     }
 
     pub(super) fn leave(&mut self, link: &Link) {
@@ -110,7 +121,10 @@ impl Swarm {
     ) -> Result<(), LinkError> {
         let peer = PeerId(link.number);
         match message {
-            PeerMessage::Choke => self.download.choked(peer),
+            PeerMessage::Choke => {
+                link.admission().withdrawn(u64::MAX);
+                self.download.choked(peer);
+            }
             PeerMessage::Unchoke => self.download.unchoked(peer),
             PeerMessage::Have(piece) => self.download.have(peer, *piece),
             PeerMessage::Bitfield(bits) => {
@@ -171,9 +185,24 @@ impl Swarm {
                 }
             };
             match order {
-                Order::Request(peer, block) => send(peer, &PeerMessage::Request(block)),
-                Order::Cancel(peer, block) => send(peer, &PeerMessage::Cancel(block)),
-                Order::Interested(peer) => send(peer, &PeerMessage::Interested),
+                Order::Request(peer, block) => {
+                    if let Some(link) = self.links.get(&peer.0) {
+                        link.admission().asked(u64::from(block.len));
+                        link.send(&PeerMessage::Request(block));
+                    }
+                }
+                Order::Cancel(peer, block) => {
+                    if let Some(link) = self.links.get(&peer.0) {
+                        link.admission().withdrawn(u64::from(block.len));
+                        link.send(&PeerMessage::Cancel(block));
+                    }
+                }
+                Order::Interested(peer) => {
+                    send(peer, &PeerMessage::Interested);
+                    if let Some(trade) = self.links.get(&peer.0).and_then(|link| link.trade()) {
+                        trade.wanted.send_replace(true);
+                    }
+                }
                 Order::NotInterested(peer) => send(peer, &PeerMessage::NotInterested),
                 Order::AskLeaves(peer, piece) => match self.links.get(&peer.0) {
                     Some(link) => errands.push(Errand::AskLeaves(Arc::clone(link), piece)),
@@ -203,13 +232,13 @@ impl Swarm {
     }
 }
 
-fn download(metainfo: &Metainfo, have: Bitfield, random: u64, now: Timestamp) -> Download {
+fn download(metainfo: &Metainfo, have: Bitfield, price_max: Price, random: u64) -> Download {
     Download::new(DownloadSetup {
         geometry: Arc::new(metainfo.geometry().clone()),
         have,
         by_block: metainfo.hashes().v2().is_some(),
-        price_max: Price::FREE,
+        price_max,
         random,
-        now,
+        now: Timestamp::default(),
     })
 }

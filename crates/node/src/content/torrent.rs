@@ -11,9 +11,10 @@ use std::{
 };
 
 use sparewire_content::{
-    BLOCK_LEN, Block, Extended, ExtensionHandshake, ExtensionIds, Handshake, Metadata, PeerMessage,
-    Pex,
+    BLOCK_LEN, Bitfield, Block, Extended, ExtensionHandshake, ExtensionIds, Handshake, Metadata,
+    PeerMessage, Pex,
 };
+use sparewire_core::{Amount, Price};
 use tokio::{
     net::TcpStream,
     sync::{Notify, OwnedSemaphorePermit, watch},
@@ -23,6 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    admission::{Admission, Free, Rate},
     candidates::Candidates,
     discovery::{Progress, Source, Wanted},
     disk::Storage,
@@ -32,6 +34,7 @@ use super::{
     intake::{Intake, Landed, Outcome},
     leaves::{Answer, Leaves},
     link::{Link, LinkError},
+    money::{Money, Trading},
     outbox::REQUESTS_MAX,
     swarm::{Errand, Swarm},
     upload,
@@ -78,6 +81,12 @@ pub struct TorrentStatus {
     pub peers: usize,
     /// How often a piece was found changed on disk when somebody asked for it.
     pub spoilt: u64,
+    /// What was paid for it since the start, in the token's smallest units.
+    pub paid: Amount,
+    /// What it earned since the start, in the same.
+    pub earned: Amount,
+    /// Why nothing was bought of somebody, last.
+    pub refusal: Option<String>,
 }
 
 /// A torrent that runs in an [`super::Engine`].
@@ -87,6 +96,7 @@ pub struct Torrent {
     intake: Intake,
     leaves: Arc<Leaves>,
     shared: Arc<Shared>,
+    trading: Trading,
     /// `None` until it is known what is on disk.
     swarm: Mutex<Option<Swarm>>,
     candidates: Mutex<Candidates>,
@@ -112,6 +122,7 @@ impl Torrent {
     pub(super) fn new(
         storage: Storage,
         shared: Arc<Shared>,
+        trading: Trading,
         cancel: CancellationToken,
     ) -> Result<Arc<Self>, EngineError> {
         if storage.metainfo().missing_layers().next().is_some() {
@@ -123,6 +134,7 @@ impl Torrent {
             leaves: Arc::new(Leaves::new(Arc::clone(&storage))),
             storage,
             shared,
+            trading,
             swarm: Mutex::new(None),
             candidates: Mutex::default(),
             dialable: Notify::new(),
@@ -154,6 +166,7 @@ impl Torrent {
     /// Its figures now.
     pub fn status(&self) -> TorrentStatus {
         let (have, total) = self.storage.progress();
+        let (paid, earned) = self.money_moved();
         TorrentStatus {
             state: self.state.borrow().clone(),
             have,
@@ -162,6 +175,49 @@ impl Torrent {
             got: self.got.load(Ordering::Relaxed),
             peers: lock(&self.swarm).as_ref().map_or(0, Swarm::peers),
             spoilt: self.spoilt.load(Ordering::Relaxed),
+            paid,
+            earned,
+            refusal: self.trading.refusal(),
+        }
+    }
+
+    /// What was paid and earned.
+    fn money_moved(&self) -> (Amount, Amount) {
+        let swarm = lock(&self.swarm);
+        let links = swarm.iter().flat_map(|swarm| swarm.links());
+        let add = |sum: Amount, more| sum.checked_add(more).unwrap_or(Amount::MAX);
+        links.filter_map(|link| link.trade()).fold(self.trading.before(), |sum, trade| {
+            let (paid, earned) = trade.figures();
+            (add(sum.0, paid), add(sum.1, earned))
+        })
+    }
+
+    pub(super) fn trading(&self) -> &Trading {
+        &self.trading
+    }
+
+    pub(super) fn money(&self) -> Option<&Arc<Money>> {
+        self.shared.config.money.as_ref()
+    }
+
+    pub(super) fn info_hash(&self) -> [u8; 20] {
+        self.storage.metainfo().hashes().handshake()
+    }
+
+    pub(super) fn peer_id(&self) -> [u8; 20] {
+        self.shared.peer_id
+    }
+
+    /// Whether all pieces are there.
+    pub(super) fn is_complete(&self) -> bool {
+        self.storage.held().is_all()
+    }
+
+    /// What somebody is admitted to of whom nothing is known.
+    fn stranger(&self) -> Arc<dyn Admission> {
+        match self.trading.free {
+            true => self.shared.stranger(),
+            false => Arc::new(Free::new(Arc::new(Rate::new(Some(0))))),
         }
     }
 
@@ -192,6 +248,7 @@ impl Torrent {
         }
         // One that has failed says so until it is stopped.
         self.cancel.cancelled().await;
+        self.trading.settle().await;
         if let Some(swarm) = lock(&self.swarm).take() {
             swarm.end();
         }
@@ -223,13 +280,16 @@ impl Torrent {
         let _ = getrandom::fill(&mut random); // where it begins: no secret
         let held = self.storage.held();
         let full = held.is_all();
-        let metainfo = self.storage.metainfo();
-        *lock(&self.swarm) = Some(Swarm::new(metainfo, held, u64::from_le_bytes(random)));
+        *lock(&self.swarm) = Some(self.machine(held, u64::from_le_bytes(random)));
         self.state.send_replace(match full {
             true => TorrentState::Seeding,
             false => TorrentState::Downloading,
         });
         Ok(())
+    }
+
+    fn machine(&self, held: Bitfield, random: u64) -> Swarm {
+        Swarm::new(self.storage.metainfo(), held, self.trading.buying.price_max, random)
     }
 
     async fn save(self: &Arc<Self>) -> Result<(), DiskError> {
@@ -275,7 +335,7 @@ impl Torrent {
         let full = held.is_all();
         let mut swarm = lock(&self.swarm);
         if swarm.is_some()
-            && let Some(old) = swarm.replace(Swarm::new(self.storage.metainfo(), held, 0))
+            && let Some(old) = swarm.replace(self.machine(held, 0))
         {
             old.end();
             self.state.send_if_modified(|state| {
@@ -381,7 +441,8 @@ impl Torrent {
         }
         // A torrent has far fewer connections in its life.
         let number = self.next_number.fetch_add(1, Ordering::Relaxed) as u32;
-        let link = Arc::new(Link::new(number, address, theirs, outgoing, self.shared.stranger()));
+        let admission = self.stranger();
+        let link = Arc::new(Link::new(number, address, theirs, outgoing, admission));
         let this = Arc::clone(self);
         connections.spawn(async move {
             let _permit = permit;
@@ -400,12 +461,19 @@ impl Torrent {
         let _ = stream.set_nodelay(true); // messages are put together before they are written
         self.joined(link)?;
         let (from, to) = stream.into_split();
-        let result = tokio::select! {
-            result = upload::send(Arc::clone(self), Arc::clone(link), to) => result,
-            result = download::receive(Arc::clone(self), Arc::clone(link), from) => result,
+        // Whichever half ends first ends the other, which finishes what it has in hand.
+        let up = async {
+            let ended = upload::send(Arc::clone(self), Arc::clone(link), to).await;
+            link.ended.cancel();
+            ended
         };
-        link.ended.cancel();
-        result
+        let down = async {
+            let ended = download::receive(Arc::clone(self), Arc::clone(link), from).await;
+            link.ended.cancel();
+            ended
+        };
+        let (up, down) = tokio::join!(up, down);
+        down.and(up)
     }
 
     /// A connection begins: it is told what we are and have.
@@ -431,7 +499,7 @@ impl Torrent {
             let ours = ExtensionIds::OURS;
             let ids = ExtensionIds {
                 pex: ours.pex.filter(|_| config.peer_exchange.is_some() && !private),
-                pay: None, // until there is somebody who pays
+                pay: ours.pay.filter(|_| self.shared.config.money.is_some()),
                 ..ours
             };
             let info_len = u32::try_from(self.storage.metainfo().info_bytes().len());
@@ -446,12 +514,18 @@ impl Torrent {
             })));
         }
         swarm.join(link);
+        if !link.extended && self.trading.buying.free {
+            swarm.priced(link, Price::FREE); // it will not say anything of money
+        }
         self.carry_out(swarm);
         Ok(())
     }
 
     /// A connection is over.
     fn left(self: &Arc<Self>, link: &Arc<Link>) {
+        if let Some(trade) = link.trade() {
+            self.trading.gone(&trade);
+        }
         self.sent.fetch_add(link.sent.swap(0, Ordering::Relaxed), Ordering::Relaxed);
         if link.outgoing {
             lock(&self.candidates).ended(link.address, true, Instant::now());
@@ -476,6 +550,7 @@ impl Torrent {
     ) -> Option<Landed> {
         let mut guard = lock(&self.swarm);
         let swarm = guard.as_mut()?;
+        link.admission().arrived(u64::from(block.len));
         let wanted = swarm.arrived(link, block);
         // Before the machine says what is to be done with it.
         let landed = wanted.then(|| self.intake.land(block, range));
@@ -517,6 +592,7 @@ impl Torrent {
                 let answer = self.leaves.rejected(link.number, request);
                 self.take_leaves(link, answer);
             }
+            PeerMessage::Extended(Extended::Pay(message)) => self.handle_pay(link, message)?,
             PeerMessage::Extended(extended) => self.handle_extended(link, extended),
             PeerMessage::KeepAlive | PeerMessage::Port(_) | PeerMessage::Unknown(_) => {}
             other => {
@@ -554,6 +630,7 @@ impl Torrent {
                     state.client = handshake.client.clone();
                     state.listens = state.listens.or(listens);
                 }
+                self.introduce(link, handshake.ids.pay.is_some());
             }
             Extended::Metadata(Metadata::Request(part)) => {
                 let info = self.storage.metainfo().info_bytes();
@@ -597,6 +674,19 @@ impl Torrent {
         self.got.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Gives places anew: who may be served has changed.
+    pub(super) fn serve_now(&self) {
+        self.with_swarm(|swarm| self.serve(swarm));
+    }
+
+    /// Tells the machine something, and does what it says.
+    pub(super) fn with_machine(self: &Arc<Self>, tell: impl FnOnce(&mut Swarm)) {
+        self.with_swarm(|swarm| {
+            tell(swarm);
+            self.carry_out(swarm);
+        });
+    }
+
     fn with_swarm(&self, act: impl FnOnce(&mut Swarm)) {
         if let Some(swarm) = lock(&self.swarm).as_mut() {
             act(swarm);
@@ -631,6 +721,7 @@ impl Torrent {
                 }
             }
             Errand::Complete => self.on_disk(|this| {
+                this.trading.complete();
                 this.storage.finish()?;
                 this.state.send_if_modified(|state| {
                     let downloading = *state == TorrentState::Downloading;

@@ -44,7 +44,11 @@ pub(super) async fn send(
         admitted: 0,
         spare: Vec::new(),
     };
-    let ended = sender.run().await;
+    let closed = Arc::clone(&sender.link);
+    let ended = tokio::select! {
+        ended = sender.run() => ended,
+        () = closed.ended.cancelled() => Err(LinkError::Closed("closed by us")),
+    };
     if let Err(LinkError::Closed(SPOILT)) = &ended {
         torrent.spoilt();
     }
@@ -103,7 +107,7 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
                 self.pace(sent.blocks.len(), took);
                 self.spare = sent.bytes;
             } else if next.messages.is_empty() {
-                self.wait().await?;
+                self.wait().await;
             }
         }
     }
@@ -129,7 +133,7 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
     }
 
     /// Until there is something to send, or something may be sent.
-    async fn wait(&mut self) -> Result<(), LinkError> {
+    async fn wait(&mut self) {
         let admission = self.link.admission();
         let blocked = !self.waiting.is_empty();
         tokio::select! {
@@ -142,9 +146,7 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
                 }
             }
             () = tokio::time::sleep(KEEP_ALIVE) => self.link.send(&PeerMessage::KeepAlive),
-            () = self.link.ended.cancelled() => return Err(LinkError::Closed("closed by us")),
         }
-        Ok(())
     }
 
     /// Longer runs are cheaper; shorter ones let messages through sooner.

@@ -9,6 +9,7 @@ use std::{
 use sparewire_core::{ByteCount, ChannelId, DeviceStatement, NodeId};
 use sparewire_protocol::{
     Action, Delegation, Event, Message, Offer, Output, Payee, ProtocolError, RefusalCode, Refused,
+    Terms,
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -61,6 +62,13 @@ pub(crate) struct Greeted {
     /// What it accepts.
     offer: Offer,
     applicant: Applicant,
+}
+
+impl Greeted {
+    /// What it accepts.
+    pub(crate) fn terms(&self) -> &Terms {
+        &self.applicant.terms
+    }
 }
 
 impl Seller {

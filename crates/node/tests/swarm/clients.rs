@@ -49,7 +49,7 @@ fn run(mut command: Command, port: u16) -> Client {
 }
 
 /// transmission-cli: downloads what is missing in `folder`, then seeds.
-pub fn transmission(torrent: &Path, folder: &Path, home: &Path) -> Client {
+pub fn transmission(torrent: &str, folder: &Path, home: &Path) -> Client {
     let port = free_port();
     let mut command = Command::new("transmission-cli");
     // Neither port mapping nor anything else that leaves the machine.
@@ -67,7 +67,7 @@ pub fn transmission(torrent: &Path, folder: &Path, home: &Path) -> Client {
 }
 
 /// aria2: downloads what is missing in `folder`, then seeds.
-pub fn aria2(torrent: &str, folder: &Path) -> Client {
+pub fn aria2(torrent: &str, folder: &Path, _: &Path) -> Client {
     let port = free_port();
     let mut command = Command::new("aria2c");
     command.args(["--no-conf", "--enable-dht=false", "--enable-dht6=false"]);

@@ -1,5 +1,5 @@
 //! Torrents, trackers and engines for tests, on loopback only.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod clients;
 pub mod tracker;
@@ -135,7 +135,7 @@ impl Content {
 
     /// What is added to download it into `root`.
     pub fn below(&self, root: &Path) -> AddTorrent {
-        AddTorrent { metainfo: self.metainfo.clone(), root: root.to_owned(), remembered_at: None }
+        AddTorrent::new(self.metainfo.clone(), root.to_owned())
     }
 
     /// Fails where a file below `root` is not as it should be.

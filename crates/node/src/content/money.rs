@@ -1,0 +1,439 @@
+//! Where money joins a torrent: who a peer is, what it asks, and the sessions with it.
+//!
+//! ```text
+//! extension handshake -> binder (both device keys) -> deal -> quote -> the machine wants it -> session
+//! ```
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use sparewire_content::{BindError, Binder, Extended, PayMessage};
+use sparewire_core::{Amount, ByteCount, DeviceSigner, InfoHash, NodeId, Price};
+use sparewire_protocol::{CreditRule, ProtocolError, Service};
+use tokio::{sync::watch, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    admission::Admission,
+    deal::{Deal, Figures, Side},
+    link::{Link, LinkError},
+    torrent::Torrent,
+};
+use crate::{
+    buyer::Buyer,
+    seller::{Offering, Seller},
+    session::{FrameSink, SessionError},
+};
+
+/// How long sessions get to be settled: as long as both ends give each other.
+const SETTLE: Duration = Duration::from_millis(sparewire_protocol::ANSWER_MS_MAX + 5_000);
+
+/// Who pays and is paid for blocks, for all torrents.
+pub struct Money {
+    buyer: Option<Arc<Buyer>>,
+    seller: Option<Arc<Seller>>,
+    device: Arc<dyn DeviceSigner>,
+}
+
+impl std::fmt::Debug for Money {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Money").field("device", &self.device.node_id()).finish_non_exhaustive()
+    }
+}
+
+impl Money {
+    /// With `device` as our name; `None` for what is not done.
+    pub fn new(
+        buyer: Option<Arc<Buyer>>,
+        seller: Option<Arc<Seller>>,
+        device: Arc<dyn DeviceSigner>,
+    ) -> Self {
+        Self { buyer, seller, device }
+    }
+}
+
+/// For how much a torrent's blocks are sold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sale {
+    /// Price per GiB in the token's smallest unit.
+    pub price: Price,
+    /// How far service runs ahead of payment. Where pieces are judged as a whole it is raised to two
+    /// of them, or nobody could pay.
+    pub credit: CreditRule,
+}
+
+/// From whom a torrent's blocks are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buying {
+    /// From those who give them for nothing.
+    pub free: bool,
+    /// From those who sell them for no more than this.
+    pub price_max: Price,
+}
+
+impl Default for Buying {
+    /// For nothing only.
+    fn default() -> Self {
+        Self { free: true, price_max: Price::FREE }
+    }
+}
+
+/// What of a torrent has to do with money.
+#[derive(Debug)]
+pub(super) struct Trading {
+    pub(super) sale: Option<Sale>,
+    /// Whether those are served who do not pay.
+    pub(super) free: bool,
+    pub(super) buying: Buying,
+    /// Sessions are to be settled.
+    closing: CancellationToken,
+    /// Those in which we pay.
+    done_buying: CancellationToken,
+    /// Trades with peers, each with its sessions.
+    tasks: TaskTracker,
+    /// What was paid and earned over connections that are gone.
+    before: Mutex<(Amount, Amount)>,
+    /// Why nothing was bought of somebody, last.
+    refusal: Mutex<Option<String>>,
+}
+
+impl Trading {
+    pub(super) fn new(sale: Option<Sale>, free: bool, buying: Buying) -> Self {
+        let closing = CancellationToken::new();
+        Self {
+            sale,
+            free,
+            buying,
+            done_buying: closing.child_token(),
+            closing,
+            tasks: TaskTracker::new(),
+            before: Mutex::default(),
+            refusal: Mutex::default(),
+        }
+    }
+
+    /// Everything is here: what is owed for it is paid, and no more is bought.
+    pub(super) fn complete(&self) {
+        self.done_buying.cancel();
+    }
+
+    /// Settles all sessions, within the time that their peers have.
+    pub(super) async fn settle(&self) {
+        self.closing.cancel();
+        self.tasks.close();
+        if timeout(SETTLE, self.tasks.wait()).await.is_err() {
+            tracing::warn!("a peer does not settle; what it owes or is owed is remembered");
+        }
+    }
+
+    /// A connection is gone, and what was traded over it.
+    pub(super) fn gone(&self, trade: &Trade) {
+        trade.deal.hang_up();
+        let (paid, earned) = trade.figures();
+        let mut before = lock(&self.before);
+        let add = |sum: Amount, more| sum.checked_add(more).unwrap_or(Amount::MAX);
+        *before = (add(before.0, paid), add(before.1, earned));
+    }
+
+    /// What was paid and earned before.
+    pub(super) fn before(&self) -> (Amount, Amount) {
+        *lock(&self.before)
+    }
+
+    /// Why nothing was bought of somebody, last.
+    pub(super) fn refusal(&self) -> Option<String> {
+        lock(&self.refusal).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What of a link has to do with money.
+#[derive(Debug, Default)]
+pub(super) enum Pay {
+    /// The peer speaks nothing of it, or has not said yet.
+    #[default]
+    Unknown,
+    /// It proves who it is.
+    Binding(Binder),
+    /// It has; this is what is traded with it.
+    Trading(Arc<Trade>),
+    /// It could not.
+    Refused,
+}
+
+/// What is traded with one peer.
+#[derive(Debug)]
+pub(super) struct Trade {
+    pub(super) deal: Arc<Deal>,
+    /// The machine wants its blocks.
+    pub(super) wanted: watch::Sender<bool>,
+}
+
+impl Trade {
+    /// What it came to: what we paid, and what we were paid.
+    pub(super) fn figures(&self) -> (Amount, Amount) {
+        let paid = |side| self.deal.figures(side).borrow().paid();
+        (paid(Side::Buying), paid(Side::Selling))
+    }
+}
+
+/// A peer that may pay and be paid, and is otherwise served as those who are not known.
+#[derive(Debug)]
+struct Known {
+    deal: Arc<Deal>,
+    otherwise: Arc<dyn Admission>,
+}
+
+impl Known {
+    fn serving(&self) -> &dyn Admission {
+        if self.deal.may_serve() { &*self.deal } else { &*self.otherwise }
+    }
+}
+
+#[async_trait::async_trait]
+impl Admission for Known {
+    fn may_serve(&self) -> bool {
+        self.serving().may_serve()
+    }
+    fn needs_slot(&self) -> bool {
+        self.serving().needs_slot()
+    }
+    fn try_admit(&self, want: usize) -> usize {
+        self.serving().try_admit(want)
+    }
+    async fn wait(&self) -> bool {
+        let mut sold = self.deal.is_sold_to();
+        tokio::select! {
+            goes_on = self.serving().wait() => goes_on,
+            // From now on by other rules.
+            _ = sold.changed() => true,
+        }
+    }
+    fn asked(&self, bytes: u64) {
+        self.deal.asked(bytes);
+    }
+    fn withdrawn(&self, bytes: u64) {
+        self.deal.withdrawn(bytes);
+    }
+    fn arrived(&self, bytes: u64) {
+        self.deal.arrived(bytes);
+    }
+    fn passed(&self, bytes: u64) {
+        self.deal.passed(bytes);
+        self.otherwise.passed(bytes);
+    }
+    fn allowance(&self) -> Option<u64> {
+        self.deal.allowance()
+    }
+}
+
+struct LinkSink {
+    link: Weak<Link>,
+    from_payer: bool,
+}
+
+impl FrameSink for LinkSink {
+    fn send(&self, frame: &[u8]) -> bool {
+        let Some(link) = self.link.upgrade() else { return false };
+        let message = PayMessage::Frame { from_payer: self.from_payer, frame };
+        !link.ended.is_cancelled() && link.send_extended(&Extended::Pay(message))
+    }
+}
+
+impl Torrent {
+    /// The peer has said which extensions it speaks: with one that speaks of money, both prove who
+    /// they are; from another blocks are taken for nothing or not at all.
+    pub(super) fn introduce(self: &Arc<Self>, link: &Arc<Link>, speaks: bool) {
+        let money = self.money().filter(|_| speaks);
+        let Some(money) = money else { return self.take_for_nothing(link) };
+        let mut nonce = [0; 32];
+        if let Err(error) = getrandom::fill(&mut nonce) {
+            tracing::warn!("no random numbers, so nothing is traded: {error}");
+            return self.take_for_nothing(link);
+        }
+        let mut state = link.state();
+        if !matches!(state.pay, Pay::Unknown) {
+            return; // it says its extensions again
+        }
+        let device = Arc::clone(&money.device);
+        let ids = (self.peer_id(), link.peer_id);
+        let binder = Binder::new(link.info_hash, ids.0, ids.1, device, nonce);
+        let greet = binder.greet();
+        state.pay = Pay::Binding(binder);
+        drop(state);
+        link.send_extended(&Extended::Pay(greet));
+    }
+
+    /// Takes a message about money.
+    ///
+    /// # Errors
+    /// [`LinkError`] where the connection is to end.
+    pub(super) fn handle_pay(
+        self: &Arc<Self>,
+        link: &Arc<Link>,
+        message: &PayMessage<'_>,
+    ) -> Result<(), LinkError> {
+        let mut state = link.state();
+        let (answer, peer) = match (&mut state.pay, message) {
+            (Pay::Trading(trade), PayMessage::Frame { from_payer, frame }) => {
+                let side = if *from_payer { Side::Selling } else { Side::Buying };
+                let deal = Arc::clone(&trade.deal);
+                drop(state);
+                return deal
+                    .deliver(side, frame)
+                    .map_err(|_| LinkError::Closed("too many messages about money"));
+            }
+            (Pay::Binding(binder), message) => match binder.handle(message) {
+                Ok(answer) => (answer, binder.peer().ok()),
+                Err(BindError::Version) => {
+                    state.pay = Pay::Refused;
+                    drop(state);
+                    self.take_for_nothing(link);
+                    return Ok(());
+                }
+                Err(error) => {
+                    tracing::debug!(address = %link.address, "not who it says: {error}");
+                    return Err(LinkError::Closed("it does not prove who it is"));
+                }
+            },
+            // It speaks before we do, or of what it could not prove.
+            (Pay::Unknown | Pay::Refused | Pay::Trading(_), _) => {
+                return Err(LinkError::Nonsense("money before or after its turn"));
+            }
+        };
+        drop(state);
+        if let Some(answer) = answer {
+            link.send_extended(&Extended::Pay(answer));
+        }
+        if let Some(peer) = peer {
+            self.trade(link, peer);
+        }
+        Ok(())
+    }
+
+    /// Begins to trade with a peer whose key is proven.
+    fn trade(self: &Arc<Self>, link: &Arc<Link>, peer: NodeId) {
+        let Some(money) = self.money().cloned() else { return };
+        let sink = |from_payer| -> Arc<dyn FrameSink> {
+            Arc::new(LinkSink { link: Arc::downgrade(link), from_payer })
+        };
+        let offering = self.trading().sale.map(|sale| Offering {
+            service: Service::Content(InfoHash(self.info_hash().into())),
+            price: sale.price,
+            credit: self.sound_credit(sale.credit),
+        });
+        let sells = money.seller.clone().zip(offering);
+        let torrent = InfoHash(self.info_hash().into());
+        let deal = Deal::new(peer, torrent, sells.is_some(), sink(true), sink(false));
+        let trade = Arc::new(Trade { deal: Arc::clone(&deal), wanted: watch::channel(false).0 });
+        {
+            let mut state = link.state();
+            let otherwise = Arc::clone(&state.admission);
+            state.admission = Arc::new(Known { deal: Arc::clone(&deal), otherwise });
+            state.pay = Pay::Trading(Arc::clone(&trade));
+        }
+        if let Some((seller, offering)) = sells {
+            let (torrent, link, deal) = (Arc::clone(self), Arc::clone(link), Arc::clone(&deal));
+            self.trading().tasks.spawn(async move {
+                let mut sold = deal.is_sold_to();
+                let told = async {
+                    while sold.changed().await.is_ok() {
+                        torrent.serve_now();
+                    }
+                };
+                tokio::select! {
+                    () = deal.sell(&seller, &offering, &torrent.trading().closing, &link.ended) => {}
+                    () = told => {}
+                }
+                torrent.serve_now();
+            });
+        }
+        match &money.buyer {
+            Some(buyer) if self.trading().buying.price_max > Price::FREE && !self.is_complete() => {
+                let (torrent, link) = (Arc::clone(self), Arc::clone(link));
+                let buyer = Arc::clone(buyer);
+                self.trading().tasks.spawn(async move { torrent.buy(&link, &trade, &buyer).await });
+            }
+            _ => self.take_for_nothing(link),
+        }
+    }
+
+    /// Asks a peer what it takes, and buys of it once the machine wants its blocks.
+    async fn buy(self: &Arc<Self>, link: &Arc<Link>, trade: &Trade, buyer: &Buyer) {
+        let deal = &trade.deal;
+        let quote = tokio::select! {
+            quote = deal.quote(buyer) => quote,
+            () = link.ended.cancelled() => return,
+            () = self.trading().closing.cancelled() => return,
+        };
+        match quote {
+            Ok(terms) if terms.price == Price::FREE => return self.take_for_nothing(link),
+            Ok(terms) => self.with_machine(|swarm| swarm.priced(link, terms.price)),
+            // It does not sell.
+            Err(SessionError::Protocol(ProtocolError::Unexpected(_))) => {
+                return self.take_for_nothing(link);
+            }
+            Err(error) => {
+                tracing::info!(peer = %deal.peer(), %error, "nothing is bought");
+                return self.note_refusal(&error);
+            }
+        }
+        let mut wanted = trade.wanted.subscribe();
+        tokio::select! {
+            found = wanted.wait_for(|wanted| *wanted) => if found.is_err() { return },
+            () = link.ended.cancelled() => return,
+            () = self.trading().closing.cancelled() => return,
+        }
+        let mut figures = deal.figures(Side::Buying);
+        let allow = async {
+            loop {
+                let Figures { allowed, .. } = *figures.borrow_and_update();
+                self.with_machine(|swarm| swarm.allow(link, allowed));
+                if figures.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            bought = deal.buy(buyer, &self.trading().done_buying, &link.ended) => match bought {
+                Ok(_) => {}
+                Err(error) if link.ended.is_cancelled() => {
+                    tracing::debug!(peer = %deal.peer(), %error, "its session waits to go on");
+                }
+                Err(error) => {
+                    tracing::warn!(peer = %deal.peer(), %error, "nothing more is bought of it");
+                    self.note_refusal(&error);
+                }
+            },
+            () = allow => {}
+        }
+    }
+
+    /// Where pieces are judged as a whole credit is two of them at least, so that one can be under
+    /// way while the other is paid for.
+    fn sound_credit(&self, credit: CreditRule) -> CreditRule {
+        let metainfo = self.storage().metainfo();
+        if metainfo.hashes().v2().is_some() {
+            return credit;
+        }
+        let least = ByteCount::new(2 * u64::from(metainfo.geometry().piece_len()));
+        let initial = credit.initial.max(least);
+        CreditRule { initial, maximum: credit.maximum.max(initial) }
+    }
+
+    fn note_refusal(&self, error: &SessionError) {
+        *lock(&self.trading().refusal) = Some(error.to_string());
+    }
+
+    /// From a peer that takes nothing.
+    fn take_for_nothing(self: &Arc<Self>, link: &Arc<Link>) {
+        if self.trading().buying.free {
+            self.with_machine(|swarm| swarm.priced(link, Price::FREE));
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Torrents that are paid for, between whole engines on loopback: real pieces, real sessions, a
+//! chain in memory.
+#![allow(clippy::unwrap_used)]
+
+mod market;
+mod swarm;
+
+use std::{sync::Arc, time::Duration};
+
+use market::{Disk, FakeChain, Keys, PRICE, Seat, WEALTH, amount, clock, open_store, until};
+use sparewire_content::Format;
+use sparewire_core::{Price, Signer};
+use sparewire_node::{
+    buyer::{Buyer, BuyerConfig},
+    content::{
+        AddTorrent, Buying, Engine, EngineConfig, Money, Sale, Torrent, TorrentState, TorrentStatus,
+    },
+    seller::Seller,
+    store::Store,
+};
+use sparewire_protocol::{CreditRule, Role};
+use swarm::{Content, SEVERAL, SEVERAL_LEN, anywhere, reaches};
+use tempfile::TempDir;
+
+/// A node that shares and downloads.
+struct Node {
+    keys: Arc<Keys>,
+    disk: Arc<Disk>,
+    seller: Arc<Seller>,
+    engine: Engine,
+    files: TempDir,
+    _directory: TempDir,
+}
+
+impl Node {
+    async fn new(chain: &Arc<FakeChain>) -> Self {
+        Self::with(chain, market::consumer_config().buying).await
+    }
+
+    async fn with(chain: &Arc<FakeChain>, buying: BuyerConfig) -> Self {
+        let (keys, directory) = (Keys::random(), tempfile::tempdir().unwrap());
+        chain.mint(keys.wallet.address(), WEALTH);
+        let seat = Seat::new(chain, keys.wallet.address());
+        let sqlite = open_store(directory.path()).await;
+        let disk = Arc::new(Disk { sqlite, full: false.into() });
+        let selling = market::provider_config().selling;
+        let buyer = Buyer::new(buying, keys.identity(), disk.clone(), seat.clone(), clock());
+        let seller = Seller::new(selling, keys.identity(), disk.clone(), seat.clone(), clock());
+        let (buyer, seller) = (Arc::new(buyer), Arc::new(seller));
+        let money = Money::new(Some(buyer), Some(seller.clone()), keys.device.clone());
+        let money = Some(Arc::new(money));
+        let engine =
+            Engine::start(EngineConfig { money, ..EngineConfig::new(anywhere()) }).await.unwrap();
+        let files = tempfile::tempdir().unwrap();
+        Self { keys, disk, seller, engine, files, _directory: directory }
+    }
+
+    /// Sells `content` at a price, and gives nothing away.
+    async fn share(&self, content: &Content, price: u128) -> Arc<Torrent> {
+        let torrent = self.engine.add(selling(content.seed(), price)).await.unwrap();
+        reaches(&torrent, TorrentState::Seeding).await;
+        torrent
+    }
+
+    /// Downloads it for money, and sells what it has.
+    async fn get(&self, content: &Content, from: &[&Self]) -> Arc<Torrent> {
+        let add = AddTorrent { buying: paying(), ..content.below(self.files.path()) };
+        let torrent = self.engine.add(selling(add, PRICE)).await.unwrap();
+        from.iter().for_each(|seeder| torrent.add_peer(seeder.engine.listens()));
+        torrent
+    }
+
+    /// What all its sessions on one side come to, in bytes and in money.
+    fn sum(&self, role: Role) -> (u64, u128) {
+        let sessions = self.disk.sessions().unwrap();
+        let mine = sessions.iter().filter(|known| known.role == role);
+        mine.fold((0, 0), |(bytes, money), known| {
+            let payment = known.payment.unwrap();
+            let paid = payment.voucher.body.amount.saturating_sub(known.agreement.base);
+            (bytes + payment.reading.down.get(), money + paid.get())
+        })
+    }
+
+    fn all_ended(&self) -> bool {
+        self.disk.sessions().unwrap().iter().all(|known| known.statement.is_some())
+    }
+}
+
+fn selling(add: AddTorrent, price: u128) -> AddTorrent {
+    let sale = Sale { price: Price::per_gib(price).unwrap(), credit: CreditRule::default() };
+    AddTorrent { sale: Some(sale), free: false, ..add }
+}
+
+fn paying() -> Buying {
+    Buying { free: true, price_max: Price::per_gib(PRICE).unwrap() }
+}
+
+fn files(format: Option<Format>) -> Content {
+    match format {
+        None => Content::v1("several", &SEVERAL, 32 << 10, ""),
+        Some(format) => Content::made("several", &SEVERAL, 64 << 10, format, ""),
+    }
+}
+
+/// A download costs what it weighs, to the byte, and both ends agree.
+async fn is_paid_for(content: Content) {
+    let chain = Arc::new(FakeChain::default());
+    let (seeder, getter) = (Node::new(&chain).await, Node::new(&chain).await);
+    let shared = seeder.share(&content, PRICE).await;
+    let got = getter.get(&content, &[&seeder]).await;
+    reaches(&got, TorrentState::Seeding).await;
+    content.assert_at(getter.files.path());
+    until("both have settled", || getter.all_ended() && seeder.all_ended()).await;
+    assert_eq!(getter.sum(Role::Payer), (SEVERAL_LEN, u128::from(SEVERAL_LEN)));
+    assert_eq!(seeder.sum(Role::Payee), getter.sum(Role::Payer));
+    until("it is shown", || got.status().paid == amount(u128::from(SEVERAL_LEN))).await;
+    assert_eq!(shared.status().earned, amount(u128::from(SEVERAL_LEN)));
+    assert_eq!(got.status().earned, amount(0));
+    seeder.seller.settler().settle().await.unwrap();
+    // Nobody is served for nothing.
+    let beggar = swarm::engine().await;
+    let below = tempfile::tempdir().unwrap();
+    let begging = beggar.add(content.below(below.path())).await.unwrap();
+    begging.add_peer(seeder.engine.listens());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(begging.status().have, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_torrent_of_v1_is_paid_for_to_the_byte() {
+    is_paid_for(files(None)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_torrent_of_v2_is_paid_for_to_the_byte() {
+    is_paid_for(files(Some(Format::V2))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hybrid_torrent_is_paid_for_to_the_byte_and_its_padding_is_not() {
+    is_paid_for(files(Some(Format::Hybrid))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_downloaded_earns_it_back_and_the_money_of_a_swarm_adds_up() {
+    let chain = Arc::new(FakeChain::default());
+    let content = Content::made("one", &[("a", 6_000_000)], 64 << 10, Format::Hybrid, "");
+    let seeder = Node::new(&chain).await;
+    seeder.share(&content, PRICE).await;
+    let mut getters = Vec::new();
+    for _ in 0..4 {
+        getters.push(Node::new(&chain).await);
+    }
+    let mut torrents = Vec::new();
+    for (at, getter) in getters.iter().enumerate() {
+        let others = getters.iter().enumerate().filter(|(other, _)| *other != at);
+        let from: Vec<&Node> = others.map(|(_, node)| node).chain([&seeder]).collect();
+        torrents.push(getter.get(&content, &from).await);
+    }
+    for (torrent, getter) in torrents.iter().zip(&getters) {
+        reaches(torrent, TorrentState::Seeding).await;
+        content.assert_at(getter.files.path());
+    }
+    let all = || getters.iter().chain([&seeder]);
+    until("all have settled", || all().all(Node::all_ended)).await;
+    let sum = |role| all().map(|node| node.sum(role).1).sum::<u128>();
+    assert_eq!(sum(Role::Payer), sum(Role::Payee), "what was paid was earned");
+    let twice = u128::from(sparewire_content::BLOCK_LEN) * 64;
+    for getter in &getters {
+        let (bytes, paid) = getter.sum(Role::Payer);
+        assert_eq!(u128::from(bytes), paid);
+        assert!((6_000_000..=6_000_000 + twice).contains(&paid), "{paid}");
+    }
+    let earned: u128 = getters.iter().map(|getter| getter.sum(Role::Payee).1).sum();
+    assert!(earned > 0, "they served each other");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_that_is_ended_goes_on_and_pays_for_nothing_twice() {
+    let chain = Arc::new(FakeChain::default());
+    let content = Content::made("one", &[("a", 20_000_000)], 64 << 10, Format::Hybrid, "");
+    let (seeder, getter) = (Node::new(&chain).await, Node::new(&chain).await);
+    seeder.share(&content, PRICE).await;
+    let got = getter.get(&content, &[&seeder]).await;
+    until("a part is there", || got.status().have > 2_000_000).await;
+    got.stop();
+    reaches_end(&got).await;
+    until("both have settled", || getter.all_ended() && seeder.all_ended()).await;
+    let first = getter.sum(Role::Payer).0;
+    assert!(first < 20_000_000, "it was ended in the middle");
+
+    let got = getter.get(&content, &[&seeder]).await;
+    reaches(&got, TorrentState::Seeding).await;
+    content.assert_at(getter.files.path());
+    until("both have settled", || getter.all_ended() && seeder.all_ended()).await;
+    let (bytes, paid) = getter.sum(Role::Payer);
+    // Blocks that passed and whose piece was not complete are on disk, and are looked at again.
+    assert_eq!(u128::from(bytes), paid);
+    assert!((20_000_000..=20_000_000 + (1 << 20)).contains(&bytes), "{bytes} after {first}");
+    assert_eq!(seeder.sum(Role::Payee).0, bytes);
+}
+
+async fn reaches_end(torrent: &Torrent) -> TorrentStatus {
+    let mut state = torrent.state();
+    let stopped = state.wait_for(|state| *state == TorrentState::Stopped);
+    market::within(30, stopped).await.unwrap();
+    torrent.status()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dear_seller_is_left_and_the_reason_is_told() {
+    let chain = Arc::new(FakeChain::default());
+    let (seeder, getter) = (Node::new(&chain).await, Node::new(&chain).await);
+    let content = files(Some(Format::Hybrid));
+    seeder.share(&content, PRICE + 1).await;
+    let got = getter.get(&content, &[&seeder]).await;
+    until("it is told", || got.status().refusal.is_some()).await;
+    let refusal = got.status().refusal.unwrap();
+    assert!(refusal.contains("more than the limit"), "{refusal}");
+    assert_eq!(got.status().have, 0);
+    assert!(getter.disk.channels(Role::Payer).unwrap().is_empty());
+}
