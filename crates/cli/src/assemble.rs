@@ -49,24 +49,11 @@ pub(crate) async fn provider(
         credit.is_sound(),
         "[provider] credit_initial must be at least 2 bytes and not above credit_maximum"
     );
-    check_delay(config.withdraw_delay_secs, "[provider] withdraw_delay_secs")?;
     check_range(config.streams_max, 1, 4000, "[provider] streams_max")?;
     let per_sec_max = config.streams_per_sec_max;
     check_range(per_sec_max as usize, 1, 1_000_000, "[provider] streams_per_sec_max")?;
     check_range(config.connections_max, 1, 100_000, "[provider] connections_max")?;
-    check_range(config.terms_valid_minutes as usize, 1, 1440, "[provider] terms_valid_minutes")?;
-    let selling = SellerConfig {
-        token: side.token.address,
-        withdraw_delay_secs_min: config.withdraw_delay_secs,
-        channel_min: Amount::parse(&config.channel_min, decimals)
-            .context("[provider] channel_min")?,
-        terms_valid_ms: config.terms_valid_minutes * 60_000,
-        sessions_max: config.connections_max,
-        facts_every: FACTS_EVERY,
-        closes_every: CLOSES_EVERY,
-        keys: side.registry,
-        settle: settle.policy(&side.token, side.chain.domain().chain_id)?,
-    };
+    let selling = selling(config, settle, side)?;
     let settings = ProviderConfig {
         selling,
         price: Price::parse(&config.price, decimals).context("[provider] price")?,
@@ -80,6 +67,64 @@ pub(crate) async fn provider(
     let (store, chain) = (Arc::clone(&side.store), Arc::clone(&side.chain));
     let provider = Provider::new(settings, identity, endpoint.clone(), store, chain, exit, clock());
     Ok((provider, endpoint))
+}
+
+/// On which conditions a node sells.
+pub(crate) fn selling(
+    config: &config::ProviderConfig,
+    settle: &config::SettleConfig,
+    side: &Side,
+) -> Result<SellerConfig> {
+    check_delay(config.withdraw_delay_secs, "[provider] withdraw_delay_secs")?;
+    check_range(config.terms_valid_minutes as usize, 1, 1440, "[provider] terms_valid_minutes")?;
+    Ok(SellerConfig {
+        token: side.token.address,
+        withdraw_delay_secs_min: config.withdraw_delay_secs,
+        channel_min: Amount::parse(&config.channel_min, side.token.decimals)
+            .context("[provider] channel_min")?,
+        terms_valid_ms: config.terms_valid_minutes * 60_000,
+        sessions_max: config.connections_max,
+        facts_every: FACTS_EVERY,
+        closes_every: CLOSES_EVERY,
+        keys: side.registry,
+        settle: settle.policy(&side.token, side.chain.domain().chain_id)?,
+    })
+}
+
+/// On which conditions a node buys, at no more than `price_max`.
+pub(crate) fn buying(
+    config: &config::ConsumerConfig,
+    price_max: Price,
+    side: &Side,
+) -> Result<BuyerConfig> {
+    check_delay(config.withdraw_delay_secs, "[consumer] withdraw_delay_secs")?;
+    let decimals = side.token.decimals;
+    let buying = BuyerConfig {
+        token: side.token.address,
+        price_max,
+        channel_amount: Amount::parse(&config.channel_amount, decimals)
+            .context("[consumer] channel_amount")?,
+        budget: Amount::parse(&config.budget, decimals).context("[consumer] budget")?,
+        withdraw_delay_secs: config.withdraw_delay_secs,
+        withdraw_delay_secs_max: config.withdraw_delay_secs_max,
+        keys: side.registry,
+        keys_every: KEYS_EVERY,
+    };
+    ensure!(buying.channel_amount > Amount::ZERO, "[consumer] channel_amount must be above 0");
+    Ok(buying)
+}
+
+/// How far blocks are sent ahead of payment.
+pub(crate) fn content_credit(config: &config::ContentConfig) -> Result<CreditRule> {
+    let credit = CreditRule {
+        initial: ByteCount::parse(&config.credit_initial).context("[content] credit_initial")?,
+        maximum: ByteCount::parse(&config.credit_maximum).context("[content] credit_maximum")?,
+    };
+    ensure!(
+        credit.is_sound(),
+        "[content] credit_initial must be at least 2 bytes and not above credit_maximum"
+    );
+    Ok(credit)
 }
 
 /// What an engine of torrents needs to know, money apart.
@@ -195,21 +240,10 @@ pub(crate) async fn consumer(
     provider: PeerAddress,
     side: &Side,
 ) -> Result<(Arc<Consumer>, Endpoint)> {
-    check_delay(config.withdraw_delay_secs, "[consumer] withdraw_delay_secs")?;
     check_range(config.streams_max, 1, 4000, "[consumer] streams_max")?;
     let decimals = side.token.decimals;
-    let buying = BuyerConfig {
-        token: side.token.address,
-        price_max: Price::parse(&config.price_max, decimals).context("[consumer] price_max")?,
-        channel_amount: Amount::parse(&config.channel_amount, decimals)
-            .context("[consumer] channel_amount")?,
-        budget: Amount::parse(&config.budget, decimals).context("[consumer] budget")?,
-        withdraw_delay_secs: config.withdraw_delay_secs,
-        withdraw_delay_secs_max: config.withdraw_delay_secs_max,
-        keys: side.registry,
-        keys_every: KEYS_EVERY,
-    };
-    ensure!(buying.channel_amount > Amount::ZERO, "[consumer] channel_amount must be above 0");
+    let price_max = Price::parse(&config.price_max, decimals).context("[consumer] price_max")?;
+    let buying = buying(config, price_max, side)?;
     let settings = ConsumerConfig { buying, streams_max: config.streams_max };
     let endpoint = bind(&side.node, None).await?;
     let identity = side.node.identity.clone();

@@ -6,6 +6,7 @@ mod display;
 mod erase;
 mod host;
 mod library;
+mod purse;
 
 use std::path::PathBuf;
 
@@ -19,6 +20,7 @@ pub(crate) use display::{Display, paid};
 pub(crate) use erase::erase;
 pub(crate) use host::{Host, read_torrent};
 pub(crate) use library::{Entry, Library, meant};
+pub(crate) use purse::Purse;
 
 /// What is asked of the process that runs a data directory's torrents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +154,13 @@ pub(crate) struct Figures {
     /// Where peers are looked for, for people.
     pub(crate) searching: String,
     pub(crate) settings: Settings,
+}
+
+/// A price, unless it stands for nothing.
+pub(crate) fn priced(text: &str) -> Option<&str> {
+    let number = text.trim().trim_end_matches("/GiB").trim();
+    let is_nothing = number.chars().all(|c| matches!(c, '0' | '.'));
+    (!is_nothing).then(|| text.trim())
 }
 
 /// What a process answers that has nothing to do with torrents.

@@ -19,7 +19,7 @@ use sparewire_core::ByteCount;
 use crate::{
     content::{
         ContentRequest, Display, Entry, Figures, Library, Order, Recipe, Settings, Source, State,
-        erase, make, meant, paid,
+        erase, make, meant, paid, priced,
     },
     control::{self, Request},
     hint::Hint,
@@ -289,8 +289,8 @@ async fn operate(
         return watch.from_afar(home, &key).await;
     }
     handed.or_busy()?;
-    let needs_money = order.settings.needs_money();
-    let (sharer, console) = Sharer::open(home, needs_money, password_file).await?;
+    let settings = std::slice::from_ref(&order.settings);
+    let (sharer, console) = Sharer::open(home, settings, password_file).await?;
     let host = sharer.host().clone();
     let key = match host.run(order).await {
         Ok(key) => key,
@@ -409,8 +409,9 @@ async fn serve(args: ServeArgs, home: Home, json: bool) -> Result<()> {
     // Whoever answers runs here.
     ask(&home, ContentRequest::List).await?.or_none()?;
     let library = Library::open(&home.dir)?;
-    let needs_money = library.all()?.iter().any(|entry| entry.settings.needs_money());
-    let (sharer, console) = Sharer::open(&home, needs_money, args.password_file.as_deref()).await?;
+    let settings = library.all()?.into_iter().filter(|entry| !entry.stopped);
+    let settings: Vec<Settings> = settings.map(|entry| entry.settings).collect();
+    let (sharer, console) = Sharer::open(&home, &settings, args.password_file.as_deref()).await?;
     let host = sharer.host().clone();
     let running = host.run_all().await?;
     let listen = host.listens();
@@ -460,13 +461,6 @@ impl ServeArgs {
         }
         home
     }
-}
-
-/// A price, unless it stands for nothing.
-fn priced(text: &str) -> Option<&str> {
-    let number = text.trim().trim_end_matches("/GiB").trim();
-    let is_nothing = number.chars().all(|c| matches!(c, '0' | '.'));
-    (!is_nothing).then(|| text.trim())
 }
 
 fn settings(home: &Home, sale: &SaleArgs, find: &FindArgs) -> Settings {

@@ -24,8 +24,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ContentRequest, Entry, Figures, Library, Order, Settings, Source, State,
+    ContentRequest, Entry, Figures, Library, Order, Purse, Settings, Source, State,
     library::{hex, meant, topics},
+    purse::{Terms, terms},
 };
 use crate::{hint::Hint, home::clock};
 
@@ -75,6 +76,8 @@ struct Shared {
     library: Library,
     engine: Engine,
     searching: DiscoveryConfig,
+    /// `None` where nothing is paid.
+    purse: Option<Purse>,
     slots: Mutex<BTreeMap<String, Slot>>,
     /// One at a time changes what runs.
     changing: tokio::sync::Mutex<()>,
@@ -83,7 +86,12 @@ struct Shared {
 
 impl Host {
     /// Starts the engine. Nothing runs yet.
-    pub(crate) async fn start(library: Library, config: EngineConfig) -> Result<Self> {
+    pub(crate) async fn start(
+        library: Library,
+        mut config: EngineConfig,
+        purse: Option<Purse>,
+    ) -> Result<Self> {
+        config.money = purse.as_ref().map(|purse| Arc::clone(&purse.money));
         let searching = config.discovery.clone();
         let engine = Engine::start(config).await.map_err(|error| match error {
             EngineError::Listen { .. } => anyhow::Error::from(
@@ -94,7 +102,7 @@ impl Host {
         })?;
         let (slots, changing) = (Mutex::default(), tokio::sync::Mutex::default());
         let changed = Notify::new();
-        Ok(Self(Arc::new(Shared { library, engine, searching, slots, changing, changed })))
+        Ok(Self(Arc::new(Shared { library, engine, searching, purse, slots, changing, changed })))
     }
 
     /// Where connections come in.
@@ -143,6 +151,7 @@ impl Host {
                 if let Some(entry) = known.iter().find(|entry| entry.topics.contains(&key)) {
                     return self.begin(self.0.library.torrent(entry)?, &order).await;
                 }
+                terms(self.0.purse.as_ref(), &order.settings)?;
                 let peers = resolve(&order.settings.peers).await?;
                 let cancel = CancellationToken::new();
                 let slot = Slot::Looking {
@@ -210,6 +219,7 @@ impl Host {
             (None, root) => root.as_ref().unwrap_or(&order.otherwise).clone(),
         };
         let mut settings = order.settings.clone();
+        let terms = terms(self.0.purse.as_ref(), &settings)?;
         let peers = resolve(&settings.peers).await?;
         if let Some(known) = &known {
             add_missing(&mut settings.peers, &known.settings.peers);
@@ -234,7 +244,7 @@ impl Host {
         with_trackers(&mut metainfo, &entry.settings);
         std::fs::create_dir_all(&entry.root)
             .with_context(|| format!("cannot make {}", entry.root.display()))?;
-        let torrent = self.add_to_engine(metainfo.clone(), &entry).await?;
+        let torrent = self.add_to_engine(metainfo.clone(), &entry, &terms).await?;
         if let Err(error) = self.0.library.add(&entry, &metainfo) {
             torrent.stop();
             return Err(error);
@@ -245,13 +255,21 @@ impl Host {
         Ok(key)
     }
 
-    async fn add_to_engine(&self, metainfo: Metainfo, entry: &Entry) -> Result<Arc<Torrent>> {
+    async fn add_to_engine(
+        &self,
+        metainfo: Metainfo,
+        entry: &Entry,
+        terms: &Terms,
+    ) -> Result<Arc<Torrent>> {
         let adding = || async {
             loop {
                 let add = AddTorrent {
                     metainfo: metainfo.clone(),
                     root: entry.root.clone(),
                     remembered_at: Some(self.0.library.have_path(entry)),
+                    sale: terms.sale,
+                    free: terms.free,
+                    buying: terms.buying,
                 };
                 match self.0.engine.add(add).await {
                     // One that has just ended.
@@ -381,7 +399,7 @@ impl Host {
         let metainfo = torrent.storage().metainfo();
         let (state, trouble) = match status.state {
             TorrentState::Checking => (State::Checking, None),
-            TorrentState::Downloading => (State::Downloading, None),
+            TorrentState::Downloading => (State::Downloading, status.refusal),
             TorrentState::Seeding => (State::Seeding, None),
             TorrentState::Failed(error) => (State::Failed, Some(error.to_string())),
             TorrentState::Stopped => (State::Stopped, None),
@@ -399,9 +417,9 @@ impl Host {
             got: status.got,
             peers: status.peers,
             spoilt: status.spoilt,
-            paid: Default::default(),
-            earned: Default::default(),
-            token: None,
+            paid: status.paid,
+            earned: status.earned,
+            token: self.0.purse.as_ref().map(|purse| purse.token.clone()),
             magnet: metainfo.magnet().to_string(),
             searching: searching(
                 &self.0.searching,
