@@ -7,6 +7,7 @@ use sparewire_core::{Address, Amount, ByteCount, Price};
 use sparewire_node::{
     buyer::BuyerConfig,
     consumer::{Consumer, ConsumerConfig},
+    content::{DhtConfig, DiscoveryConfig, EngineConfig},
     exit::{Exit, ExitPolicy},
     provider::{Provider, ProviderConfig},
     seller::SellerConfig,
@@ -28,6 +29,11 @@ const CLOSES_EVERY: Duration = Duration::from_secs(60);
 /// How often a consumer asks whether its provider's keys are revoked.
 const KEYS_EVERY: Duration = Duration::from_secs(60);
 
+/// How often peers are told of others: at most once a minute (BEP 11).
+const EXCHANGE_EVERY: Duration = Duration::from_secs(60);
+/// How often a torrent is looked up and announced in the DHT.
+const DHT_EVERY: Duration = Duration::from_secs(15 * 60);
+
 /// A provider that is bound and not running yet.
 pub(crate) async fn provider(
     config: &config::ProviderConfig,
@@ -43,24 +49,11 @@ pub(crate) async fn provider(
         credit.is_sound(),
         "[provider] credit_initial must be at least 2 bytes and not above credit_maximum"
     );
-    check_delay(config.withdraw_delay_secs, "[provider] withdraw_delay_secs")?;
     check_range(config.streams_max, 1, 4000, "[provider] streams_max")?;
     let per_sec_max = config.streams_per_sec_max;
     check_range(per_sec_max as usize, 1, 1_000_000, "[provider] streams_per_sec_max")?;
     check_range(config.connections_max, 1, 100_000, "[provider] connections_max")?;
-    check_range(config.terms_valid_minutes as usize, 1, 1440, "[provider] terms_valid_minutes")?;
-    let selling = SellerConfig {
-        token: side.token.address,
-        withdraw_delay_secs_min: config.withdraw_delay_secs,
-        channel_min: Amount::parse(&config.channel_min, decimals)
-            .context("[provider] channel_min")?,
-        terms_valid_ms: config.terms_valid_minutes * 60_000,
-        sessions_max: config.connections_max,
-        facts_every: FACTS_EVERY,
-        closes_every: CLOSES_EVERY,
-        keys: side.registry,
-        settle: settle.policy(&side.token, side.chain.domain().chain_id)?,
-    };
+    let selling = selling(config, settle, side)?;
     let settings = ProviderConfig {
         selling,
         price: Price::parse(&config.price, decimals).context("[provider] price")?,
@@ -74,6 +67,97 @@ pub(crate) async fn provider(
     let (store, chain) = (Arc::clone(&side.store), Arc::clone(&side.chain));
     let provider = Provider::new(settings, identity, endpoint.clone(), store, chain, exit, clock());
     Ok((provider, endpoint))
+}
+
+/// On which conditions a node sells.
+pub(crate) fn selling(
+    config: &config::ProviderConfig,
+    settle: &config::SettleConfig,
+    side: &Side,
+) -> Result<SellerConfig> {
+    check_delay(config.withdraw_delay_secs, "[provider] withdraw_delay_secs")?;
+    check_range(config.terms_valid_minutes as usize, 1, 1440, "[provider] terms_valid_minutes")?;
+    Ok(SellerConfig {
+        token: side.token.address,
+        withdraw_delay_secs_min: config.withdraw_delay_secs,
+        channel_min: Amount::parse(&config.channel_min, side.token.decimals)
+            .context("[provider] channel_min")?,
+        terms_valid_ms: config.terms_valid_minutes * 60_000,
+        sessions_max: config.connections_max,
+        facts_every: FACTS_EVERY,
+        closes_every: CLOSES_EVERY,
+        keys: side.registry,
+        settle: settle.policy(&side.token, side.chain.domain().chain_id)?,
+    })
+}
+
+/// On which conditions a node buys, at no more than `price_max`.
+pub(crate) fn buying(
+    config: &config::ConsumerConfig,
+    price_max: Price,
+    side: &Side,
+) -> Result<BuyerConfig> {
+    check_delay(config.withdraw_delay_secs, "[consumer] withdraw_delay_secs")?;
+    let decimals = side.token.decimals;
+    let buying = BuyerConfig {
+        token: side.token.address,
+        price_max,
+        channel_amount: Amount::parse(&config.channel_amount, decimals)
+            .context("[consumer] channel_amount")?,
+        budget: Amount::parse(&config.budget, decimals).context("[consumer] budget")?,
+        withdraw_delay_secs: config.withdraw_delay_secs,
+        withdraw_delay_secs_max: config.withdraw_delay_secs_max,
+        keys: side.registry,
+        keys_every: KEYS_EVERY,
+        forgive: false,
+    };
+    ensure!(buying.channel_amount > Amount::ZERO, "[consumer] channel_amount must be above 0");
+    Ok(buying)
+}
+
+/// How far blocks are sent ahead of payment.
+pub(crate) fn content_credit(config: &config::ContentConfig) -> Result<CreditRule> {
+    let credit = CreditRule {
+        initial: ByteCount::parse(&config.credit_initial).context("[content] credit_initial")?,
+        maximum: ByteCount::parse(&config.credit_maximum).context("[content] credit_maximum")?,
+    };
+    ensure!(
+        credit.is_sound(),
+        "[content] credit_initial must be at least 2 bytes and not above credit_maximum"
+    );
+    Ok(credit)
+}
+
+/// What an engine of torrents needs to know, money apart.
+pub(crate) fn engine(config: &config::ContentConfig) -> Result<EngineConfig> {
+    check_range(config.connections_max, 1, 10_000, "[content] connections_max")?;
+    check_range(config.peers_max, 1, 1_000, "[content] peers_max")?;
+    let free_upload = match config.free_upload.trim() {
+        "" => None,
+        text => Some(ByteCount::parse(text).context("[content] free_upload")?.get()),
+    };
+    let dht = (!config.dht_bootstrap.is_empty()).then(|| DhtConfig {
+        bootstrap: config.dht_bootstrap.clone(),
+        bind: None,
+        port: (config.dht_port != 0).then_some(config.dht_port),
+        every: DHT_EVERY,
+        server: false,
+    });
+    let discovery = DiscoveryConfig {
+        trackers: config.trackers,
+        dht,
+        local_discovery: config.local_discovery,
+        peer_exchange: config.peer_exchange.then_some(EXCHANGE_EVERY),
+        private_addresses: config.private_addresses,
+        ..DiscoveryConfig::none()
+    };
+    Ok(EngineConfig {
+        discovery,
+        connections_max: config.connections_max,
+        peers_max: config.peers_max,
+        free_upload,
+        ..EngineConfig::new(config.listen)
+    })
 }
 
 /// What entrusts a provider's vouchers to its watchtowers; `None` where it has none.
@@ -159,22 +243,10 @@ pub(crate) async fn consumer(
     forgive: bool,
     side: &Side,
 ) -> Result<(Arc<Consumer>, Endpoint)> {
-    check_delay(config.withdraw_delay_secs, "[consumer] withdraw_delay_secs")?;
     check_range(config.streams_max, 1, 4000, "[consumer] streams_max")?;
     let decimals = side.token.decimals;
-    let buying = BuyerConfig {
-        token: side.token.address,
-        price_max: Price::parse(&config.price_max, decimals).context("[consumer] price_max")?,
-        channel_amount: Amount::parse(&config.channel_amount, decimals)
-            .context("[consumer] channel_amount")?,
-        budget: Amount::parse(&config.budget, decimals).context("[consumer] budget")?,
-        withdraw_delay_secs: config.withdraw_delay_secs,
-        withdraw_delay_secs_max: config.withdraw_delay_secs_max,
-        keys: side.registry,
-        keys_every: KEYS_EVERY,
-        forgive,
-    };
-    ensure!(buying.channel_amount > Amount::ZERO, "[consumer] channel_amount must be above 0");
+    let price_max = Price::parse(&config.price_max, decimals).context("[consumer] price_max")?;
+    let buying = BuyerConfig { forgive, ..buying(config, price_max, side)? };
     let settings = ConsumerConfig { buying, streams_max: config.streams_max };
     let endpoint = bind(&side.node, None).await?;
     let identity = side.node.identity.clone();

@@ -22,6 +22,9 @@ pub(crate) struct Config {
     /// What you buy (sparewire connect).
     #[toml_example(nesting)]
     pub(crate) consumer: ConsumerConfig,
+    /// How torrents are shared and fetched (sparewire content).
+    #[toml_example(nesting)]
+    pub(crate) content: ContentConfig,
     /// When what was earned is claimed on chain.
     #[toml_example(nesting)]
     pub(crate) settle: SettleConfig,
@@ -271,6 +274,84 @@ impl Default for ConsumerConfig {
             withdraw_delay_secs: 86_400,
             withdraw_delay_secs_max: 604_800,
             streams_max: 2048,
+        }
+    }
+}
+
+/// How torrents are shared and fetched. Nobody is asked for peers but those whom you or a torrent
+/// name: there are no servers of ours.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, TomlExample)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ContentConfig {
+    /// TCP address to listen on.
+    #[toml_example(default = "0.0.0.0:6881")]
+    pub(crate) listen: SocketAddr,
+    /// Price per GiB at which is sold what you share, and what you have fetched, in the token.
+    /// Empty: it is given for nothing. Anything else needs keys and a chain.
+    #[toml_example(default = "")]
+    pub(crate) price: String,
+    /// Serve those who do not pay, too, where there is a price.
+    #[toml_example(default = false)]
+    pub(crate) free_for_unpaid: bool,
+    /// The dearest price per GiB that is paid for what you fetch, in the token. Empty: only what
+    /// is for nothing is taken. [consumer] has the budget, and what channels are like.
+    #[toml_example(default = "")]
+    pub(crate) price_max: String,
+    /// How many bytes a new channel is served ahead of payment. Of a torrent without hash trees
+    /// (v1) at least two of its pieces are.
+    #[toml_example(default = "128KiB")]
+    pub(crate) credit_initial: String,
+    /// How many bytes the best customer is served ahead of payment.
+    #[toml_example(default = "16MiB")]
+    pub(crate) credit_maximum: String,
+    /// Bytes a second for all together who do not pay, for example 2MiB. Empty: no bound.
+    #[toml_example(default = "")]
+    pub(crate) free_upload: String,
+    /// Most connections of all torrents together: 1 to 10000.
+    #[toml_example(default = 200)]
+    pub(crate) connections_max: usize,
+    /// Most connections of one torrent: 1 to 1000.
+    #[toml_example(default = 50)]
+    pub(crate) peers_max: usize,
+    /// Ask the trackers that torrents name.
+    #[toml_example(default = true)]
+    pub(crate) trackers: bool,
+    /// Nodes of the mainline DHT to begin with, `host:port`. Without any the DHT is not used.
+    #[toml_example(default = [])]
+    pub(crate) dht_bootstrap: Vec<String>,
+    /// UDP port of our node of the DHT. 0 stands for any.
+    #[toml_example(default = 0)]
+    pub(crate) dht_port: u16,
+    /// Find peers in the local network by multicast (BEP 14).
+    #[toml_example(default = true)]
+    pub(crate) local_discovery: bool,
+    /// Learn peers from peers (BEP 11).
+    #[toml_example(default = true)]
+    pub(crate) peer_exchange: bool,
+    /// Trackers, and peers that strangers name, may have addresses that are not public. A torrent
+    /// can then make this machine talk to others of your network.
+    #[toml_example(default = false)]
+    pub(crate) private_addresses: bool,
+}
+
+impl Default for ContentConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 6881)),
+            price: String::new(),
+            free_for_unpaid: false,
+            price_max: String::new(),
+            credit_initial: "128KiB".into(),
+            credit_maximum: "16MiB".into(),
+            free_upload: String::new(),
+            connections_max: 200,
+            peers_max: 50,
+            trackers: true,
+            dht_bootstrap: Vec::new(),
+            dht_port: 0,
+            local_discovery: true,
+            peer_exchange: true,
+            private_addresses: false,
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     backup,
+    content::{self, ContentRequest},
     control::{self, Request},
     home::Home,
     interrupt::Interrupts,
@@ -26,6 +27,10 @@ pub(crate) trait Shown: Clone + Send + Sync + 'static {
     fn settle(&self) -> impl Future<Output = Result<Value>> + Send;
     /// What that would bring and cost, for `sparewire settle --dry-run`.
     fn plan(&self) -> impl Future<Output = Result<Value>> + Send;
+    /// What is asked about torrents; null where none are run.
+    fn content(&self, _request: ContentRequest) -> impl Future<Output = Result<Value>> + Send {
+        async { Ok(content::not_here()) }
+    }
 }
 
 /// The chain nodes that are asked, and what is wrong with each.
@@ -47,12 +52,12 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// Opens the console of a node that is about to run on the chain of `carrier`.
+    /// Opens the console of a node that is about to run on the chain of `carrier`, or without one.
     pub(crate) async fn open<S: Shown>(
         home: &Home,
         metrics_at: Option<SocketAddr>,
         node: S,
-        carrier: Arc<EvmChain>,
+        carrier: Option<Arc<EvmChain>>,
     ) -> Result<Self> {
         let (answering, kept) = (node.clone(), home.clone());
         let control = control::Server::start(&home.control_path(), move |request| {
@@ -61,26 +66,38 @@ impl Console {
                 match request {
                     Request::Status => {
                         let mut status = node.status()?;
-                        status["nodes"] = nodes_of(&carrier);
-                        status["chain_work"] = serde_json::to_value(carrier.work()?)?;
+                        let work = match &carrier {
+                            Some(carrier) => {
+                                status["nodes"] = nodes_of(carrier);
+                                carrier.work()?
+                            }
+                            None => home.chain_work()?,
+                        };
+                        status["chain_work"] = serde_json::to_value(work)?;
                         Ok(status)
                     }
                     Request::Settle => node.settle().await,
                     Request::SettlePlan => node.plan().await,
                     Request::Spendings => {
                         blocking(move || {
-                            let spendings = serde_json::to_value(carrier.journal().spendings()?)?;
+                            let spendings = match &carrier {
+                                Some(carrier) => carrier.journal().spendings()?,
+                                None => home.stored_spendings()?,
+                            };
                             let chain_id = home.network()?.0.chain_id;
                             Ok(json!({ "chain_id": chain_id, "spendings": spendings }))
                         })
                         .await
                     }
                     Request::Snapshot => {
+                        // Without a chain no journal is held: whoever asks copies it.
+                        let Some(carrier) = carrier else { return Ok(Value::Null) };
                         blocking(move || {
                             Ok(backup::snapshot_journal(&home, carrier.journal())?.into())
                         })
                         .await
                     }
+                    Request::Content(request) => node.content(request).await,
                 }
             }
         })?;

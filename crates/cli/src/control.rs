@@ -12,15 +12,17 @@ use tokio::{
     time::timeout,
 };
 
-/// Longest request line, in bytes.
-const REQUEST_LEN_MAX: u64 = 4096;
+use crate::content::ContentRequest;
+
+/// Longest request line, in bytes: room for a magnet link of 64 KiB, and paths.
+const REQUEST_LEN_MAX: u64 = 256 << 10;
 /// How long a client may take to say what it wants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may take: a settlement waits until it is final on the chain.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
 
 /// What can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Request {
     /// What is going on.
@@ -33,6 +35,8 @@ pub(crate) enum Request {
     Spendings,
     /// Copy the journal of transactions for a backup.
     Snapshot,
+    /// Something about torrents; null where the process runs none.
+    Content(ContentRequest),
 }
 
 /// Answers requests until dropped. The socket is reachable by this user only: its directory is

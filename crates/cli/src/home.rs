@@ -134,6 +134,11 @@ impl Home {
         {
             return Ok(serde_json::from_value(told["spendings"].take())?);
         }
+        self.stored_spendings()
+    }
+
+    /// The same from the journal itself, which nobody may hold.
+    pub(crate) fn stored_spendings(&self) -> Result<Vec<Spending>> {
         let path = self.dir.join(self.journal_name()?);
         if !path.exists() {
             return Ok(Vec::new());

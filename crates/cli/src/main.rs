@@ -10,6 +10,7 @@ mod closing;
 mod commands;
 mod config;
 mod console;
+mod content;
 mod control;
 mod dates;
 mod delegation;
@@ -21,6 +22,7 @@ mod metrics;
 mod network;
 mod output;
 mod set_back;
+mod sharer;
 mod side;
 mod signing;
 mod story;
@@ -86,6 +88,9 @@ enum Command {
     Provide(commands::provide::ProvideArgs),
     /// Use a provider's line through a local proxy.
     Connect(commands::connect::ConnectArgs),
+    /// Share files and fetch them, for money or for nothing: torrents.
+    #[command(subcommand)]
+    Content(commands::content::ContentCommand),
     /// What was carried and paid.
     #[command(subcommand)]
     Session(commands::session::SessionCommand),
@@ -161,6 +166,7 @@ async fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Provide(args) => commands::provide::run(args, home, json).await,
         Command::Connect(args) => commands::connect::run(args, home, json).await,
+        Command::Content(command) => commands::content::run(command, home, json).await,
         Command::Session(command) => commands::session::run(command, &home, json).await,
         Command::Earnings(args) => commands::earnings::run(args, &home, json).await,
         Command::Backup(command) => commands::backup::run(command, &home, json).await,

@@ -71,7 +71,7 @@ pub(crate) async fn run(args: ConnectArgs, mut home: Home, json: bool) -> Result
         assemble::consumer(&home.config.consumer, args.provider, args.forgive, &side).await?;
     let token = side.token;
     let buyer = Buyer { consumer: Arc::clone(&consumer), token: token.clone() };
-    let console = Console::open(&home, metrics_at, buyer, carrier).await?;
+    let console = Console::open(&home, metrics_at, buyer, Some(carrier)).await?;
 
     let proxy_addr = proxy.addr();
     let serving = tokio::spawn(proxy.serve(consumer.clone()));

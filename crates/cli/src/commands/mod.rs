@@ -5,6 +5,7 @@ pub(crate) mod chain;
 pub(crate) mod channel;
 pub(crate) mod config;
 pub(crate) mod connect;
+pub(crate) mod content;
 pub(crate) mod delegation;
 pub(crate) mod demo;
 pub(crate) mod device;

@@ -105,7 +105,7 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
         delegation,
         token: side.token,
     };
-    let console = Console::open(&home, metrics_at, seller, carrier).await?;
+    let console = Console::open(&home, metrics_at, seller, Some(carrier)).await?;
     let price = &home.config.provider.price;
     console.ready(
         json,

@@ -112,7 +112,7 @@ async fn serve(
     let address = endpoint.address().to_string();
     let wallet = side.node.wallet.address();
     let shown = Watcher { tower: Arc::clone(&tower), address: address.clone(), wallet };
-    let console = Console::open(home, metrics_at, shown, carrier).await?;
+    let console = Console::open(home, metrics_at, shown, Some(carrier)).await?;
     let funds = side.chain.funds(wallet, side.token.address).await?;
     if funds.native_wei == 0 {
         eprintln!("warning: {wallet} has nothing to pay gas with; send it some");

@@ -1,0 +1,700 @@
+//! `sparewire content`: share files and fetch them, for money or for nothing.
+
+use std::{
+    io::IsTerminal,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sparewire_content::Format;
+use sparewire_core::ByteCount;
+
+use crate::{
+    content::{
+        ContentRequest, Display, Entry, Figures, Library, Order, Recipe, Settings, Source, State,
+        erase, make, meant, paid, priced,
+    },
+    control::{self, Request},
+    hint::Hint,
+    home::Home,
+    output,
+    sharer::Sharer,
+};
+
+/// How often progress is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Share files and fetch them, for money or for nothing: torrents.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContentCommand {
+    /// Make a .torrent file and a magnet link of a file or folder, and share it.
+    Share(ShareArgs),
+    /// Fetch what a .torrent file or a magnet link names, then share it.
+    Get(GetArgs),
+    /// Go on with everything in the library that was not stopped.
+    Serve(ServeArgs),
+    /// What is shared and fetched here.
+    List,
+    /// All about one torrent.
+    Show {
+        /// Its name, or enough of its info-hash.
+        torrent: String,
+    },
+    /// Run a torrent no more, until it is asked for again.
+    Stop {
+        /// Its name, or enough of its info-hash.
+        torrent: String,
+    },
+    /// Forget a torrent; its files stay.
+    Remove {
+        /// Its name, or enough of its info-hash.
+        torrent: String,
+        /// Delete its files, too: those that the torrent names, and nothing else.
+        #[arg(long)]
+        delete_files: bool,
+        /// Do not ask before they are deleted.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Where a process that runs torrents is reached, and opens its keys.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// TCP address to listen on.
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// The most that all channels may hold and have spent together, in the token.
+    #[arg(long)]
+    budget: Option<String>,
+    /// A file with the keystore's password; only asked for where something is paid.
+    #[arg(long)]
+    password_file: Option<PathBuf>,
+}
+
+/// Who else has it.
+#[derive(Debug, Args)]
+pub(crate) struct FindArgs {
+    /// A peer to connect to, HOST:PORT; may be given several times.
+    #[arg(long = "peer", value_name = "HOST:PORT")]
+    peers: Vec<String>,
+    /// URL of a tracker; may be given several times.
+    #[arg(long = "tracker", value_name = "URL")]
+    trackers: Vec<String>,
+}
+
+/// For what it is given to others.
+#[derive(Debug, Args)]
+pub(crate) struct SaleArgs {
+    /// Price per GiB in the token, for example 0.02; 0 gives it for nothing.
+    #[arg(long)]
+    price: Option<String>,
+    /// Serve those who do not pay, too.
+    #[arg(long)]
+    free_for_unpaid: bool,
+}
+
+/// Make a .torrent file and a magnet link of a file or folder, and share it.
+#[derive(Debug, Args)]
+pub(crate) struct ShareArgs {
+    /// A file or a folder.
+    path: PathBuf,
+    #[command(flatten)]
+    sale: SaleArgs,
+    #[command(flatten)]
+    find: FindArgs,
+    #[command(flatten)]
+    serve: ServeArgs,
+    /// Length of pieces, a power of two from 16KiB to 64MiB [default: by size].
+    #[arg(long)]
+    piece_length: Option<String>,
+    /// For old clients alone: without hash trees, so that blocks are judged by whole pieces.
+    #[arg(long, conflicts_with = "v2")]
+    v1: bool,
+    /// For clients of BEP 52 alone.
+    #[arg(long)]
+    v2: bool,
+    /// Peers shall be found by the trackers alone (BEP 27).
+    #[arg(long)]
+    private: bool,
+    /// Where the .torrent file goes [default: beside PATH]. Nothing is overwritten.
+    #[arg(long, value_name = "FILE.torrent")]
+    out: Option<PathBuf>,
+}
+
+/// Fetch what a .torrent file or a magnet link names, then share it.
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// A .torrent file or a magnet link.
+    torrent: String,
+    /// The folder in which its files are put [default: this one, or where they are already].
+    #[arg(long, value_name = "DIR")]
+    to: Option<PathBuf>,
+    /// The dearest price per GiB that is paid, in the token. What is for nothing is taken first.
+    #[arg(long)]
+    max_price: Option<String>,
+    /// Take nothing from those who give it for nothing.
+    #[arg(long)]
+    no_allow_free: bool,
+    /// End when it is there.
+    #[arg(long)]
+    no_seed: bool,
+    #[command(flatten)]
+    sale: SaleArgs,
+    #[command(flatten)]
+    find: FindArgs,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+pub(crate) async fn run(command: ContentCommand, home: Home, json: bool) -> Result<()> {
+    match command {
+        ContentCommand::Share(args) => share(args, home, json).await,
+        ContentCommand::Get(args) => get(args, home, json).await,
+        ContentCommand::Serve(args) => serve(args, home, json).await,
+        ContentCommand::List => list(&home, json).await,
+        ContentCommand::Show { torrent } => show(&home, &torrent, json).await,
+        ContentCommand::Stop { torrent } => stop(&home, torrent, json).await,
+        ContentCommand::Remove { torrent, delete_files, yes } => {
+            remove(&home, &torrent, delete_files, yes, json).await
+        }
+    }
+}
+
+// --- share, get, serve ---------------------------------------------------------------------------
+
+async fn share(args: ShareArgs, home: Home, json: bool) -> Result<()> {
+    let home = args.serve.applied(home);
+    let piece_len = args.piece_length.as_deref().map(ByteCount::parse).transpose();
+    let piece_len = piece_len.context("--piece-length")?;
+    let recipe = Recipe {
+        format: match (args.v1, args.v2) {
+            (true, _) => Format::V1,
+            (_, true) => Format::V2,
+            _ => Format::Hybrid,
+        },
+        // What does not fit is refused as too long.
+        piece_len: piece_len.map(|len| u32::try_from(len.get()).unwrap_or(u32::MAX)),
+        trackers: args.find.trackers.clone(),
+        private: args.private,
+        out: args.out,
+    };
+    let settings = settings(&home, &args.sale, &args.find);
+    let bar = bar("hashing", json);
+    let (hashing, path) = (bar.clone(), args.path);
+    let made = tokio::task::spawn_blocking(move || {
+        make(&path, &recipe, &|done, total| {
+            hashing.set_length(total);
+            hashing.set_position(done);
+        })
+    });
+    let made = made.await?;
+    bar.finish_and_clear();
+    let made = made?;
+    let magnet = made.metainfo.magnet().to_string();
+    let file = made.file.display().to_string();
+    let order = Order {
+        source: Source::File(made.file),
+        root: Some(made.root.clone()),
+        otherwise: made.root,
+        settings: Settings { seed: true, ..settings },
+    };
+    let ready = move |key: &str, listen: Option<SocketAddr>| {
+        if json {
+            let document = json!({
+                "info_hash": key, "torrent": file, "magnet": magnet, "listen": listen,
+            });
+            return output::json(&document);
+        }
+        output::out!("{magnet}");
+        eprintln!("made {file}");
+        if let Some(listen) = listen {
+            eprintln!("listening at {listen}");
+        }
+        Ok(())
+    };
+    let password_file = args.serve.password_file.as_deref();
+    operate(&home, order, password_file, json, Goal::Share, ready).await
+}
+
+async fn get(args: GetArgs, home: Home, json: bool) -> Result<()> {
+    let home = args.serve.applied(home);
+    let config = &home.config.content;
+    let price_max = args.max_price.unwrap_or_else(|| config.price_max.clone());
+    let price_max = priced(&price_max).map(str::to_owned);
+    ensure!(
+        price_max.is_some() || !args.no_allow_free,
+        Hint::new("nothing may be paid, and nothing is to be taken for nothing")
+            .hint("give --max-price, or leave --no-allow-free away")
+    );
+    let settings = Settings {
+        take_free: !args.no_allow_free,
+        price_max,
+        seed: !args.no_seed,
+        ..settings(&home, &args.sale, &args.find)
+    };
+    let source = match args.torrent.get(..7) {
+        Some(scheme) if scheme.eq_ignore_ascii_case("magnet:") => Source::Magnet(args.torrent),
+        _ => Source::File(std::path::absolute(&args.torrent)?),
+    };
+    let here = std::env::current_dir().context("this folder is gone")?;
+    let root = args.to.map(|to| made_folder(&to)).transpose()?;
+    let order = Order { source, root, otherwise: here, settings };
+    let ready = |_: &str, listen: Option<SocketAddr>| {
+        if let Some(listen) = listen {
+            eprintln!("listening at {listen}");
+        }
+        Ok(())
+    };
+    let password_file = args.serve.password_file.as_deref();
+    operate(&home, order, password_file, json, Goal::Get, ready).await
+}
+
+/// A folder that is there, under its own name.
+fn made_folder(path: &Path) -> Result<PathBuf> {
+    let cannot = || format!("cannot make {}", path.display());
+    std::fs::create_dir_all(path).with_context(cannot)?;
+    path.canonicalize().with_context(cannot)
+}
+
+/// What a command wants before it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goal {
+    Share,
+    Get,
+}
+
+/// Has a torrent run: by the process that runs here, or by this one.
+async fn operate(
+    home: &Home,
+    order: Order,
+    password_file: Option<&Path>,
+    json: bool,
+    goal: Goal,
+    ready: impl FnOnce(&str, Option<SocketAddr>) -> Result<()>,
+) -> Result<()> {
+    let mut watch = Watch { display: Display::new(json), goal, json, told: false };
+    let handed = ask(home, ContentRequest::Run(Box::new(order.clone()))).await?;
+    if let Asked::Answer(key) = handed {
+        let key = String::deserialize(key)?;
+        ready(&key, None)?;
+        eprintln!("the sparewire process that runs here does it; Ctrl-C leaves it to that");
+        return watch.from_afar(home, &key).await;
+    }
+    handed.or_busy()?;
+    let settings = std::slice::from_ref(&order.settings);
+    let (sharer, console) = Sharer::open(home, settings, password_file).await?;
+    let host = sharer.host().clone();
+    let key = match host.run(order).await {
+        Ok(key) => key,
+        Err(error) => {
+            sharer.end().await;
+            return Err(error);
+        }
+    };
+    ready(&key, Some(host.listens()))?;
+    let cut = "what is there is kept; `sparewire content serve` goes on";
+    let run = move |shutdown: tokio_util::sync::CancellationToken| async move {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = host.idle() => {}
+            () = async {
+                loop {
+                    if let Ok(figures) = host.show(&key) {
+                        watch.update(&figures);
+                    }
+                    tokio::time::sleep(LOOK).await;
+                }
+            } => {}
+        }
+        let last = host.show(&key);
+        watch.display.end();
+        if let Ok(last) = &last {
+            watch.update(last);
+        }
+        watch.display.end();
+        sharer.end().await;
+        last.and_then(|last| watch.verdict(&last))
+    };
+    console.run(run, "ending…", cut).await?
+}
+
+/// One torrent that a command waits for.
+struct Watch {
+    display: Display,
+    goal: Goal,
+    json: bool,
+    /// That it is there was told.
+    told: bool,
+}
+
+impl Watch {
+    fn update(&mut self, figures: &Figures) {
+        self.display.update(figures);
+        if self.goal == Goal::Get && !self.told && is_there(figures) {
+            self.told = true;
+            let path = figures.root.join(&figures.name);
+            if self.json {
+                let document = json!({
+                    "info_hash": figures.info_hash, "path": path, "bytes": figures.total,
+                    "got": figures.got, "paid": figures.paid,
+                });
+                let _ = output::json(&document); // it is always JSON
+            } else {
+                self.display.aside(|| output::out!("{}", path.display()));
+            }
+        }
+    }
+
+    /// Follows what another process does, until the goal is met.
+    async fn from_afar(&mut self, home: &Home, key: &str) -> Result<()> {
+        loop {
+            let Asked::Answer(figures) = ask(home, ContentRequest::Show(key.to_owned())).await?
+            else {
+                self.display.end();
+                bail!(
+                    Hint::new("the sparewire process that ran it has ended")
+                        .hint("the same command, or `sparewire content serve`, goes on")
+                )
+            };
+            let figures = Figures::deserialize(figures)?;
+            self.update(&figures);
+            let met = match self.goal {
+                Goal::Share => figures.state == State::Seeding,
+                Goal::Get => self.told,
+            };
+            if met || figures.state.is_over() {
+                self.display.end();
+                return self.verdict(&figures);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// How it has ended.
+    fn verdict(&self, last: &Figures) -> Result<()> {
+        if let (State::Failed, Some(trouble)) = (last.state, &last.trouble) {
+            bail!("{}", output::tame(trouble));
+        }
+        if self.goal == Goal::Get && !self.told {
+            bail!(
+                Hint::new(format!(
+                    "{} is not complete: {} of {} are there",
+                    output::tame(&last.name),
+                    ByteCount::new(last.have),
+                    ByteCount::new(last.total)
+                ))
+                .hint("the same command, or `sparewire content serve`, goes on")
+            );
+        }
+        Ok(())
+    }
+}
+
+fn is_there(figures: &Figures) -> bool {
+    figures.total > 0
+        && figures.have == figures.total
+        && matches!(figures.state, State::Seeding | State::Stopped)
+}
+
+async fn serve(args: ServeArgs, home: Home, json: bool) -> Result<()> {
+    let home = args.applied(home);
+    // Whoever answers runs here.
+    ask(&home, ContentRequest::List).await?.or_none()?;
+    let library = Library::open(&home.dir)?;
+    let settings = library.all()?.into_iter().filter(|entry| !entry.stopped);
+    let settings: Vec<Settings> = settings.map(|entry| entry.settings).collect();
+    let (sharer, console) = Sharer::open(&home, &settings, args.password_file.as_deref()).await?;
+    let host = sharer.host().clone();
+    let running = host.run_all().await?;
+    let listen = host.listens();
+    console.ready(
+        json,
+        &listen.to_string(),
+        &json!({ "listen": listen, "torrents": running }),
+        &format!("{running} torrents of {}", home.dir.display()),
+    )?;
+    let live = if json { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+    let cut = "what is there is kept; the next `sparewire content serve` goes on";
+    let run = move |shutdown: tokio_util::sync::CancellationToken| async move {
+        while !shutdown.is_cancelled() {
+            live.set_message(summary(&host.list().unwrap_or_default()));
+            live.tick();
+            let pause = tokio::time::sleep(Duration::from_secs(1));
+            tokio::select! { () = pause => {}, () = shutdown.cancelled() => {} }
+        }
+        live.finish_and_clear();
+        sharer.end().await;
+    };
+    console.run(run, "ending…", cut).await
+}
+
+/// All that runs in one line.
+fn summary(all: &[Figures]) -> String {
+    let running = || all.iter().filter(|figures| !figures.state.is_over());
+    let sent = running().map(|figures| figures.sent).sum();
+    let peers: usize = running().map(|figures| figures.peers).sum();
+    let mut line =
+        format!("{} torrents, {} sent, {peers} peers", running().count(), ByteCount::new(sent));
+    if let Some(token) = running().find_map(|figures| figures.token.as_ref()) {
+        let earned = running().fold(sparewire_core::Amount::ZERO, |sum, figures| {
+            sum.checked_add(figures.earned).unwrap_or(sparewire_core::Amount::MAX)
+        });
+        line += &format!(", {} earned", output::amount(earned, token));
+    }
+    line
+}
+
+impl ServeArgs {
+    /// What flags say goes before the configuration.
+    fn applied(&self, mut home: Home) -> Home {
+        home.config.content.listen = self.listen.unwrap_or(home.config.content.listen);
+        if let Some(budget) = &self.budget {
+            home.config.consumer.budget.clone_from(budget);
+        }
+        home
+    }
+}
+
+fn settings(home: &Home, sale: &SaleArgs, find: &FindArgs) -> Settings {
+    let config = &home.config.content;
+    let price = priced(sale.price.as_deref().unwrap_or(&config.price)).map(str::to_owned);
+    Settings {
+        free: price.is_none() || sale.free_for_unpaid || config.free_for_unpaid,
+        price,
+        take_free: true,
+        price_max: None,
+        seed: true,
+        peers: find.peers.clone(),
+        trackers: find.trackers.clone(),
+    }
+}
+
+fn bar(what: &'static str, json: bool) -> ProgressBar {
+    let bar = if json { ProgressBar::hidden() } else { ProgressBar::new(0) };
+    let style = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    bar.set_style(ProgressStyle::with_template(style).expect("a constant template"));
+    bar.set_message(what);
+    bar
+}
+
+// --- the process that runs here ------------------------------------------------------------------
+
+/// What came of a question to the process that runs on this data directory.
+enum Asked {
+    Answer(Value),
+    /// It has nothing to do with torrents.
+    Busy,
+    /// There is none.
+    Nobody,
+}
+
+impl Asked {
+    /// Fails where another process has the data directory.
+    fn or_busy(&self) -> Result<()> {
+        match self {
+            Self::Busy => bail!(
+                Hint::new("another sparewire process runs on this data directory")
+                    .hint("stop it, or give the torrents a --data-dir of their own")
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same where one that runs torrents is in the way, too.
+    fn or_none(&self) -> Result<()> {
+        ensure!(
+            !matches!(self, Self::Answer(_)),
+            "a process runs the torrents of this data directory already"
+        );
+        self.or_busy()
+    }
+}
+
+async fn ask(home: &Home, request: ContentRequest) -> Result<Asked> {
+    Ok(match control::ask(&home.control_path(), Request::Content(request)).await? {
+        None => Asked::Nobody,
+        Some(Value::Null) => Asked::Busy,
+        Some(answer) => Asked::Answer(answer),
+    })
+}
+
+// --- list, show, stop, remove --------------------------------------------------------------------
+
+async fn list(home: &Home, json: bool) -> Result<()> {
+    let all: Vec<Figures> = match ask(home, ContentRequest::List).await? {
+        Asked::Answer(told) => serde_json::from_value(told)?,
+        Asked::Busy | Asked::Nobody => {
+            let library = Library::open(&home.dir)?;
+            library.all()?.iter().map(|entry| library.figures(entry)).collect()
+        }
+    };
+    if json {
+        return output::json(&all);
+    }
+    for figures in &all {
+        output::out!(
+            "{}  {:<11} {:>4}  {:>10}  {}",
+            &figures.info_hash[..figures.info_hash.len().min(8)],
+            figures.state.word(),
+            percent(figures),
+            ByteCount::new(figures.total).to_string(),
+            output::tame(&figures.name)
+        );
+    }
+    if all.is_empty() {
+        eprintln!("nothing is shared or fetched here");
+    }
+    Ok(())
+}
+
+fn percent(figures: &Figures) -> String {
+    match figures.total {
+        0 => "-".into(),
+        // Rounded down: 100% is all.
+        total => format!("{}%", u128::from(figures.have) * 100 / u128::from(total)),
+    }
+}
+
+/// Figures of one torrent, from whoever knows.
+async fn figures(home: &Home, which: &str) -> Result<Figures> {
+    match ask(home, ContentRequest::Show(which.to_owned())).await? {
+        Asked::Answer(told) => Ok(Figures::deserialize(told)?),
+        Asked::Busy | Asked::Nobody => {
+            let library = Library::open(&home.dir)?;
+            Ok(library.figures(meant(&library.all()?, which)?))
+        }
+    }
+}
+
+async fn show(home: &Home, which: &str, json: bool) -> Result<()> {
+    let figures = figures(home, which).await?;
+    if json {
+        return output::json(&figures);
+    }
+    let line = |what: &str, value: String| output::out!("{what:<10} {value}");
+    let bytes = |bytes: u64| output::bytes(ByteCount::new(bytes));
+    line("name", output::tame(&figures.name));
+    line("info-hash", figures.info_hash.clone());
+    line("state", figures.state.word().into());
+    if let Some(trouble) = &figures.trouble {
+        line("trouble", output::tame(trouble));
+    }
+    line("folder", figures.root.display().to_string());
+    line("files", figures.files.to_string());
+    line("there", format!("{} of {}", bytes(figures.have), bytes(figures.total)));
+    if !figures.state.is_over() {
+        line("sent", bytes(figures.sent));
+        line("received", bytes(figures.got));
+        line("peers", format!("{}; {}", figures.peers, figures.searching));
+        if let Some(token) = &figures.token {
+            line("paid", paid(&figures));
+            line("earned", output::amount(figures.earned, token));
+        }
+    }
+    if figures.spoilt > 0 {
+        line("changed", format!("{} times its files were not as they had been", figures.spoilt));
+    }
+    let settings = &figures.settings;
+    let price = settings.price.as_deref().unwrap_or("nothing");
+    let free = settings.price.is_some() && settings.free;
+    let others = if free { "; for nothing to who does not pay" } else { "" };
+    line("given for", format!("{price} per GiB{others}"));
+    if let Some(price_max) = &settings.price_max {
+        line("taken for", format!("at most {price_max} per GiB"));
+    }
+    line("magnet", figures.magnet.clone());
+    Ok(())
+}
+
+/// Opens the library to change it, as the only process that does.
+fn alone(home: &Home) -> Result<(Library, Arc<dyn sparewire_node::store::Store>)> {
+    let lock = home.store()?;
+    Ok((Library::open(&home.dir)?, lock))
+}
+
+async fn stop(home: &Home, which: String, json: bool) -> Result<()> {
+    let asked = ask(home, ContentRequest::Stop(which.clone())).await?;
+    asked.or_busy()?;
+    let figures = match asked {
+        Asked::Answer(told) => Figures::deserialize(told)?,
+        Asked::Busy | Asked::Nobody => {
+            let (library, _lock) = alone(home)?;
+            let mut entry: Entry = meant(&library.all()?, &which)?.clone();
+            entry.stopped = true;
+            library.update(&entry)?;
+            library.figures(&entry)
+        }
+    };
+    if json {
+        return output::json(&figures);
+    }
+    eprintln!("stopped {}; `sparewire content get` runs it again", output::tame(&figures.name));
+    Ok(())
+}
+
+async fn remove(home: &Home, which: &str, delete: bool, yes: bool, json: bool) -> Result<()> {
+    let figures = figures(home, which).await?;
+    let name = output::tame(&figures.name);
+    let key = figures.info_hash.clone();
+    let library = Library::open(&home.dir)?;
+    let mut to_delete = None;
+    if delete {
+        let entries = library.all()?;
+        // Of a link whose torrent is not known there are no files.
+        if let Ok(entry) = meant(&entries, &key) {
+            let question = format!(
+                "delete {} ({} files of {name} below {})?",
+                output::bytes(ByteCount::new(figures.total)),
+                figures.files,
+                figures.root.display()
+            );
+            ensure!(yes || confirmed(&question)?, "nothing was removed");
+            to_delete = Some((entry.root.clone(), library.torrent(entry)?));
+        }
+    }
+    let asked = ask(home, ContentRequest::Remove(key.clone())).await?;
+    asked.or_busy()?;
+    if !matches!(asked, Asked::Answer(_)) {
+        let (library, _lock) = alone(home)?;
+        library.remove(meant(&library.all()?, &key)?)?;
+    }
+    let erased = match &to_delete {
+        Some((root, metainfo)) => erase(root, metainfo)
+            .with_context(|| format!("{name} is forgotten, but not all files are deleted"))?,
+        None => Default::default(),
+    };
+    if json {
+        return output::json(&json!({
+            "info_hash": key, "deleted": erased.files, "kept": erased.kept,
+        }));
+    }
+    match to_delete {
+        None => eprintln!("forgot {name}; its files stay in {}", figures.root.display()),
+        Some(_) => eprintln!("forgot {name} and deleted {} files", erased.files),
+    }
+    if erased.kept > 0 {
+        eprintln!("{} were left alone: something else is in their place", erased.kept);
+    }
+    Ok(())
+}
+
+/// Asks a person.
+fn confirmed(question: &str) -> Result<bool> {
+    ensure!(
+        std::io::stdin().is_terminal(),
+        Hint::new("nobody is there to be asked whether files are to be deleted")
+            .hint("give --yes where you are sure")
+    );
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
