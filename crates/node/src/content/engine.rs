@@ -86,7 +86,7 @@ pub enum EngineError {
     /// The torrent is running.
     #[error("the torrent is here already")]
     Twice,
-    /// A magnet link's torrent without the hashes of its pieces.
+    /// A magnet connection's torrent without the hashes of its pieces.
     #[error("the hashes of the torrent's pieces are not known: get its .torrent file")]
     Layers,
     /// The system has no randomness to give.
@@ -255,7 +255,7 @@ impl Engine {
         Ok(torrent)
     }
 
-    /// Finds out what a magnet link names: asks `peers`, and whoever is found. Waits for ever where
+    /// Finds out what a magnet connection names: asks `peers`, and whoever is found. Waits for ever where
     /// nobody answers.
     pub async fn fetch(&self, magnet: &Magnet, peers: &[SocketAddr]) -> Metainfo {
         fetch(&self.shared, magnet, peers).await
@@ -301,19 +301,21 @@ async fn greet(
     mut stream: TcpStream,
     address: SocketAddr,
     permit: OwnedSemaphorePermit,
-) -> Result<(), super::link::LinkError> {
-    use super::link::LinkError;
+) -> Result<(), super::connection::ConnectionError> {
+    use super::connection::ConnectionError;
 
     let mut bytes = [0; HANDSHAKE_LEN];
     timeout(HANDSHAKE_TIMEOUT, stream.read_exact(&mut bytes))
         .await
-        .map_err(|_| LinkError::Silent)??;
+        .map_err(|_| ConnectionError::Silent)??;
     let theirs = Handshake::from_bytes(&bytes)?;
     let torrent = shared.torrents().get(&theirs.info_hash).cloned();
-    let torrent = torrent.ok_or(LinkError::Nonsense("one that we do not have"))?;
+    let torrent = torrent.ok_or(ConnectionError::Nonsense("one that we do not have"))?;
     let v2 = torrent.storage().metainfo().hashes().v2().is_some();
     let ours = shared.handshake(theirs.info_hash, v2).to_bytes();
-    timeout(HANDSHAKE_TIMEOUT, stream.write_all(&ours)).await.map_err(|_| LinkError::Silent)??;
+    timeout(HANDSHAKE_TIMEOUT, stream.write_all(&ours))
+        .await
+        .map_err(|_| ConnectionError::Silent)??;
     torrent.connected(stream, address, &theirs, false, permit);
     Ok(())
 }
@@ -323,8 +325,8 @@ pub(super) async fn dial(
     shared: &Shared,
     address: SocketAddr,
     hashes: &InfoHashes,
-) -> Result<(TcpStream, Handshake), super::link::LinkError> {
-    use super::link::LinkError;
+) -> Result<(TcpStream, Handshake), super::connection::ConnectionError> {
+    use super::connection::ConnectionError;
 
     let dialling = async {
         let mut stream = TcpStream::connect(address).await?;
@@ -335,9 +337,9 @@ pub(super) async fn dial(
         let theirs = Handshake::from_bytes(&bytes)?;
         // Of a hybrid torrent it may answer for the other half (BEP 52).
         if !hashes.answers_to(&theirs.info_hash) {
-            return Err(LinkError::Nonsense("it answers for another"));
+            return Err(ConnectionError::Nonsense("it answers for another"));
         }
         Ok((stream, theirs))
     };
-    timeout(HANDSHAKE_TIMEOUT, dialling).await.map_err(|_| LinkError::Silent)?
+    timeout(HANDSHAKE_TIMEOUT, dialling).await.map_err(|_| ConnectionError::Silent)?
 }
