@@ -113,3 +113,17 @@ async fn aria2_seeds_a_torrent_to_us() {
         seeds_to_us(clients::aria2).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn webtorrent_downloads_a_torrent_of_ours() {
+    if clients::is_webtorrent_there() {
+        downloads_from_us(clients::webtorrent).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn webtorrent_seeds_a_torrent_to_us() {
+    if clients::is_webtorrent_there() {
+        seeds_to_us(clients::webtorrent).await;
+    }
+}

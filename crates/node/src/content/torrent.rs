@@ -546,7 +546,8 @@ impl Torrent {
                 self.carry_out(swarm);
             }),
             Answer::All(piece, leaves) => {
-                self.on_disk(move |this| this.intake.set_leaves(piece, leaves));
+                // On another thread: a block of the piece may be under way to the disk.
+                self.on_disk(move |this| Ok(this.intake.set_leaves(piece, leaves)));
             }
         }
     }
