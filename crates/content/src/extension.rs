@@ -59,7 +59,8 @@ pub enum PayMessage<'a> {
     /// Kind 1: its signature of a [`Binding`].
     Bind(DeviceSignature),
     /// Kinds 2 and 3: a frame of a session, without its length
-    /// (`sparewire_protocol::Message::from_frame`), from 1 to [`PAY_FRAME_LEN_MAX`] bytes.
+    /// (`sparewire_protocol::Message::from_frame`), at most [`PAY_FRAME_LEN_MAX`] bytes. An empty one
+    /// says that the session is at its end.
     Frame {
         /// Whether the sender is the payer of that session (2) or the payee (3).
         from_payer: bool,
@@ -76,7 +77,7 @@ impl<'a> PayMessage<'a> {
             GREET => Self::Greet(decode(body, 66).ok()?),
             BIND => Self::Bind(decode(body, 64).ok()?),
             FROM_PAYER | FROM_PAYEE => {
-                if body.is_empty() || body.len() > PAY_FRAME_LEN_MAX {
+                if body.len() > PAY_FRAME_LEN_MAX {
                     return None;
                 }
                 Self::Frame { from_payer: *kind == FROM_PAYER, frame: body }
@@ -252,5 +253,155 @@ impl Binder {
             Them::Bound(device) => Ok(device),
             _ => Err(BindError::OutOfTurn),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use sparewire_wallet::DeviceKey;
+
+    use super::*;
+
+    const A: u8 = 1;
+    const B: u8 = 2;
+
+    /// An end of a connection for torrent `hash`, between peer ids `ours` and `theirs`.
+    fn end(key: u8, hash: u8, ours: u8, theirs: u8, nonce: u8) -> Binder {
+        let signer = Arc::new(DeviceKey::from_secret(&[key; 32]));
+        Binder::new([hash; 20], [ours; 20], [theirs; 20], signer, [nonce; 32])
+    }
+
+    fn pair() -> (Binder, Binder) {
+        (end(A, 9, 10, 20, 100), end(B, 9, 20, 10, 200))
+    }
+
+    fn node(key: u8) -> NodeId {
+        DeviceKey::from_secret(&[key; 32]).node_id()
+    }
+
+    /// Has `to` take `message` and gives its answer.
+    fn tell(to: &mut Binder, message: &PayMessage<'_>) -> PayMessage<'static> {
+        to.handle(message).unwrap().unwrap()
+    }
+
+    #[test]
+    fn both_ends_learn_each_others_key() {
+        let (mut a, mut b) = pair();
+        let of_b = tell(&mut b, &a.greet());
+        let of_a = tell(&mut a, &b.greet());
+        assert_eq!((a.peer(), b.peer()), (Err(BindError::OutOfTurn), Err(BindError::OutOfTurn)));
+        assert_eq!(a.handle(&of_b), Ok(None));
+        assert_eq!(b.handle(&of_a), Ok(None));
+        assert_eq!((a.peer(), b.peer()), (Ok(node(B)), Ok(node(A))));
+        let frame = PayMessage::Frame { from_payer: false, frame: &[1] };
+        assert_eq!(a.handle(&frame), Ok(None));
+    }
+
+    #[test]
+    fn an_end_that_only_repeats_what_it_hears_proves_nothing() {
+        let (mut a, _) = pair();
+        assert_eq!(a.handle(&a.greet()), Err(BindError::Ourselves));
+        // With a key of its own, but our nonce.
+        let (mut a, b) = pair();
+        let PayMessage::Greet(mut greet) = b.greet() else { panic!("a greeting") };
+        greet.nonce = [100; 32];
+        assert_eq!(a.handle(&PayMessage::Greet(greet)), Err(BindError::Ourselves));
+        // It cannot give our own signature back for its own either.
+        let (mut a, b) = pair();
+        let of_a = tell(&mut a, &b.greet());
+        assert_eq!(a.handle(&of_a), Err(BindError::WrongSignature));
+        assert!(a.peer().is_err());
+    }
+
+    #[test]
+    fn a_signature_for_another_connection_torrent_or_greeting_proves_nothing() {
+        for (what, mut other) in [
+            ("torrent", end(B, 8, 20, 10, 200)),
+            ("its peer id", end(B, 9, 21, 10, 200)),
+            ("our peer id", end(B, 9, 20, 11, 200)),
+            ("roles swapped", end(B, 9, 10, 20, 200)),
+        ] {
+            let (mut a, _) = pair();
+            let bind = tell(&mut other, &a.greet());
+            let _ = tell(&mut a, &other.greet());
+            assert_eq!(a.handle(&bind), Err(BindError::WrongSignature), "{what}");
+            assert!(a.peer().is_err());
+        }
+        // One of an earlier connection: its nonces were others.
+        let (mut b, earlier) = (end(B, 9, 20, 10, 200), end(A, 9, 10, 20, 99));
+        let replayed = tell(&mut b, &earlier.greet());
+        let (mut a, _) = pair();
+        let _ = tell(&mut a, &b.greet());
+        assert_eq!(a.handle(&replayed), Err(BindError::WrongSignature));
+    }
+
+    #[test]
+    fn a_key_that_is_only_claimed_is_not_proved() {
+        let (mut a, mut b) = pair();
+        let bind = tell(&mut b, &a.greet());
+        let PayMessage::Greet(mut greet) = b.greet() else { panic!("a greeting") };
+        greet.device = node(3);
+        let _ = tell(&mut a, &PayMessage::Greet(greet));
+        assert_eq!(a.handle(&bind), Err(BindError::WrongSignature));
+        // A wrong end stays wrong, whatever it sends later.
+        assert_eq!(a.handle(&b.greet()), Err(BindError::OutOfTurn));
+        assert!(a.peer().is_err());
+    }
+
+    #[test]
+    fn what_comes_twice_or_too_early_ends_it() {
+        let frame = PayMessage::Frame { from_payer: true, frame: &[1] };
+        let (mut a, b) = pair();
+        assert_eq!(a.handle(&frame), Err(BindError::OutOfTurn));
+        let (mut a, _) = pair();
+        let unread = PayMessage::Bind(DeviceSignature([0; 64]));
+        assert_eq!(a.handle(&unread), Err(BindError::OutOfTurn));
+        let (mut a, _) = pair();
+        let _ = tell(&mut a, &b.greet());
+        assert_eq!(a.handle(&b.greet()), Err(BindError::Twice));
+        let (mut a, _) = pair();
+        let PayMessage::Greet(greet) = b.greet() else { panic!("a greeting") };
+        let old = PayMessage::Greet(Greet { version: 0, ..greet });
+        assert_eq!(a.handle(&old), Err(BindError::Version));
+        // A newer version is spoken down to ours.
+        let (mut a, _) = pair();
+        let newer = PayMessage::Greet(Greet { version: 7, ..greet });
+        assert!(a.handle(&newer).is_ok());
+    }
+
+    #[test]
+    fn messages_have_the_bytes_of_the_document_and_no_others() {
+        let greet = Greet { version: 1, device: node(A), nonce: [7; 32] };
+        let key = hex::encode(node(A).0);
+        let greeting = hex::decode(format!("000100{key}{}", "07".repeat(32))).unwrap();
+        let mut bytes = Vec::new();
+        PayMessage::Greet(greet).write(&mut bytes);
+        assert_eq!(bytes, greeting);
+        assert_eq!(PayMessage::read(&greeting), Some(Some(PayMessage::Greet(greet))));
+        assert_eq!(PayMessage::read(&greeting[..66]), None);
+        assert_eq!(PayMessage::read(&[&greeting[..], &[0]].concat()), None);
+        let frame = |from_payer, frame| Some(Some(PayMessage::Frame { from_payer, frame }));
+        assert_eq!(PayMessage::read(b"\x02ab"), frame(true, b"ab"));
+        assert_eq!(PayMessage::read(b"\x03"), frame(false, b""));
+        assert_eq!(PayMessage::read(&vec![2; 2 + PAY_FRAME_LEN_MAX]), None);
+        assert_eq!(PayMessage::read(b"\x04of a newer version"), Some(None));
+        assert_eq!(PayMessage::read(b""), None);
+    }
+
+    #[test]
+    fn what_is_signed_has_the_bytes_of_the_document() {
+        let end = |peer: u8| End {
+            peer_id: [peer; 20],
+            greet: Greet { version: 1, device: node(peer), nonce: [peer + 10; 32] },
+        };
+        let binding = Binding { info_hash: [9; 20], signer: end(A), verifier: end(B) };
+        let of = |peer: u8| {
+            let nonce = hex::encode([peer + 10; 32]);
+            format!("{}0100{}{nonce}", hex::encode([peer; 20]), hex::encode(node(peer).0))
+        };
+        let tag = hex::encode("sparewire content binding v1");
+        let expected = format!("{tag}00{}{}{}", "09".repeat(20), of(A), of(B));
+        assert_eq!(hex::encode(binding.signing_bytes()), expected);
     }
 }

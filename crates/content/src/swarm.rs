@@ -34,6 +34,8 @@ pub const QUEUE_MS: u64 = 1_000;
 pub const OPEN_BLOCKS_MAX: u64 = 1 << 16;
 /// Most blocks that are asked of two peers at a time, near the end. None is ever asked of three.
 pub const DOUBLED_MAX: u32 = 32;
+/// A block is asked of a second peer only if the first is expected to take so long for it, in ms.
+pub const DOUBLE_MS_MIN: u64 = 250;
 /// Most blocks of a download that are paid for a second time (1 MiB), whatever peers do.
 pub const PAID_TWICE_MAX: u32 = 64;
 /// A peer that owes blocks and has sent none for so long has stalled, in ms. What it owes is asked
@@ -157,8 +159,8 @@ pub enum Order {
 ///   [`Order::Check`]. Blocks that [`Order::Forget`] is about are covered by that.
 /// - For each [`Order::AskLeaves`] one of [`Download::leaves_known`], [`Download::leaves_refused`],
 ///   [`Download::peer_left`]; or nothing, for [`LEAVES_MS`].
-/// - For each [`Verdict::Duplicate`] nothing. Whoever finds such a copy bad says
-///   [`Download::block_failed`].
+/// - For each [`Verdict::Duplicate`] nothing. Whoever finds such a copy bad leaves the peer, and says
+///   [`Download::peer_left`]: a copy that failed is not the one that was wanted.
 ///
 /// If a verdict about a block never comes, its piece stays open, and nothing else suffers.
 ///
@@ -372,6 +374,7 @@ impl Download {
             return;
         }
         self.release(peer, block);
+        self.disown_one(peer, block.piece);
         self.all_hungry();
         let pieces = self.pieces.geometry.pieces();
         let Some(known) = self.peers.get(&peer) else { return };
@@ -422,6 +425,7 @@ impl Download {
         }
         let open = self.pieces.open.get(&block.piece);
         if open.is_some_and(|open| open.sole && open.owner != Some(peer)) {
+            self.release(peer, block);
             return self.second_copy(priced); // that piece is one peer's alone
         }
         let slot = open.map(|open| open.slots[number as usize]);
@@ -502,7 +506,7 @@ impl Download {
         }
     }
 
-    /// A block that this peer sent did not pass.
+    /// A block that was wanted from this peer did not pass.
     pub fn block_failed(&mut self, peer: PeerId, block: Block) {
         if let Some(number) = self.pieces.geometry.number_of(block)
             && let Some(open) = self.pieces.open.get_mut(&block.piece)

@@ -38,6 +38,8 @@ pub const PIECE_HEADER_LEN: usize = 13;
 const UNKNOWN_LEN_MAX: usize = EXTENDED_LEN_MAX;
 /// Where a new inbox begins: some blocks, so that one read takes in several.
 const INBOX_LEN: usize = 256 << 10;
+/// The least that a read can take.
+const READ_LEN_MIN: usize = 16 << 10;
 
 /// What both ends say first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,8 +245,7 @@ fn check_length(kind: u8, length: u32, pieces: Option<u32>) -> Result<(), WireEr
         20 => (1..=1 + EXTENDED_LEN_MAX).contains(&payload),
         21 | 23 => payload == HASH_REQUEST_LEN,
         22 => {
-            payload >= HASH_REQUEST_LEN
-                && payload <= HASH_REQUEST_LEN + 32 * HASHES_MAX
+            (HASH_REQUEST_LEN..=HASH_REQUEST_LEN + 32 * HASHES_MAX).contains(&payload)
                 && payload.is_multiple_of(16)
                 && (payload - HASH_REQUEST_LEN).is_multiple_of(32)
         }
@@ -405,7 +406,7 @@ pub fn piece_header(block: Block) -> [u8; PIECE_HEADER_LEN] {
 
 /// Bytes that came in and have not been read as messages yet.
 ///
-/// It grows beyond 256 KiB only for a bitfield, to at most [`PIECES_MAX`] bits, and moves only the
+/// It grows beyond 256 KiB only for a bitfield, to little more than [`PIECES_MAX`] bits, and moves only the
 /// part of a message that a read has left over.
 #[derive(Debug)]
 pub struct Inbox {
@@ -429,7 +430,7 @@ impl Inbox {
         self.pieces = Some(pieces);
     }
 
-    /// Where to read into; never empty once [`Inbox::poll`] has said `None`.
+    /// Where to read into, at least 16 KiB once [`Inbox::poll`] has said `None`.
     pub fn space(&mut self) -> &mut [u8] {
         let held = self.end - self.begin;
         let short = self.bytes.len() - self.end < INBOX_LEN / 2;
@@ -437,8 +438,9 @@ impl Inbox {
             self.bytes.copy_within(self.begin..self.end, 0);
             (self.begin, self.end) = (0, held);
         }
-        if self.needs > self.bytes.len() {
-            self.bytes.resize(self.needs, 0);
+        // Never a read of a few bytes, even where all but those of a long message is here.
+        if self.needs > self.bytes.len() || self.bytes.len() - self.end < READ_LEN_MIN {
+            self.bytes.resize(self.needs.max(self.end) + READ_LEN_MIN, 0);
         }
         &mut self.bytes[self.end..]
     }
@@ -466,6 +468,257 @@ impl Inbox {
             Decoded::Needs(needs) => {
                 self.needs = needs;
                 Ok(None)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::{ExtensionHandshake, ExtensionIds, Metadata, PayMessage, Pex};
+
+    const BLOCK: Block = Block { piece: 1, begin: 2, len: 3 };
+
+    fn written(message: &PeerMessage<'_>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        message.write(&mut bytes);
+        bytes
+    }
+
+    fn request(root: u8) -> HashRequest {
+        let pieces_root = [root; 32];
+        HashRequest { pieces_root, base_layer: 1, index: 2, length: 4, proof_layers: 3 }
+    }
+
+    #[test]
+    fn messages_are_as_the_beps_say() {
+        for (message, hex) in [
+            (PeerMessage::KeepAlive, "00000000"),
+            (PeerMessage::Choke, "0000000100"),
+            (PeerMessage::Unchoke, "0000000101"),
+            (PeerMessage::Interested, "0000000102"),
+            (PeerMessage::NotInterested, "0000000103"),
+            (PeerMessage::Have(258), "000000050400000102"),
+            (PeerMessage::Bitfield(&[0xa0]), "0000000205a0"),
+            (PeerMessage::Request(BLOCK), "0000000d06000000010000000200000003"),
+            (PeerMessage::Piece { block: BLOCK, data: b"abc" }, "0000000c070000000100000002616263"),
+            (PeerMessage::Cancel(BLOCK), "0000000d08000000010000000200000003"),
+            (PeerMessage::Port(6881), "00000003091ae1"),
+            (PeerMessage::Suggest(1), "000000050d00000001"),
+            (PeerMessage::HaveAll, "000000010e"),
+            (PeerMessage::HaveNone, "000000010f"),
+            (PeerMessage::Reject(BLOCK), "0000000d10000000010000000200000003"),
+            (PeerMessage::AllowedFast(1), "000000051100000001"),
+        ] {
+            assert_eq!(hex::encode(written(&message)), hex);
+            let bytes = hex::decode(hex).unwrap();
+            let length = bytes.len();
+            assert_eq!(decode(&bytes, Some(3)), Ok(Decoded::Message { message, length }));
+        }
+        let hashes = PeerMessage::Hashes { request: request(7), hashes: &[9; 64] };
+        let root = "07".repeat(32);
+        let numbers = "00000001000000020000000400000003";
+        let expected = format!("0000007116{root}{numbers}{}", "09".repeat(64));
+        assert_eq!(hex::encode(written(&hashes)), expected);
+        let asked = hex::encode(written(&PeerMessage::HashRequest(request(7))));
+        assert_eq!(asked, format!("0000003115{root}{numbers}"));
+        let refused = hex::encode(written(&PeerMessage::HashReject(request(7))));
+        assert_eq!(refused, format!("0000003117{root}{numbers}"));
+    }
+
+    #[test]
+    fn the_handshake_is_as_bep_3_says_and_its_bits_as_5_6_10_and_52_say() {
+        let all = Handshake {
+            info_hash: [1; 20],
+            peer_id: [2; 20],
+            extended: true,
+            dht: true,
+            fast: true,
+            v2: true,
+        };
+        let bytes = all.to_bytes();
+        assert_eq!(bytes[..20], *b"\x13BitTorrent protocol");
+        assert_eq!(bytes[20..28], [0, 0, 0, 0, 0, 0x10, 0, 0x15]);
+        assert_eq!(Handshake::from_bytes(&bytes), Ok(all));
+        let none = Handshake { extended: false, dht: false, fast: false, v2: false, ..all };
+        assert_eq!(none.to_bytes()[20..28], [0; 8]);
+        assert_eq!(Handshake::from_bytes(&none.to_bytes()), Ok(none));
+        let mut other = bytes;
+        other[3] = b'x';
+        assert_eq!(Handshake::from_bytes(&other), Err(WireError::NotBitTorrent));
+    }
+
+    #[test]
+    fn a_length_that_cannot_be_is_refused_before_anything_is_read() {
+        for (kind, length, pieces) in [
+            (0, 2, None),
+            (4, 4, None),
+            (5, 3, Some(8)),
+            (5, 3, Some(17)),
+            (5, (2 << 20) + 2, None),
+            (6, 12, None),
+            (7, 9, None),
+            (7, 16_384 + 10, None),
+            (9, 4, None),
+            (14, 2, None),
+            (20, 1, None),
+            (20, 20_000, None),
+            (21, 48, None),
+            (22, 1 + 48 + 33, None),
+            (22, 1 + 48 + 32 * 545, None),
+            (23, 50, None),
+            (99, 20_000, None),
+            (7, u32::MAX, None),
+        ] {
+            let head = [&u32::to_be_bytes(length)[..], &[kind]].concat();
+            assert_eq!(decode(&head, pieces), Err(WireError::Length { kind, length }), "{kind}");
+        }
+        let head = [0, 0, 0x40, 9, 7];
+        assert_eq!(decode(&head, None), Ok(Decoded::Needs(4 + 16_384 + 9)));
+        assert_eq!(decode(&head[..4], None), Ok(Decoded::Needs(5)));
+        assert_eq!(decode(&head[..3], None), Ok(Decoded::Needs(4)));
+    }
+
+    #[test]
+    fn what_is_no_bencode_or_no_message_of_ours_is_malformed() {
+        for payload in [
+            &b"\x00i99999999999999999999e"[..],
+            b"\x00d1:pi99999999999999999999ee",
+            b"\x00d1:md6:ut_pexi300eeex",
+            b"\x00d1:m",
+            b"\x03d8:msg_typei0e5:piecei4294967296ee",
+            b"\x03d8:msg_typei7e5:piecei0ee",
+            b"\x01d5:addedi1ee",
+            b"\x02",
+            b"\x02\x00\x01\x00",
+            b"\x02\x01\x01",
+        ] {
+            let mut bytes = Vec::new();
+            put(&mut bytes, 20, &[payload]);
+            assert_eq!(decode(&bytes, None), Err(WireError::Malformed { kind: 20 }), "{payload:?}");
+        }
+        // A number out of range is one that was not sent.
+        let mut bytes = Vec::new();
+        put(&mut bytes, 20, &[b"\x00d1:md6:ut_pexi300e6:sw_payi5ee1:pi-1ee"]);
+        let Ok(Decoded::Message {
+            message: PeerMessage::Extended(Extended::Handshake(read)), ..
+        }) = decode(&bytes, None)
+        else {
+            panic!("not a handshake")
+        };
+        let ids = ExtensionIds { pay: Some(5), ..ExtensionIds::default() };
+        assert_eq!(read, ExtensionHandshake { ids, ..ExtensionHandshake::default() });
+    }
+
+    #[test]
+    fn a_message_goes_out_under_the_id_that_the_peer_gave() {
+        let ids = ExtensionIds { pay: Some(77), ..ExtensionIds::default() };
+        let mut out = b"before".to_vec();
+        let frame = PayMessage::Frame { from_payer: true, frame: b"xy" };
+        assert!(ids.write(&Extended::Pay(frame), &mut out));
+        assert_eq!(out, b"before\0\0\0\x05\x14\x4d\x02xy");
+        assert!(!ids.write(&Extended::Pex(Pex::default()), &mut out));
+        assert_eq!(out.len(), 15);
+    }
+
+    #[test]
+    fn an_inbox_gives_blocks_from_where_they_were_read_to() {
+        let mut inbox = Inbox::default();
+        let data = vec![5; 16_384];
+        let block = Block { piece: 3, begin: 0, len: 16_384 };
+        let stream = written(&PeerMessage::Piece { block, data: &data }).repeat(100);
+        let (mut sent, mut read) = (0, 0);
+        while sent < stream.len() {
+            let space = inbox.space();
+            assert!(space.len() >= READ_LEN_MIN);
+            let now = space.len().min(stream.len() - sent).min(100_000);
+            space[..now].copy_from_slice(&stream[sent..sent + now]);
+            inbox.filled(now);
+            sent += now;
+            while let Some(message) = inbox.poll().unwrap() {
+                assert_eq!(message, PeerMessage::Piece { block, data: &data });
+                read += 1;
+            }
+        }
+        assert_eq!(read, 100);
+        assert_eq!(inbox.bytes.len(), INBOX_LEN, "it does not grow for blocks");
+    }
+
+    fn blocks() -> impl Strategy<Value = Block> {
+        any::<[u32; 3]>().prop_map(|[piece, begin, len]| Block { piece, begin, len })
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_messages_that_are_written_back_the_same_or_an_error(
+            bytes in vec(any::<u8>(), 0..200),
+            kind in 0u8..25,
+            pieces in proptest::option::of(0u32..100),
+        ) {
+            // Random lengths are seldom sound: say the right one.
+            let mut framed = Vec::new();
+            put(&mut framed, kind, &[&bytes]);
+            for bytes in [&bytes, &framed] {
+                if let Ok(Decoded::Message { message, .. }) = decode(bytes, pieces) {
+                    let again = written(&message);
+                    let length = again.len();
+                    prop_assert_eq!(decode(&again, None), Ok(Decoded::Message { message, length }));
+                }
+            }
+        }
+
+        #[test]
+        fn a_stream_cut_anywhere_gives_the_same_messages(
+            asked in vec(blocks(), 1..20),
+            bits in vec(any::<u8>(), 40_000),
+            cut in 1usize..5_000,
+        ) {
+            let mut messages = vec![PeerMessage::Bitfield(&bits)];
+            messages.extend(asked.into_iter().map(PeerMessage::Request));
+            let stream: Vec<u8> = messages.iter().flat_map(written).collect();
+            let (mut inbox, mut read) = (Inbox::default(), 0);
+            for part in stream.chunks(cut) {
+                inbox.space()[..part.len()].copy_from_slice(part);
+                inbox.filled(part.len());
+                while let Some(message) = inbox.poll().unwrap() {
+                    prop_assert_eq!(&message, &messages[read]);
+                    read += 1;
+                }
+            }
+            prop_assert_eq!(read, messages.len());
+        }
+
+        #[test]
+        fn metadata_and_peers_are_read_as_they_were_written(
+            part in 0u32..4_000,
+            added in vec((any::<(u32, u16)>(), any::<u8>()), 0..100),
+            dropped in vec(any::<(u128, u16)>(), 0..100),
+        ) {
+            let data = vec![1; 16_384];
+            let pex = Pex {
+                added: added
+                    .into_iter()
+                    .map(|((ip, port), flag)| ((std::net::Ipv4Addr::from(ip), port).into(), flag))
+                    .collect(),
+                dropped: dropped
+                    .into_iter()
+                    .map(|(ip, port)| (std::net::Ipv6Addr::from(ip), port).into())
+                    .collect(),
+            };
+            for extended in [
+                Extended::Metadata(Metadata::Request(part)),
+                Extended::Metadata(Metadata::Data { part, total: 64 << 20, data: &data }),
+                Extended::Metadata(Metadata::Reject(part)),
+                Extended::Pex(pex),
+            ] {
+                let message = PeerMessage::Extended(extended);
+                let bytes = written(&message);
+                let length = bytes.len();
+                prop_assert_eq!(decode(&bytes, None), Ok(Decoded::Message { message, length }));
             }
         }
     }

@@ -180,7 +180,11 @@ impl Peer {
             self.under_way -= u64::from(oldest.block.len);
             self.late.pop_front();
         }
-        self.rate.tick(now);
+        if self.asks.is_empty() {
+            self.rate.pause(now);
+        } else {
+            self.rate.tick(now);
+        }
         self.queue = self.queue.min(self.queue_for_rate());
     }
 
@@ -230,6 +234,15 @@ impl Rate {
 
     fn add(&mut self, bytes: u32) {
         self.bytes += u64::from(bytes);
+    }
+
+    /// Nothing is owed: what it could send is still as it was.
+    fn pause(&mut self, now: Timestamp) {
+        if self.bytes > 0 {
+            self.tick(now);
+        } else {
+            self.since = now;
+        }
     }
 
     fn tick(&mut self, now: Timestamp) {

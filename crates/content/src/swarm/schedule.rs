@@ -3,8 +3,8 @@
 use sparewire_core::Price;
 
 use super::{
-    DOUBLED_MAX, Download, DropReason, LEAVES_MS, Order, PAID_TWICE_MAX, PATIENCE_MS, PeerId,
-    STALL_MS, STALLS_MAX,
+    DOUBLE_MS_MIN, DOUBLED_MAX, Download, DropReason, LEAVES_MS, Order, PAID_TWICE_MAX,
+    PATIENCE_MS, PeerId, STALL_MS, STALLS_MAX,
     ceiling::{Market, PREPARE_MS},
     peer::Peer,
     pieces::{Leaves, Open, Slot},
@@ -104,7 +104,9 @@ impl Download {
             let Some(open) = open(piece) else { continue };
             if open.sole {
                 // Alone, and rather one that cannot have spoiled it.
-                if open.owner.is_some() || !self.affords_sole(peer, *piece) {
+                let taken = open.asked > 0 || self.owner_of(*piece).is_some();
+                let unfit = !self.affords_sole(peer, *piece) || self.is_behind(id, peer, *piece);
+                if taken || unfit {
                     continue;
                 }
                 if self.suspects.names(*piece, id) {
@@ -113,7 +115,9 @@ impl Download {
                 }
                 return Some(*piece);
             }
-            if open.leaves != Leaves::None || (open.owner.is_none() && affords_all(*piece)) {
+            if open.leaves != Leaves::None
+                || (self.owner_of(*piece).is_none() && affords_all(*piece))
+            {
                 return Some(*piece);
             }
         }
@@ -133,6 +137,27 @@ impl Download {
             .copied()
             .find(|piece| peer.holds.has(*piece) && open(piece).is_some_and(|open| !open.sole));
         shared.or(suspected)
+    }
+
+    /// Who works on an open piece and will ask for what is missing of it.
+    fn owner_of(&self, piece: u32) -> Option<PeerId> {
+        let owner = self.pieces.open.get(&piece)?.owner?;
+        self.peers.get(&owner).filter(|peer| peer.piece == Some(piece)).map(|_| owner)
+    }
+
+    /// Whether another peer has shown that it sends, and this one has not: what one peer alone is to
+    /// send would wait for each that only says that it has it.
+    fn is_behind(&self, id: PeerId, peer: &Peer, piece: u32) -> bool {
+        let sends = |peer: &Peer| peer.taken > 0 && peer.stalls == 0;
+        !sends(peer)
+            && self.peers.iter().any(|(other, peer)| {
+                *other != id
+                    && sends(peer)
+                    && peer.holds.has(piece)
+                    && self.affords_sole(peer, piece)
+                    && !self.suspects.names(piece, *other)
+                    && self.may_ask(*other)
+            })
     }
 
     /// A piece that has failed is fetched anew as a whole, by one peer.
@@ -159,7 +184,9 @@ impl Download {
             .filter(|(theirs, _, slow)| {
                 // Money: the second copy may have to be paid, as long as there is room for that.
                 let paid = peer.is_priced() || slow.is_priced();
-                *theirs / 2 > ours && (!paid || self.paid_twice + self.doubled < PAID_TWICE_MAX)
+                *theirs >= DOUBLE_MS_MIN
+                    && *theirs / 2 > ours
+                    && (!paid || self.paid_twice + self.doubled < PAID_TWICE_MAX)
             })
             .collect();
         slow.sort_by_key(|(theirs, other, _)| (*theirs, *other));
@@ -194,7 +221,8 @@ impl Download {
     /// be.
     fn request(&mut self, id: PeerId, piece: u32, number: u32) -> bool {
         let mut number = number;
-        let abandoned = |open: &Open| open.sole && open.owner.is_none();
+        let owner = self.owner_of(piece);
+        let abandoned = |open: &Open| open.sole && owner != Some(id);
         if self.pieces.open.get(&piece).is_some_and(abandoned) {
             // One peer alone is to send it, from the first block on.
             self.restart(piece);
@@ -213,7 +241,7 @@ impl Download {
             Slot::Asked(first, None) if first != id => (Slot::Asked(first, Some(id)), true),
             _ => return false,
         };
-        if open.owner.is_none() && !doubled {
+        if owner.is_none() && !doubled {
             open.owner = Some(id);
         }
         let wants_leaves = open.leaves == Leaves::Wanted;
@@ -267,6 +295,17 @@ impl Download {
         if peer.forget(block, true, self.now) {
             self.orders.push_back(Order::Cancel(id, block));
             self.hungry.insert(id);
+        }
+    }
+
+    /// A peer has a piece no more: what it owes of it is asked of others.
+    pub(super) fn disown_one(&mut self, id: PeerId, piece: u32) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.piece = peer.piece.filter(|works_on| *works_on != piece);
+        let owed = peer.asks.iter().map(|ask| ask.block).filter(|block| block.piece == piece);
+        for block in owed.collect::<Vec<Block>>() {
+            self.cancel(id, block);
+            self.release(id, block);
         }
     }
 

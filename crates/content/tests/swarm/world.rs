@@ -294,9 +294,10 @@ impl World {
         while !self.completed {
             assert!(
                 self.now < MINUTES_MAX * 60_000,
-                "stuck with {} of {} pieces",
+                "stuck with {} of {} pieces {:?}",
                 self.had.len(),
-                self.geometry.pieces()
+                self.geometry.pieces(),
+                self.download
             );
             self.now += 20 + self.random.below(TICK_MS);
             self.download.tick(Timestamp::from_ms(self.now));
@@ -529,8 +530,9 @@ impl World {
                 if good && self.actors[at].id == Some(id) {
                     self.actors[at].paid += u64::from(block.len);
                 }
-                if !good && self.random.one_in(2) {
-                    self.download.block_failed(id, block);
+                if !good && self.actors[at].id == Some(id) && self.random.one_in(2) {
+                    self.actors[at].banned = true;
+                    self.leave(at);
                 }
             }
             Verdict::Unasked => {
@@ -634,7 +636,7 @@ impl World {
             match order {
                 Order::Request(id, block) => self.requested(id, block),
                 Order::Cancel(id, block) => {
-                    assert!(self.answered(id, block), "what was not asked is cancelled");
+                    self.answered(id, block); // if it did not come before we heard of this
                     self.tell(id, ToPeer::Cancel(block));
                 }
                 Order::Interested(id) => {

@@ -12,6 +12,7 @@
 //! are some list, and check their invariants after each.
 
 mod chain;
+mod content;
 mod disk;
 mod input;
 mod meter;
@@ -26,6 +27,7 @@ mod wallet;
 mod wire;
 
 pub use chain::{node_answers, raw_transaction, revert_reason, rpc};
+pub use content::{content_extension, peer_wire};
 pub use disk::{chain_rows, journal_rows, store_rows};
 pub use meter::meter;
 pub use payee::payee;
@@ -67,6 +69,8 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("chain_rows", chain_rows),
     ("metainfo", metainfo),
     ("magnet", magnet),
+    ("peer_wire", peer_wire),
+    ("content_extension", content_extension),
     ("meter", meter),
     ("payee", payee),
     ("payer", payer),

@@ -691,6 +691,8 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         }
         "metainfo" => super::torrent::torrents(),
         "magnet" => super::torrent::links(),
+        "peer_wire" => super::content::streams(),
+        "content_extension" => super::content::bindings(),
         "meter" => vec![vec![0, 0, 100, 1, 60, 0, 60, 3, 120, 2, 50, 3, 10, 1, 1]],
         // Price, credit, channel and start; then bytes carried, paid for, receipted, and the end.
         "payee" => {
