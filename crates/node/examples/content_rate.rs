@@ -53,7 +53,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let metainfo = builder.finish()?;
 
     let config = || EngineConfig::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    let add = |root| AddTorrent { metainfo: metainfo.clone(), root, remembered_at: None };
+    let add =
+        |root| AddTorrent { metainfo: metainfo.clone(), root, remembered_at: None, download: true };
     let seeder = Engine::start(config()).await?;
     let seeding = seeder.add(add(home.clone())).await?;
     seeding.state().wait_for(|state| *state == TorrentState::Seeding).await?;

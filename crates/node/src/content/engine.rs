@@ -105,6 +105,8 @@ pub struct AddTorrent {
     pub root: PathBuf,
     /// Where it is remembered which pieces are there; `None` to find out anew each time.
     pub remembered_at: Option<PathBuf>,
+    /// Whether what is missing is downloaded. Without it nothing is ever written below `root`.
+    pub download: bool,
 }
 
 /// What torrents share.
@@ -210,14 +212,16 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Twice`], [`EngineError::Disk`].
     pub async fn add(&self, add: AddTorrent) -> Result<Arc<Torrent>, EngineError> {
-        let metainfo = Arc::new(add.metainfo);
+        let AddTorrent { metainfo, root, remembered_at, download } = add;
+        let metainfo = Arc::new(metainfo);
         let topics: Vec<[u8; 20]> = metainfo.hashes().topics().collect();
         let handles = Arc::clone(&self.shared.handles);
         let opened = tokio::task::spawn_blocking(move || {
-            Storage::open(metainfo, &add.root, add.remembered_at, handles)
+            Storage::open(metainfo, &root, remembered_at, handles)
         });
         let storage = opened.await.map_err(|_| EngineError::Shutdown)??;
-        let torrent = Torrent::new(storage, Arc::clone(&self.shared), self.cancel.child_token())?;
+        let (shared, cancel) = (Arc::clone(&self.shared), self.cancel.child_token());
+        let torrent = Torrent::new(storage, shared, cancel, download)?;
         {
             let mut torrents = self.shared.torrents();
             if topics.iter().any(|topic| torrents.contains_key(topic)) {
@@ -281,19 +285,21 @@ async fn greet(
     mut stream: TcpStream,
     address: SocketAddr,
     permit: OwnedSemaphorePermit,
-) -> Result<(), super::link::LinkError> {
-    use super::link::LinkError;
+) -> Result<(), super::connection::ConnectionError> {
+    use super::connection::ConnectionError;
 
     let mut bytes = [0; HANDSHAKE_LEN];
     timeout(HANDSHAKE_TIMEOUT, stream.read_exact(&mut bytes))
         .await
-        .map_err(|_| LinkError::Silent)??;
+        .map_err(|_| ConnectionError::Silent)??;
     let theirs = Handshake::from_bytes(&bytes)?;
     let torrent = shared.torrents().get(&theirs.info_hash).cloned();
-    let torrent = torrent.ok_or(LinkError::Nonsense("one that we do not have"))?;
+    let torrent = torrent.ok_or(ConnectionError::Nonsense("one that we do not have"))?;
     let v2 = torrent.storage().metainfo().hashes().v2().is_some();
     let ours = shared.handshake(theirs.info_hash, v2).to_bytes();
-    timeout(HANDSHAKE_TIMEOUT, stream.write_all(&ours)).await.map_err(|_| LinkError::Silent)??;
+    timeout(HANDSHAKE_TIMEOUT, stream.write_all(&ours))
+        .await
+        .map_err(|_| ConnectionError::Silent)??;
     torrent.connected(stream, address, &theirs, false, permit);
     Ok(())
 }
@@ -303,8 +309,8 @@ pub(super) async fn dial(
     shared: &Shared,
     address: SocketAddr,
     hashes: &InfoHashes,
-) -> Result<(TcpStream, Handshake), super::link::LinkError> {
-    use super::link::LinkError;
+) -> Result<(TcpStream, Handshake), super::connection::ConnectionError> {
+    use super::connection::ConnectionError;
 
     let dialling = async {
         let mut stream = TcpStream::connect(address).await?;
@@ -315,9 +321,9 @@ pub(super) async fn dial(
         let theirs = Handshake::from_bytes(&bytes)?;
         // Of a hybrid torrent it may answer for the other half (BEP 52).
         if !hashes.answers_to(&theirs.info_hash) {
-            return Err(LinkError::Nonsense("it answers for another"));
+            return Err(ConnectionError::Nonsense("it answers for another"));
         }
         Ok((stream, theirs))
     };
-    timeout(HANDSHAKE_TIMEOUT, dialling).await.map_err(|_| LinkError::Silent)?
+    timeout(HANDSHAKE_TIMEOUT, dialling).await.map_err(|_| ConnectionError::Silent)?
 }

@@ -248,11 +248,7 @@ impl Intake {
 
     /// The leaf hashes of a piece came: what is written of it is judged, and whatever comes will be.
     /// Nothing where they are not its leaves.
-    pub(super) fn set_leaves(
-        &self,
-        piece: u32,
-        leaves: Vec<Hash>,
-    ) -> Vec<Outcome> {
+    pub(super) fn set_leaves(&self, piece: u32, leaves: Vec<Hash>) -> Vec<Outcome> {
         let check = self.storage.metainfo().check(piece);
         if !check.is_some_and(|check| check.leaves_pass(&leaves)) {
             return Vec::new();

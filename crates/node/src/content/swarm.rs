@@ -9,8 +9,8 @@ use sparewire_content::{
 use sparewire_core::{Price, Timestamp};
 
 use super::{
+    connection::{Connection, ConnectionError},
     intake::Outcome,
-    link::{Link, LinkError},
 };
 
 /// How many requests a peer keeps waiting at least: what clients of others take for granted.
@@ -26,7 +26,7 @@ pub(super) enum Errand {
     /// Forget what has arrived of a piece and has not passed.
     Forget(u32),
     /// Ask for the leaf hashes of a piece.
-    AskLeaves(Arc<Link>, u32),
+    AskLeaves(Arc<Connection>, u32),
     /// All is there.
     Complete,
 }
@@ -35,24 +35,26 @@ pub(super) enum Errand {
 #[derive(Debug)]
 pub(super) struct Swarm {
     download: Download,
-    links: BTreeMap<u32, Arc<Link>>,
+    connections: BTreeMap<u32, Arc<Connection>>,
+    /// Whether what is missing is asked for.
+    wants: bool,
     /// The machine's clock begins here: it wants one that does not jump.
     born: Instant,
 }
 
-impl PartialEq for Link {
+impl PartialEq for Connection {
     fn eq(&self, other: &Self) -> bool {
         self.number == other.number
     }
 }
 
-impl Eq for Link {}
+impl Eq for Connection {}
 
 impl Swarm {
-    pub(super) fn new(metainfo: &Metainfo, have: Bitfield, random: u64) -> Self {
+    pub(super) fn new(metainfo: &Metainfo, have: Bitfield, random: u64, wants: bool) -> Self {
         let born = Instant::now();
         let download = download(metainfo, have, random, Timestamp::default());
-        Self { download, links: BTreeMap::new(), born }
+        Self { download, connections: BTreeMap::new(), wants, born }
     }
 
     fn now(&self) -> Timestamp {
@@ -61,13 +63,13 @@ impl Swarm {
     }
 
     /// All connections.
-    pub(super) fn links(&self) -> impl Iterator<Item = &Arc<Link>> {
-        self.links.values()
+    pub(super) fn connections(&self) -> impl Iterator<Item = &Arc<Connection>> {
+        self.connections.values()
     }
 
     /// How many there are.
     pub(super) fn peers(&self) -> usize {
-        self.links.len()
+        self.connections.len()
     }
 
     /// Whether all pieces are there.
@@ -77,18 +79,18 @@ impl Swarm {
 
     /// Ends all connections.
     pub(super) fn end(self) {
-        self.links.values().for_each(|link| link.ended.cancel());
+        self.connections.values().for_each(|connection| connection.ended.cancel());
     }
 
-    pub(super) fn join(&mut self, link: &Arc<Link>) {
-        self.links.insert(link.number, Arc::clone(link));
+    pub(super) fn join(&mut self, connection: &Arc<Connection>) {
+        self.connections.insert(connection.number, Arc::clone(connection));
         let supply = Supply { price: Some(Price::FREE), queue_max: QUEUE_MAX };
-        self.download.peer_joined(PeerId(link.number), supply);
+        self.download.peer_joined(PeerId(connection.number), supply);
     }
 
-    pub(super) fn leave(&mut self, link: &Link) {
-        self.links.remove(&link.number);
-        self.download.peer_left(PeerId(link.number));
+    pub(super) fn leave(&mut self, connection: &Connection) {
+        self.connections.remove(&connection.number);
+        self.download.peer_left(PeerId(connection.number));
     }
 
     pub(super) fn tick(&mut self) {
@@ -97,32 +99,36 @@ impl Swarm {
     }
 
     /// A block came; whether it is to be judged and written.
-    pub(super) fn arrived(&mut self, link: &Link, block: Block) -> bool {
+    pub(super) fn arrived(&mut self, connection: &Connection, block: Block) -> bool {
         let now = self.now();
-        self.download.arrived(PeerId(link.number), block, now) == Verdict::Wanted
+        self.download.arrived(PeerId(connection.number), block, now) == Verdict::Wanted
     }
 
     /// What a peer says of itself.
     pub(super) fn handle(
         &mut self,
-        link: &Link,
+        connection: &Connection,
         message: &PeerMessage<'_>,
-    ) -> Result<(), LinkError> {
-        let peer = PeerId(link.number);
+    ) -> Result<(), ConnectionError> {
+        let peer = PeerId(connection.number);
         match message {
             PeerMessage::Choke => self.download.choked(peer),
             PeerMessage::Unchoke => self.download.unchoked(peer),
-            PeerMessage::Have(piece) => self.download.have(peer, *piece),
+            PeerMessage::Have(piece) if self.wants => self.download.have(peer, *piece),
             PeerMessage::Bitfield(bits) => {
                 let pieces = self.download.pieces_had().pieces();
                 let bits = Bitfield::from_bytes(bits, pieces)
-                    .ok_or(LinkError::Nonsense("a bitfield of another length"))?;
-                link.state().has_all = bits.is_all();
-                self.download.bitfield(peer, &bits.to_bytes());
+                    .ok_or(ConnectionError::Nonsense("a bitfield of another length"))?;
+                connection.state().has_all = bits.is_all();
+                if self.wants {
+                    self.download.bitfield(peer, &bits.to_bytes());
+                }
             }
             PeerMessage::HaveAll => {
-                link.state().has_all = true;
-                self.download.have_all(peer);
+                connection.state().has_all = true;
+                if self.wants {
+                    self.download.have_all(peer);
+                }
             }
             PeerMessage::Reject(block) => self.download.rejected(peer, *block),
             _ => {}
@@ -131,15 +137,15 @@ impl Swarm {
     }
 
     /// A peer does not give the leaf hashes of a piece.
-    pub(super) fn leaves_refused(&mut self, link: &Link, piece: u32) {
-        self.download.leaves_refused(PeerId(link.number), piece);
+    pub(super) fn leaves_refused(&mut self, connection: &Connection, piece: u32) {
+        self.download.leaves_refused(PeerId(connection.number), piece);
     }
 
     /// Blocks were judged.
     pub(super) fn settle(&mut self, outcome: Outcome) {
         let count = |from: u32, bytes: u64| {
-            if let Some(link) = self.links.get(&from) {
-                link.admission().passed(bytes);
+            if let Some(connection) = self.connections.get(&from) {
+                connection.admission().passed(bytes);
             }
         };
         match outcome {
@@ -166,8 +172,8 @@ impl Swarm {
         let mut errands = Vec::new();
         while let Some(order) = self.download.poll_order() {
             let send = |peer: PeerId, message: &PeerMessage<'_>| {
-                if let Some(link) = self.links.get(&peer.0) {
-                    link.send(message);
+                if let Some(connection) = self.connections.get(&peer.0) {
+                    connection.send(message);
                 }
             };
             match order {
@@ -175,8 +181,10 @@ impl Swarm {
                 Order::Cancel(peer, block) => send(peer, &PeerMessage::Cancel(block)),
                 Order::Interested(peer) => send(peer, &PeerMessage::Interested),
                 Order::NotInterested(peer) => send(peer, &PeerMessage::NotInterested),
-                Order::AskLeaves(peer, piece) => match self.links.get(&peer.0) {
-                    Some(link) => errands.push(Errand::AskLeaves(Arc::clone(link), piece)),
+                Order::AskLeaves(peer, piece) => match self.connections.get(&peer.0) {
+                    Some(connection) => {
+                        errands.push(Errand::AskLeaves(Arc::clone(connection), piece))
+                    }
                     None => self.download.leaves_refused(peer, piece),
                 },
                 Order::Check(piece) => {
@@ -185,14 +193,16 @@ impl Swarm {
                 }
                 Order::Forget(piece) => errands.push(Errand::Forget(piece)),
                 Order::Have(piece) => {
-                    self.links.values().for_each(|link| link.send(&PeerMessage::Have(piece)));
+                    self.connections
+                        .values()
+                        .for_each(|connection| connection.send(&PeerMessage::Have(piece)));
                 }
                 Order::Drop(peer, reason) => {
-                    if let Some(link) = self.links.get(&peer.0) {
-                        tracing::debug!(address = %link.address, "left: {reason}");
-                        link.ended.cancel();
+                    if let Some(connection) = self.connections.get(&peer.0) {
+                        tracing::debug!(address = %connection.address, "left: {reason}");
+                        connection.ended.cancel();
                         if reason == DropReason::BadData {
-                            errands.push(Errand::Ban(link.address.ip()));
+                            errands.push(Errand::Ban(connection.address.ip()));
                         }
                     }
                 }

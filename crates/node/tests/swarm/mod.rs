@@ -130,12 +130,17 @@ impl Content {
 
     /// What is added to an engine to serve it.
     pub fn seed(&self) -> AddTorrent {
-        self.below(self.folder.path())
+        AddTorrent { download: false, ..self.below(self.folder.path()) }
     }
 
     /// What is added to download it into `root`.
     pub fn below(&self, root: &Path) -> AddTorrent {
-        AddTorrent { metainfo: self.metainfo.clone(), root: root.to_owned(), remembered_at: None }
+        AddTorrent {
+            metainfo: self.metainfo.clone(),
+            root: root.to_owned(),
+            remembered_at: None,
+            download: true,
+        }
     }
 
     /// Fails where a file below `root` is not as it should be.
