@@ -172,6 +172,13 @@ impl Storage {
         holdings.doubted.remove(piece);
     }
 
+    /// A piece is not there any more.
+    pub fn lose_piece(&self, piece: u32) {
+        let mut holdings = self.holdings();
+        holdings.unsaved |= holdings.held.remove(piece);
+        holdings.doubted.remove(piece);
+    }
+
     /// Reads `into.len()` bytes of `piece` from `begin`: the padding in it as zeros.
     ///
     /// # Errors
@@ -273,12 +280,11 @@ impl Storage {
         }
         drop(holdings); // others are served meanwhile
         let good = self.check(piece)?;
-        let mut holdings = self.holdings();
-        holdings.doubted.remove(piece);
         if good {
+            self.holdings().doubted.remove(piece);
             return Ok(Standing::Good);
         }
-        holdings.unsaved |= holdings.held.remove(piece);
+        self.lose_piece(piece);
         Ok(Standing::Spoilt)
     }
 
@@ -316,9 +322,7 @@ impl Storage {
             if good {
                 self.hold(piece);
             } else if doubted {
-                let mut holdings = self.holdings();
-                holdings.doubted.remove(piece);
-                holdings.unsaved |= holdings.held.remove(piece);
+                self.lose_piece(piece);
             }
             if !each(piece, good) {
                 return Ok(());

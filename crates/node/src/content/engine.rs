@@ -109,6 +109,8 @@ pub struct AddTorrent {
     pub root: PathBuf,
     /// Where it is remembered which pieces are there; `None` to find out anew each time.
     pub remembered_at: Option<PathBuf>,
+    /// Whether what is missing is downloaded. Without it nothing is ever written below `root`.
+    pub download: bool,
     /// For how much it is sold; `None` where it is not.
     pub sale: Option<Sale>,
     /// Whether those are served who do not pay.
@@ -120,8 +122,8 @@ pub struct AddTorrent {
 impl AddTorrent {
     /// For nothing: taken from everybody who gives it, and given to everybody.
     pub fn new(metainfo: Metainfo, root: PathBuf) -> Self {
-        let (sale, buying) = (None, Buying::default());
-        Self { metainfo, root, remembered_at: None, sale, free: true, buying }
+        let (remembered_at, sale, buying) = (None, None, Buying::default());
+        Self { metainfo, root, remembered_at, download: true, sale, free: true, buying }
     }
 }
 
@@ -228,16 +230,17 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Twice`], [`EngineError::Disk`].
     pub async fn add(&self, add: AddTorrent) -> Result<Arc<Torrent>, EngineError> {
-        let metainfo = Arc::new(add.metainfo);
+        let AddTorrent { metainfo, root, remembered_at, download, sale, free, buying } = add;
+        let metainfo = Arc::new(metainfo);
         let topics: Vec<[u8; 20]> = metainfo.hashes().topics().collect();
         let handles = Arc::clone(&self.shared.handles);
         let opened = tokio::task::spawn_blocking(move || {
-            Storage::open(metainfo, &add.root, add.remembered_at, handles)
+            Storage::open(metainfo, &root, remembered_at, handles)
         });
         let storage = opened.await.map_err(|_| EngineError::Shutdown)??;
-        let trading = Trading::new(add.sale, add.free, add.buying);
+        let trading = Trading::new(sale, free, buying);
         let (shared, cancel) = (Arc::clone(&self.shared), self.cancel.child_token());
-        let torrent = Torrent::new(storage, shared, trading, cancel)?;
+        let torrent = Torrent::new(storage, shared, trading, cancel, download)?;
         {
             let mut torrents = self.shared.torrents();
             if topics.iter().any(|topic| torrents.contains_key(topic)) {

@@ -135,7 +135,7 @@ async fn ask(
     let mut peer = Asked { stream, inbox: Inbox::default() };
     let info = peer.info().await?;
     let mut metainfo = Metainfo::from_info(&info, &magnet.hashes)
-        .map_err(|_| ConnectionError::Nonsense("its metadata is not what the connection names"))?;
+        .map_err(|_| ConnectionError::Nonsense("its metadata is not what the link names"))?;
     let missing: Vec<usize> = metainfo.missing_layers().collect();
     for file in missing {
         let layer = peer.layer(&metainfo, file).await?;

@@ -36,6 +36,8 @@ pub(super) enum Errand {
 pub(super) struct Swarm {
     download: Download,
     connections: BTreeMap<u32, Arc<Connection>>,
+    /// Whether what is missing is asked for.
+    wants: bool,
     /// The machine's clock begins here: it wants one that does not jump.
     born: Instant,
 }
@@ -49,10 +51,16 @@ impl PartialEq for Connection {
 impl Eq for Connection {}
 
 impl Swarm {
-    pub(super) fn new(metainfo: &Metainfo, have: Bitfield, price_max: Price, random: u64) -> Self {
+    pub(super) fn new(
+        metainfo: &Metainfo,
+        have: Bitfield,
+        price_max: Price,
+        random: u64,
+        wants: bool,
+    ) -> Self {
         let born = Instant::now();
         let download = download(metainfo, have, price_max, random);
-        Self { download, connections: BTreeMap::new(), born }
+        Self { download, connections: BTreeMap::new(), wants, born }
     }
 
     fn now(&self) -> Timestamp {
@@ -126,17 +134,21 @@ impl Swarm {
                 self.download.choked(peer);
             }
             PeerMessage::Unchoke => self.download.unchoked(peer),
-            PeerMessage::Have(piece) => self.download.have(peer, *piece),
+            PeerMessage::Have(piece) if self.wants => self.download.have(peer, *piece),
             PeerMessage::Bitfield(bits) => {
                 let pieces = self.download.pieces_had().pieces();
                 let bits = Bitfield::from_bytes(bits, pieces)
                     .ok_or(ConnectionError::Nonsense("a bitfield of another length"))?;
                 connection.state().has_all = bits.is_all();
-                self.download.bitfield(peer, &bits.to_bytes());
+                if self.wants {
+                    self.download.bitfield(peer, &bits.to_bytes());
+                }
             }
             PeerMessage::HaveAll => {
                 connection.state().has_all = true;
-                self.download.have_all(peer);
+                if self.wants {
+                    self.download.have_all(peer);
+                }
             }
             PeerMessage::Reject(block) => self.download.rejected(peer, *block),
             _ => {}

@@ -1,4 +1,4 @@
-//! One torrent that is downloaded or seeded: its conversations, its download machine, its storage.
+//! One torrent that is downloaded or seeded: its connections, its download machine, its storage.
 
 use std::{
     net::SocketAddr,
@@ -58,6 +58,9 @@ pub enum TorrentState {
     Downloading,
     /// All is there.
     Seeding,
+    /// Not all is there, and nothing is written: it was not to be downloaded, or files were changed
+    /// after they had been complete. What is there is served.
+    Partial,
     /// Something is wrong with its files: it stands still until it is started again.
     Failed(DiskError),
     /// It was ended.
@@ -97,6 +100,7 @@ pub struct Torrent {
     leaves: Arc<Leaves>,
     shared: Arc<Shared>,
     trading: Trading,
+    download: bool,
     /// `None` until it is known what is on disk.
     swarm: Mutex<Option<Swarm>>,
     candidates: Mutex<Candidates>,
@@ -124,6 +128,7 @@ impl Torrent {
         shared: Arc<Shared>,
         trading: Trading,
         cancel: CancellationToken,
+        download: bool,
     ) -> Result<Arc<Self>, EngineError> {
         if storage.metainfo().missing_layers().next().is_some() {
             return Err(EngineError::Layers);
@@ -135,6 +140,7 @@ impl Torrent {
             storage,
             shared,
             trading,
+            download,
             swarm: Mutex::new(None),
             candidates: Mutex::default(),
             dialable: Notify::new(),
@@ -244,6 +250,7 @@ impl Torrent {
                     () = self.search() => {}
                     () = self.dial_all() => {}
                     () = self.save_often() => {}
+                    () = self.failed() => {}
                     () = self.cancel.cancelled() => {}
                 }
             }
@@ -273,7 +280,9 @@ impl Torrent {
         let this = Arc::clone(self);
         let looked = spawn_blocking(move || {
             this.storage.look_for_more(|_, _| !this.cancel.is_cancelled())?;
-            if this.storage.held().is_all() { this.storage.finish() } else { Ok(()) }
+            // Not even an empty file where nothing is to be written.
+            let finished = this.download && this.storage.held().is_all();
+            if finished { this.storage.finish() } else { Ok(()) }
         });
         looked.await.unwrap_or(Ok(()))?;
         if self.cancel.is_cancelled() {
@@ -283,21 +292,28 @@ impl Torrent {
         let _ = getrandom::fill(&mut random); // where it begins: no secret
         let held = self.storage.held();
         let full = held.is_all();
-        *lock(&self.swarm) = Some(self.machine(held, u64::from_le_bytes(random)));
+        let random = u64::from_le_bytes(random);
+        *lock(&self.swarm) = Some(self.machine(held, random, self.download));
         self.state.send_replace(match full {
             true => TorrentState::Seeding,
-            false => TorrentState::Downloading,
+            false if self.download => TorrentState::Downloading,
+            false => TorrentState::Partial,
         });
         Ok(())
     }
 
-    fn machine(&self, held: Bitfield, random: u64) -> Swarm {
-        Swarm::new(self.storage.metainfo(), held, self.trading.buying.price_max, random)
+    fn machine(&self, held: Bitfield, random: u64, wants: bool) -> Swarm {
+        Swarm::new(self.storage.metainfo(), held, self.trading.buying.price_max, random, wants)
     }
 
     async fn save(self: &Arc<Self>) -> Result<(), DiskError> {
         let this = Arc::clone(self);
         spawn_blocking(move || this.storage.save()).await.unwrap_or(Ok(()))
+    }
+
+    async fn failed(&self) {
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| matches!(state, TorrentState::Failed(_))).await;
     }
 
     async fn save_often(self: &Arc<Self>) {
@@ -333,25 +349,24 @@ impl Torrent {
             "its files were changed: what is not in them any more is neither offered nor sold"
         );
         // Everybody was told of pieces that are not there: they, and the machine, begin anew with
-        // what is.
+        // what is. It is not downloaded again: whoever changed a file may have meant to.
         let held = self.storage.held();
-        let full = held.is_all();
         let mut swarm = lock(&self.swarm);
         if swarm.is_some()
-            && let Some(old) = swarm.replace(self.machine(held, 0))
+            && let Some(old) = swarm.replace(self.machine(held, 0, false))
         {
             old.end();
             self.state.send_if_modified(|state| {
-                let was = *state == TorrentState::Seeding && !full;
+                let was = matches!(state, TorrentState::Seeding | TorrentState::Downloading);
                 if was {
-                    *state = TorrentState::Downloading;
+                    *state = TorrentState::Partial;
                 }
                 was
             });
         }
     }
 
-    // --- conversations -----------------------------------------------------------------------------
+    // --- connections -----------------------------------------------------------------------------
 
     async fn search(self: &Arc<Self>) {
         let metainfo = self.storage.metainfo();
@@ -442,7 +457,7 @@ impl Torrent {
         if lock(&self.candidates).is_banned(address.ip()) {
             return;
         }
-        // A torrent has far fewer conversations in its life.
+        // A torrent has far fewer connections in its life.
         let number = self.next_number.fetch_add(1, Ordering::Relaxed) as u32;
         let admission = self.stranger();
         let connection = Arc::new(Connection::new(number, address, theirs, outgoing, admission));
@@ -620,7 +635,8 @@ impl Torrent {
                 self.carry_out(swarm);
             }),
             Answer::All(piece, leaves) => {
-                self.on_disk(move |this| this.intake.set_leaves(piece, leaves));
+                // On another thread: a block of the piece may be under way to the disk.
+                self.on_disk(move |this| Ok(this.intake.set_leaves(piece, leaves)));
             }
         }
     }

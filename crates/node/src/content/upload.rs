@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     connection::{Connection, ConnectionError},
     disk::{Standing, Storage},
+    files::DiskError,
     torrent::Torrent,
 };
 
@@ -181,7 +182,13 @@ async fn read(
             Standing::Spoilt => return Err(ConnectionError::Closed(SPOILT)),
         }
         bytes.resize(len as usize, 0);
-        storage.read(first.piece, first.begin, &mut bytes)?;
+        match storage.read(first.piece, first.begin, &mut bytes) {
+            Err(DiskError::Missing(_) | DiskError::EndsEarly(_)) => {
+                storage.lose_piece(first.piece);
+                return Err(ConnectionError::Closed(SPOILT));
+            }
+            read => read?,
+        }
         Ok(Run { blocks, bytes })
     });
     reading.await.map_err(|_| ConnectionError::Closed("reading stopped"))?
