@@ -128,12 +128,14 @@ impl Buyer {
     }
 
     /// Carries on what an earlier attempt left unfinished on chain, so that a channel under way is
-    /// not opened twice.
+    /// not opened twice. The caller has the turn of `funding`.
     async fn finish_earlier(&self) -> Result<(), SessionError> {
-        if self.unfinished.load(Ordering::Acquire) {
-            self.chain.resume().await?;
-            self.unfinished.store(false, Ordering::Release);
+        if !self.unfinished.swap(false, Ordering::AcqRel) {
+            return Ok(());
         }
+        self.chain.resume().await.inspect_err(|_| {
+            self.unfinished.store(true, Ordering::Release);
+        })?;
         Ok(())
     }
 }

@@ -127,8 +127,10 @@ impl Trade {
     ) -> Self {
         let stop = CancellationToken::new();
         let (machine, deal, done) = (buyer.buyer.clone(), buys.clone(), stop.clone());
-        let bought =
-            tokio::spawn(async move { deal.buy(&machine, &done, &CancellationToken::new()).await });
+        let bought = tokio::spawn(async move {
+            let most = Price::per_gib(PRICE).unwrap();
+            deal.buy(&machine, most, &done, &CancellationToken::new()).await
+        });
         let (machine, deal, done) =
             (seller.seller.clone(), sells.clone(), CancellationToken::new());
         let sold = tokio::spawn(async move {

@@ -1,7 +1,10 @@
 //! The buyer's money: finds or opens the channel to a provider, and keeps it funded within the
 //! budget.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use sparewire_core::{Amount, ByteCount, Price};
 use sparewire_protocol::{
@@ -56,12 +59,15 @@ impl Buyer {
     /// have, that no other session uses and that still holds money, else a new one. It is `in_use`
     /// from here on.
     pub(super) async fn channel_for(
-        &self,
+        self: &Arc<Self>,
         terms: &Terms,
         resumed: Option<&SessionMemory>,
         in_use: &mut InUse<'_>,
     ) -> Result<Funded, SessionError> {
-        self.finish_earlier().await?;
+        {
+            let _turn = self.funding.lock().await;
+            self.finish_earlier().await?;
+        }
         let mut best: Option<(KnownChannel, ChannelFacts)> = None;
         for channel in self.channels_to(terms).await? {
             let Some(facts) = self.chain.channel(channel.id).await? else { continue };
@@ -114,7 +120,7 @@ impl Buyer {
     /// Tops the channel up whenever little is left in it. Returns only when the session cannot go on
     /// for want of money: no more is to be had, and what was left is used up.
     pub(super) async fn keep_funded(
-        &self,
+        self: &Arc<Self>,
         funded: &Funded,
         wanted: &Notify,
         live: &Bought,
@@ -159,7 +165,7 @@ impl Buyer {
     }
 
     async fn open_channel(
-        &self,
+        self: &Arc<Self>,
         terms: &Terms,
         in_use: &mut InUse<'_>,
     ) -> Result<Funded, SessionError> {
@@ -182,14 +188,15 @@ impl Buyer {
         let channel = config.id(&domain);
         self.past().live_channels.insert(channel);
         in_use.channel = Some(channel);
-        let _earmark = self.earmark(amount).await?;
+        let earmark = self.earmark(amount).await?;
         // Remembered before it is opened: a crash in between leaves a name without money, not
         // money without a name.
         let kept = move |store: &dyn crate::store::Store| {
             store.keep_channel(Role::Payer, &domain, &config)
         };
         ask(&self.store, kept).await?;
-        self.perform(Intent::Open { channels: vec![(config, amount)] }).await?;
+        let open = Intent::Open { channels: vec![(config, amount)] };
+        self.perform(open, Some(earmark)).await?;
         let facts = self.chain.channel(channel).await?;
         let reserved = facts.map(|facts| facts.reserved).ok_or(ProtocolError::ChannelUnusable(
             "it was opened, but the chain does not show it",
@@ -198,10 +205,10 @@ impl Buyer {
         Ok(Funded { config, reserved, claimed: Amount::ZERO })
     }
 
-    async fn top_up(&self, config: &ChannelConfig) -> Result<Amount, SessionError> {
+    async fn top_up(self: &Arc<Self>, config: &ChannelConfig) -> Result<Amount, SessionError> {
         let amount = self.config.channel_amount;
-        let _earmark = self.earmark(amount).await?;
-        self.perform(Intent::TopUp { config: *config, amount }).await?;
+        let earmark = self.earmark(amount).await?;
+        self.perform(Intent::TopUp { config: *config, amount }, Some(earmark)).await?;
         let facts = self.chain.channel(config.id(&self.chain.domain())).await?;
         facts
             .map(|facts| facts.reserved)
@@ -210,28 +217,43 @@ impl Buyer {
 
     /// Puts `amount` aside for a channel: within the limits together with all that is on its way,
     /// and in the deposit beside that.
-    async fn earmark(&self, amount: Amount) -> Result<Earmark<'_>, SessionError> {
+    async fn earmark(self: &Arc<Self>, amount: Amount) -> Result<Earmark, SessionError> {
         // Held until the deposit is made: two would each count on the same money.
         let _turn = self.funding.lock().await;
+        self.finish_earlier().await?;
         let more = self.past().earmarked.checked_add(amount).unwrap_or(Amount::MAX);
         self.check_limits(more).await?;
         self.ensure_deposit(more).await?;
         let mut past = self.past();
         // Others may have let go of theirs meanwhile, but nobody has taken more.
         past.earmarked = past.earmarked.checked_add(amount).unwrap_or(Amount::MAX);
-        Ok(Earmark { buyer: self, amount })
+        Ok(Earmark { buyer: Arc::clone(self), amount })
     }
 
-    async fn perform(&self, intent: Intent) -> Result<(), SessionError> {
-        // Where it fails, or nobody waits for its end, what became of it is asked before the next.
-        let unfinished = Unfinished(self);
-        self.chain.perform(&intent).await?;
-        std::mem::forget(unfinished);
+    /// Has the chain do something, to its end whoever waits for it: until then its `earmark` counts
+    /// against the limits.
+    async fn perform(
+        self: &Arc<Self>,
+        intent: Intent,
+        earmark: Option<Earmark>,
+    ) -> Result<(), SessionError> {
+        let buyer = Arc::clone(self);
+        let performing = tokio::spawn(async move {
+            let _earmark = earmark;
+            let performed = buyer.chain.perform(&intent).await;
+            if performed.is_err() {
+                // Nobody knows yet what became of it: that is asked before the next.
+                buyer.unfinished.store(true, Ordering::Release);
+            }
+            performed
+        });
+        let performed = performing.await;
+        performed.map_err(|error| SessionError::Policy(format!("cut off: {error}")))??;
         Ok(())
     }
 
     /// Makes sure that the deposit holds `amount`, from the wallet.
-    async fn ensure_deposit(&self, amount: Amount) -> Result<(), SessionError> {
+    async fn ensure_deposit(self: &Arc<Self>, amount: Amount) -> Result<(), SessionError> {
         let (wallet, token) = (self.identity.wallet(), self.config.token);
         let funds = self.chain.funds(wallet, token).await?;
         let missing = amount.saturating_sub(funds.deposit);
@@ -247,7 +269,7 @@ impl Buyer {
             }
             .into());
         }
-        self.perform(Intent::Deposit { token, amount: missing }).await
+        self.perform(Intent::Deposit { token, amount: missing }, None).await
     }
 
     /// The budget bounds what was spent and what our channels hold together. What those hold that
@@ -330,23 +352,15 @@ impl Buyer {
 }
 
 /// Money on its way into a channel, until this is dropped.
-struct Earmark<'a> {
-    buyer: &'a Buyer,
+struct Earmark {
+    buyer: Arc<Buyer>,
     amount: Amount,
 }
 
-impl Drop for Earmark<'_> {
+impl Drop for Earmark {
     fn drop(&mut self) {
         let mut past = self.buyer.past();
         past.earmarked = past.earmarked.saturating_sub(self.amount);
-    }
-}
-
-struct Unfinished<'a>(&'a Buyer);
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        self.0.unfinished.store(true, std::sync::atomic::Ordering::Release);
     }
 }
 

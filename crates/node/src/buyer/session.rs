@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sparewire_core::{ByteCount, NodeId, SessionId, Signed, TypedData};
+use sparewire_core::{ByteCount, NodeId, Price, SessionId, Signed, TypedData};
 use sparewire_protocol::{
     Countersigned, Delegation, Event, Memory, Message, Offer, Output, Payer, PayerSetup,
     ProtocolError, RefusalCode, Service, SessionMemory, Statement, Terms,
@@ -72,10 +72,10 @@ impl Buyer {
     /// Runs one session, new or resumed, for `service` of `provider`, whose key the connection has
     /// proven; `at` is where it can be reached later.
     pub(crate) async fn session<P: Purchase>(
-        &self,
+        self: &Arc<Self>,
         provider: NodeId,
         at: Option<&PeerAddress>,
-        service: Service,
+        (service, price_max): (Service, Price),
         (mut control, mut reader): (ControlWriter, ControlReader),
         shutdown: &CancellationToken,
         begin: impl FnOnce(Bought) -> P + Send,
@@ -95,7 +95,14 @@ impl Buyer {
                 self.forget(known.agreement.session);
             }
         })?;
-        self.check_terms(&terms, service)?;
+        if let Some(known) = known.as_ref().filter(|_| terms.price > price_max) {
+            // What was agreed on then is dearer than what is offered now.
+            self.forget(known.agreement.session);
+            return Err(
+                ProtocolError::CannotResume("it costs more than what is offered now").into()
+            );
+        }
+        self.check_terms(&terms, service, price_max)?;
         self.check_past(&terms).await?;
         if let Some(at) = at.cloned() {
             // Only for the convenience of whoever closes the channel later.
@@ -281,7 +288,7 @@ impl Buyer {
     ) -> Result<Terms, SessionError> {
         let offer = self.ask_for_terms(&mut control, &mut reader, None).await?;
         let terms = offer.verify(provider, &self.chain.domain(), true, (self.clock)())?;
-        self.check_terms(&terms, service)?;
+        self.check_terms(&terms, service, self.config.price_max)?;
         self.check_past(&terms).await?;
         Ok(terms)
     }
@@ -324,16 +331,22 @@ impl Buyer {
         Err(ProtocolError::ConflictingReceipts { sequence: ours.sequence, first, second }.into())
     }
 
-    fn check_terms(&self, terms: &Terms, service: Service) -> Result<(), SessionError> {
+    fn check_terms(
+        &self,
+        terms: &Terms,
+        service: Service,
+        price_max: Price,
+    ) -> Result<(), SessionError> {
         let policy = |reason: String| Err(SessionError::Policy(reason));
         if terms.service != service || terms.counting != service.counting() {
             return policy("the provider offers something else than what was asked for".into());
         }
-        if terms.price > self.config.price_max {
+        let price_max = price_max.min(self.config.price_max);
+        if terms.price > price_max {
             return policy(format!(
                 "the provider asks {} units per GiB, more than the limit of {}; raise --max-price or choose another",
                 terms.price.get(),
-                self.config.price_max.get()
+                price_max.get()
             ));
         }
         if terms.token != self.config.token {

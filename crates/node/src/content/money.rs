@@ -214,8 +214,14 @@ impl Admission for Known {
             _ = sold.changed() => true,
         }
     }
+    fn epoch(&self) -> u64 {
+        self.deal.epoch()
+    }
     fn asked(&self, bytes: u64) {
         self.deal.asked(bytes);
+    }
+    fn unwanted(&self, bytes: u64) {
+        self.deal.unwanted(bytes);
     }
     fn withdrawn(&self, bytes: u64) {
         self.deal.withdrawn(bytes);
@@ -249,6 +255,9 @@ impl Torrent {
     /// The peer has said which extensions it speaks: with one that speaks of money, both prove who
     /// they are; from another blocks are taken for nothing or not at all.
     pub(super) fn introduce(self: &Arc<Self>, connection: &Arc<Connection>, speaks: bool) {
+        if !matches!(connection.state().pay, Pay::Unknown) {
+            return; // it says its extensions again: nothing of money changes by that
+        }
         let money = self.money().filter(|_| speaks);
         let Some(money) = money else { return self.take_for_nothing(connection) };
         let mut nonce = [0; 32];
@@ -257,9 +266,6 @@ impl Torrent {
             return self.take_for_nothing(connection);
         }
         let mut state = connection.state();
-        if !matches!(state.pay, Pay::Unknown) {
-            return; // it says its extensions again
-        }
         let device = Arc::clone(&money.device);
         let ids = (self.peer_id(), connection.peer_id);
         let binder = Binder::new(connection.info_hash, ids.0, ids.1, device, nonce);
@@ -367,16 +373,25 @@ impl Torrent {
     }
 
     /// Asks a peer what it takes, and buys of it once the machine wants its blocks.
-    async fn buy(self: &Arc<Self>, connection: &Arc<Connection>, trade: &Trade, buyer: &Buyer) {
+    async fn buy(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        trade: &Trade,
+        buyer: &Arc<Buyer>,
+    ) {
         let deal = &trade.deal;
         let quote = tokio::select! {
             quote = deal.quote(buyer) => quote,
             () = connection.ended.cancelled() => return,
             () = self.trading().closing.cancelled() => return,
         };
-        match quote {
+        let price = match quote {
             Ok(terms) if terms.price == Price::FREE => return self.take_for_nothing(connection),
-            Ok(terms) => self.with_machine(|swarm| swarm.priced(connection, terms.price)),
+            Ok(terms) if self.sound_credit(terms.credit) != terms.credit => {
+                let short = "its credit is below two pieces, and pieces are judged as a whole here";
+                return self.note_refusal(&SessionError::Policy(short.into()));
+            }
+            Ok(terms) => terms.price,
             // It does not sell.
             Err(SessionError::Protocol(ProtocolError::Unexpected(_))) => {
                 return self.take_for_nothing(connection);
@@ -385,7 +400,8 @@ impl Torrent {
                 tracing::info!(peer = %deal.peer(), %error, "nothing is bought");
                 return self.note_refusal(&error);
             }
-        }
+        };
+        self.with_machine(|swarm| swarm.priced(connection, price));
         let mut wanted = trade.wanted.subscribe();
         tokio::select! {
             found = wanted.wait_for(|wanted| *wanted) => if found.is_err() { return },
@@ -403,7 +419,7 @@ impl Torrent {
             }
         };
         tokio::select! {
-            bought = deal.buy(buyer, &self.trading().done_buying, &connection.ended) => match bought {
+            bought = deal.buy(buyer, price, &self.trading().done_buying, &connection.ended) => match bought {
                 Ok(_) => {}
                 Err(error) if connection.ended.is_cancelled() => {
                     tracing::debug!(peer = %deal.peer(), %error, "its session waits to go on");
@@ -415,6 +431,7 @@ impl Torrent {
             },
             () = allow => {}
         }
+        self.with_machine(|swarm| swarm.allow(connection, 0));
     }
 
     /// Where pieces are judged as a whole credit is two of them at least, so that one can be under

@@ -175,6 +175,9 @@ impl Swarm {
                 self.download.passed(block);
             }
             Outcome::BlockFailed { from, block } => {
+                if let Some(connection) = self.connections.get(&from) {
+                    connection.admission().unwanted(u64::from(block.len));
+                }
                 self.download.block_failed(PeerId(from), block);
             }
             Outcome::PiecePassed { piece, by, digests } => {

@@ -570,6 +570,9 @@ impl Torrent {
         let swarm = guard.as_mut()?;
         connection.admission().arrived(u64::from(block.len));
         let wanted = swarm.arrived(connection, block);
+        if !wanted {
+            connection.admission().unwanted(u64::from(block.len));
+        }
         // Before the machine says what is to be done with it.
         let landed = wanted.then(|| self.intake.land(block, range));
         self.carry_out(swarm);
@@ -844,12 +847,13 @@ impl Torrent {
         self.serve(swarm);
     }
 
-    /// Who has all cannot want anything of us, nor we of it.
+    /// Who has all cannot want anything of us, nor we of it, once nothing is owed.
     fn part_from_seeds(&self, swarm: &mut Swarm) {
         if swarm.is_complete() {
             swarm
                 .connections()
                 .filter(|connection| connection.state().has_all)
+                .filter(|connection| connection.trade().is_none_or(|trade| !trade.deal.is_busy()))
                 .for_each(|connection| connection.ended.cancel());
         }
     }

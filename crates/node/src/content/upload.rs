@@ -43,6 +43,7 @@ pub(super) async fn send(
         run_max: 2 * BLOCK_LEN,
         waiting: Vec::new(),
         admitted: 0,
+        epoch: 0,
         spare: Vec::new(),
     };
     let closed = Arc::clone(&sender.connection);
@@ -66,8 +67,10 @@ struct Sender<W> {
     run_max: u32,
     /// Blocks that wait for admission, one after the other in one piece.
     waiting: Vec<Block>,
-    /// Bytes that may pass and have not.
+    /// Bytes that may pass and have not, under the session of this `epoch`: what one session paid
+    /// for is not sent in another.
     admitted: usize,
+    epoch: u64,
     /// A buffer to read into.
     spare: Vec<u8>,
 }
@@ -119,9 +122,14 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
         if self.waiting.is_empty() {
             return Vec::new();
         }
+        let admission = self.connection.admission();
+        let epoch = admission.epoch();
+        if epoch != self.epoch {
+            (self.admitted, self.epoch) = (0, epoch);
+        }
         let wanted: usize = self.waiting.iter().map(|block| block.len as usize).sum();
         if let Some(missing) = wanted.checked_sub(self.admitted).filter(|missing| *missing > 0) {
-            self.admitted += self.connection.admission().try_admit(missing);
+            self.admitted += admission.try_admit(missing);
         }
         let mut whole = 0;
         for block in &self.waiting {
