@@ -4,6 +4,7 @@
 //! Torrents of v1: no hybrid one opens in the clients of Debian 12, whoever made it. transmission 3.00
 //! reads no file tree of BEP 52, whose keys may be empty; aria2 1.36 leaves such keys out when it works
 //! out what the torrent is called.
+#![allow(clippy::unwrap_used)]
 
 mod swarm;
 
