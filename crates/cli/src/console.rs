@@ -47,7 +47,7 @@ async fn blocking(ask: impl FnOnce() -> Result<Value> + Send + 'static) -> Resul
 /// The control socket, the metrics, what is said when the node is ready, and Ctrl-C.
 pub(crate) struct Console {
     interrupts: Interrupts,
-    _control: control::Server,
+    control: control::Server,
     _metrics: Option<metrics::Server>,
 }
 
@@ -110,7 +110,7 @@ impl Console {
             }
             None => None,
         };
-        Ok(Self { interrupts: Interrupts::listen()?, _control: control, _metrics: metrics })
+        Ok(Self { interrupts: Interrupts::listen()?, control, _metrics: metrics })
     }
 
     /// Says that the node is ready: `line`, or `document` as JSON, is what programs wait for.
@@ -145,6 +145,7 @@ impl Console {
                 self.interrupts.or(cut, running).await?
             }
         };
+        self.control.end().await;
         ended.context("the node stopped unexpectedly")
     }
 }

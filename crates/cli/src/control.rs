@@ -11,8 +11,12 @@ use tokio::{
     net::{UnixListener, UnixStream},
     time::timeout,
 };
+use tokio_util::task::TaskTracker;
 
-use crate::content::ContentRequest;
+use crate::{
+    content::ContentRequest,
+    hint::{Hint, advice},
+};
 
 /// Longest request line, in bytes: room for a magnet link of 64 KiB, and paths.
 const REQUEST_LEN_MAX: u64 = 256 << 10;
@@ -20,6 +24,9 @@ const REQUEST_LEN_MAX: u64 = 256 << 10;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may take: a settlement waits until it is final on the chain.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
+
+/// How long answers under way get when the node ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +51,7 @@ pub(crate) enum Request {
 pub(crate) struct Server {
     path: std::path::PathBuf,
     task: tokio::task::JoinHandle<()>,
+    answering: TaskTracker,
 }
 
 impl Server {
@@ -57,15 +65,24 @@ impl Server {
         let listener = UnixListener::bind(path).with_context(|| {
             format!("cannot listen on {}; is --data-dir too long?", path.display())
         })?;
+        let answering = TaskTracker::new();
+        let answers = answering.clone();
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let answer = answer.clone();
-                tokio::spawn(async move {
+                answers.spawn(async move {
                     let _ = serve(stream, answer).await; // the client is gone: nobody to tell
                 });
             }
         });
-        Ok(Self { path: path.to_owned(), task })
+        Ok(Self { path: path.to_owned(), task, answering })
+    }
+
+    /// Takes no more requests, and lets the answers to those that came be written.
+    pub(crate) async fn end(self) {
+        self.task.abort();
+        self.answering.close();
+        let _ = timeout(LAST_ANSWERS, self.answering.wait()).await; // a longer one is cut off
     }
 }
 
@@ -88,7 +105,9 @@ where
     let reply = match serde_json::from_str(&line) {
         Ok(request) => match answer(request).await {
             Ok(value) => serde_json::json!({ "ok": value }),
-            Err(error) => serde_json::json!({ "error": format!("{error:#}") }),
+            Err(error) => {
+                serde_json::json!({ "error": format!("{error:#}"), "hint": advice(&error) })
+            }
         },
         Err(error) => serde_json::json!({ "error": format!("not a request: {error}") }),
     };
@@ -109,6 +128,12 @@ pub(crate) async fn ask(path: &Path, request: Request) -> Result<Option<Value>> 
     let mut reply: Value = serde_json::from_str(&reply).context("the running node's answer")?;
     match reply.get_mut("ok") {
         Some(value) => Ok(Some(value.take())),
-        None => bail!("{}", reply["error"].as_str().unwrap_or("the running node refused")),
+        None => {
+            let refusal = Hint::new(reply["error"].as_str().unwrap_or("the running node refused"));
+            match reply["hint"].as_str() {
+                Some(hint) => bail!(refusal.hint(hint)),
+                None => bail!(refusal),
+            }
+        }
     }
 }

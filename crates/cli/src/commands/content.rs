@@ -398,10 +398,14 @@ impl Watch {
     }
 }
 
+/// Whether all is there, and, where it is not shared on, paid.
 fn is_there(figures: &Figures) -> bool {
-    figures.total > 0
-        && figures.have == figures.total
-        && matches!(figures.state, State::Seeding | State::Stopped)
+    let settled = match figures.state {
+        State::Seeding => figures.settings.seed,
+        State::Stopped => true,
+        _ => false,
+    };
+    settled && figures.total > 0 && figures.have == figures.total
 }
 
 async fn serve(args: ServeArgs, home: Home, json: bool) -> Result<()> {
@@ -603,10 +607,11 @@ async fn show(home: &Home, which: &str, json: bool) -> Result<()> {
         line("changed", format!("{} times its files were not as they had been", figures.spoilt));
     }
     let settings = &figures.settings;
-    let price = settings.price.as_deref().unwrap_or("nothing");
+    let price = settings.price.as_ref().map(|price| format!("{price} per GiB"));
+    let price = price.unwrap_or_else(|| "nothing".into());
     let free = settings.price.is_some() && settings.free;
     let others = if free { "; for nothing to who does not pay" } else { "" };
-    line("given for", format!("{price} per GiB{others}"));
+    line("given for", format!("{price}{others}"));
     if let Some(price_max) = &settings.price_max {
         line("taken for", format!("at most {price_max} per GiB"));
     }

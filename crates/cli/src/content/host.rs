@@ -34,8 +34,6 @@ use crate::{hint::Hint, home::clock};
 const RESOLVE: Duration = Duration::from_secs(10);
 /// How long a torrent may take to end: what it wrote is made durable, sessions are settled.
 const STOP: Duration = Duration::from_secs(90);
-/// How long the engine may need to forget one that has ended.
-const FORGET: Duration = Duration::from_secs(5);
 
 /// Reads a .torrent file.
 pub(crate) fn read_torrent(path: &Path) -> Result<Metainfo> {
@@ -274,13 +272,13 @@ impl Host {
                     buying: terms.buying,
                 };
                 match self.0.engine.add(add).await {
-                    // One that has just ended.
+                    // One that has just ended, or failed and settles its sessions.
                     Err(EngineError::Twice) => sleep(Duration::from_millis(20)).await,
                     added => return added,
                 }
             }
         };
-        Ok(timeout(FORGET, adding()).await.unwrap_or(Err(EngineError::Twice))?)
+        Ok(timeout(STOP, adding()).await.unwrap_or(Err(EngineError::Twice))?)
     }
 
     /// Ends a torrent that is not to be shared once it is there; tells of every change.

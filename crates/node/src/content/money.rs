@@ -159,7 +159,7 @@ pub(super) enum Pay {
     #[default]
     Unknown,
     /// It proves who it is.
-    Binding(Binder),
+    Binding(Box<Binder>),
     /// It has; this is what is traded with it.
     Trading(Arc<Trade>),
     /// It could not.
@@ -270,7 +270,7 @@ impl Torrent {
         let ids = (self.peer_id(), connection.peer_id);
         let binder = Binder::new(connection.info_hash, ids.0, ids.1, device, nonce);
         let greet = binder.greet();
-        state.pay = Pay::Binding(binder);
+        state.pay = Pay::Binding(Box::new(binder));
         drop(state);
         connection.send_extended(&Extended::Pay(greet));
     }
