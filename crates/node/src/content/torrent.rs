@@ -747,6 +747,11 @@ impl Torrent {
             }
             Errand::Complete => self.on_disk(|this| {
                 this.trading.complete();
+                // The machine says so too of what was complete from the start, and may be shared only:
+                // then nothing is written.
+                if *this.state.borrow() != TorrentState::Downloading {
+                    return Ok(Vec::new());
+                }
                 this.storage.finish()?;
                 this.state.send_if_modified(|state| {
                     let downloading = *state == TorrentState::Downloading;
