@@ -385,7 +385,10 @@ impl Journal {
 
     /// When an intent of this kind was last written down that has not failed, in seconds since the
     /// epoch.
-    pub(crate) fn last_planned(&self, kind: &str) -> Result<Option<u64>, JournalError> {
+    ///
+    /// # Errors
+    /// [`JournalError::Sqlite`] where the file cannot be read.
+    pub fn last_planned(&self, kind: &str) -> Result<Option<u64>, JournalError> {
         self.with(|db| {
             let newest: Option<i64> = db.query_row(
                 "SELECT max(created_secs) FROM intents WHERE kind = ?1 AND state <> 'failed'",
@@ -575,6 +578,11 @@ impl Journal {
 
     /// Writes a signed transaction down, before it is sent for the first time. No nonce is of two
     /// unfinished steps: one of the two could never be mined.
+    ///
+    /// Signed a second time with the same nonce, gas and fee, a call is the same transaction (RFC
+    /// 6979): what all nodes refused, or a backup brought back, comes again. It is of whoever signs
+    /// it now, and the newest: none that is under way holds its nonce, and who gave that up before
+    /// it was used for good may do its work twice.
     pub(crate) fn sign(&self, step: i64, attempt: &Attempt) -> Result<(), JournalError> {
         self.with(|db| {
             let transaction = db.transaction()?;
@@ -590,7 +598,7 @@ impl Journal {
                 return Err(JournalError::Damaged("a nonce that another transaction holds"));
             }
             transaction.execute(
-                "INSERT INTO attempts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                "INSERT OR REPLACE INTO attempts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
                     attempt.hash.as_slice(),
                     step,

@@ -109,6 +109,7 @@ pub(crate) fn buying(
         withdraw_delay_secs_max: config.withdraw_delay_secs_max,
         keys: side.registry,
         keys_every: KEYS_EVERY,
+        forgive: false,
     };
     ensure!(buying.channel_amount > Amount::ZERO, "[consumer] channel_amount must be above 0");
     Ok(buying)
@@ -234,16 +235,18 @@ pub(crate) async fn tower(home: &Home, side: &Side) -> Result<(Arc<TowerService>
     Ok((tower, endpoint))
 }
 
-/// A consumer of one provider, not running yet.
+/// A consumer of one provider, not running yet. It deals with one that contradicted itself only
+/// where it is to `forgive`.
 pub(crate) async fn consumer(
     config: &config::ConsumerConfig,
     provider: PeerAddress,
+    forgive: bool,
     side: &Side,
 ) -> Result<(Arc<Consumer>, Endpoint)> {
     check_range(config.streams_max, 1, 4000, "[consumer] streams_max")?;
     let decimals = side.token.decimals;
     let price_max = Price::parse(&config.price_max, decimals).context("[consumer] price_max")?;
-    let buying = buying(config, price_max, side)?;
+    let buying = BuyerConfig { forgive, ..buying(config, price_max, side)? };
     let settings = ConsumerConfig { buying, streams_max: config.streams_max };
     let endpoint = bind(&side.node, None).await?;
     let identity = side.node.identity.clone();

@@ -156,10 +156,13 @@ fn manifest(
     keys: bool,
     sources: &[(String, PathBuf)],
 ) -> Result<Manifest> {
-    let node = match NodeKeys::peek(&home.keys_dir()) {
-        Ok(keys) => serde_json::to_value(keys)?,
-        Err(_) => Value::Null,
-    };
+    let mut node = Value::Null;
+    if let Ok(keys) = NodeKeys::peek(&home.keys_dir()) {
+        node = serde_json::to_value(keys)?;
+        if let Some(next) = NodeKeys::peek_next(&home.keys_dir())? {
+            node["next_authorizer"] = serde_json::to_value(next)?;
+        }
+    }
     let mut manifest = Manifest {
         version: VERSION,
         release: env!("CARGO_PKG_VERSION").into(),
@@ -310,13 +313,14 @@ pub(crate) fn restore(from: &Path, to: &Path, password: &str) -> Result<Manifest
         file.sync_all()?;
         Ok(())
     })?;
-    for inside in &manifest.files {
-        let path = staging.path().join(&inside.name);
-        if inside.name == "store.sqlite" {
-            SqliteStore::open(&path)?.mark_restored()?;
-        } else if is_journal(&inside.name) {
-            Journal::open(&path)?.abandon_open()?;
-        }
+    // The key that was to take over may have done so since. A store that was empty is made: its node
+    // may have signed since.
+    let signing = ["authorizer", "next_authorizer"];
+    let signing = signing.iter().filter_map(|name| manifest.node[*name].as_str()?.parse().ok());
+    let signing: Vec<Address> = signing.collect();
+    SqliteStore::open(&staging.path().join("store.sqlite"))?.mark_restored(&signing)?;
+    for inside in manifest.files.iter().filter(|inside| is_journal(&inside.name)) {
+        Journal::open(staging.path().join(&inside.name))?.abandon_open()?;
     }
     let stamp = Stamp { created_ms: manifest.created_ms, file: from.to_owned() };
     fs::write(staging.path().join(STAMP), serde_json::to_vec(&stamp)?)?;

@@ -1,7 +1,7 @@
 //! Another wallet than this node's own as the one that is paid: its signed word for this node, which
 //! is asked for here, signed where its key is, and kept in a file.
 
-use std::{fs, path::Path};
+use std::{fs, io::Read, path::Path};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -156,9 +156,15 @@ pub(crate) fn keep(path: &Path, request: &str, response: &str) -> Result<Signed<
 fn read(path: &Path, domain: &Domain) -> Result<Signed<Delegation>> {
     let shown = path.display();
     let cannot = || format!("cannot read the delegation in {shown}");
-    let length = fs::metadata(path).with_context(cannot)?.len();
-    ensure!(length <= FILE_LEN_MAX, "{shown} is no delegation: it has {length} bytes");
-    let text = fs::read_to_string(path).with_context(cannot)?;
+    // What is no file could have no end, or never begin.
+    ensure!(fs::metadata(path).with_context(cannot)?.is_file(), "{shown} is not a file");
+    let mut text = String::new();
+    let mut file = fs::File::open(path).with_context(cannot)?.take(FILE_LEN_MAX + 1);
+    file.read_to_string(&mut text).with_context(cannot)?;
+    ensure!(
+        text.len() as u64 <= FILE_LEN_MAX,
+        "{shown} is no delegation: it is longer than {FILE_LEN_MAX} bytes"
+    );
     let told = serde_json::from_str(&text).map_err(anyhow::Error::from);
     let told = told.and_then(|DelegationFile { request, response }| {
         answered(&request.to_string(), &response.to_string())

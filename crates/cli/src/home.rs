@@ -95,13 +95,19 @@ impl Home {
     /// # Errors
     /// Where none is known on this chain.
     pub(crate) fn stake(&self) -> Result<Address> {
+        self.bonds()?.ok_or_else(|| {
+            Hint::new("no contract that holds bonds is known on this chain")
+                .hint("set [chain] stake in config.toml")
+                .into()
+        })
+    }
+
+    /// The contract that holds bonds, where there is one.
+    pub(crate) fn bonds(&self) -> Result<Option<Address>> {
         match self.config.chain.stake.as_str() {
-            "" if self.config.chain.chain_id == network::CHAIN_ID => Ok(network::stake()),
-            "" => bail!(
-                Hint::new("no contract that holds bonds is known on this chain")
-                    .hint("set [chain] stake in config.toml")
-            ),
-            text => text.parse().with_context(|| format!("[chain] stake = \"{text}\"")),
+            "" if self.config.chain.chain_id == network::CHAIN_ID => Ok(Some(network::stake())),
+            "" => Ok(None),
+            text => text.parse().map(Some).with_context(|| format!("[chain] stake = \"{text}\"")),
         }
     }
 
@@ -216,7 +222,7 @@ impl Home {
 
     /// Connects the wallet to the configured chain and finishes what was left unfinished.
     pub(crate) async fn connect(&self, wallet: Arc<dyn Signer>) -> Result<Arc<EvmChain>> {
-        let (carrier, _) = self.carrier(wallet).await?;
+        let carrier = self.carrier(wallet).await?;
         told_finished(carrier.resume().await?);
         Ok(carrier)
     }
@@ -224,8 +230,9 @@ impl Home {
     /// The same for who stays: what was left unfinished is finished meanwhile, since what is urgent
     /// may wait behind what takes hours.
     pub(crate) async fn connect_to_stay(&self, wallet: Arc<dyn Signer>) -> Result<Arc<EvmChain>> {
-        let (carrier, unfinished) = self.carrier(wallet).await?;
-        if unfinished > 0 {
+        let carrier = self.carrier(wallet).await?;
+        // What was only asked for counts too: nobody else may ask for it again.
+        if !carrier.work()?.under_way.is_empty() {
             let resumed = Arc::clone(&carrier);
             let resume = move || {
                 let carrier = Arc::clone(&resumed);
@@ -237,19 +244,18 @@ impl Home {
         Ok(carrier)
     }
 
-    /// The wallet on the configured chain, and how much of its work is unfinished.
-    async fn carrier(&self, wallet: Arc<dyn Signer>) -> Result<(Arc<EvmChain>, usize)> {
+    /// The wallet on the configured chain.
+    async fn carrier(&self, wallet: Arc<dyn Signer>) -> Result<Arc<EvmChain>> {
         let (domain, _) = self.network()?;
         wallet_lock::hold(domain.chain_id, wallet.address())?;
         let journal = Journal::open(self.dir.join(self.journal_name()?))?;
-        let unfinished = journal.unfinished()?;
-        if unfinished > 0 {
+        if journal.unfinished()? > 0 {
             eprintln!("finishing what an earlier run left under way on chain…");
         }
         let endpoint = self.config.chain.endpoint()?;
         let node = format!("the chain node at {}", endpoint.name());
         let connecting = EvmChain::connect(endpoint, domain, wallet, journal, self.policy());
-        Ok((Arc::new(output::patiently(&node, connecting).await?), unfinished))
+        Ok(Arc::new(output::patiently(&node, connecting).await?))
     }
 }
 

@@ -21,8 +21,10 @@ mod interrupt;
 mod metrics;
 mod network;
 mod output;
+mod set_back;
 mod sharer;
 mod side;
+mod signing;
 mod story;
 mod wallet_lock;
 

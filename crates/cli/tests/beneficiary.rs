@@ -94,6 +94,28 @@ fn a_delegation_that_does_not_count_keeps_a_provider_from_starting_and_says_why(
     run(market.provide_command()).fails_with(&told);
     assert!(provider.run(["status"]).ok().contains("is for another node"));
 
+    // What is another node's takes the place of none.
+    let [asked, told] = ["asked", "told"].map(|name| market.path(name).display().to_string());
+    let import = ["wallet", "delegation", "import", "--request", &asked, "--response", &told];
+    fs::write(
+        &asked,
+        market.consumer.run(["wallet", "delegation", "request", "--wallet", &cold.wallet()]).ok(),
+    )
+    .unwrap();
+    fs::write(&told, cold.unlock(["wallet", "sign", "--request", &asked]).ok()).unwrap();
+    let kept = fs::read(provider.dir.join(file)).unwrap();
+    provider.run(import).fails_with(&["it is for another node", "hint:"]);
+    assert_eq!(fs::read(provider.dir.join(file)).unwrap(), kept);
+
+    // Another authorizer would not be the one that the wallet signed for.
+    let before = provider.json(&["wallet", "show"])["keys"]["authorizer"].clone();
+    provider.unlock(["wallet", "device", "rotate"]).fails_with(&[
+        "is paid to another wallet",
+        "wallet device ask --wallet",
+        "wallet delegation request --wallet",
+    ]);
+    assert_eq!(provider.json(&["wallet", "show"])["keys"]["authorizer"], before);
+
     // The wallet takes its word back, from a machine that has its key and a network.
     provider.delegated_by(&cold);
     cold.run(["chain", "faucet", &cold.wallet()]).ok();

@@ -81,6 +81,7 @@ fn a_provider_that_is_away_is_left_unilaterally_and_agrees_when_it_is_back() {
 fn a_rotated_key_takes_over_and_the_channels_move_to_it_in_one_transaction() {
     let mut market = settled();
     market.consumer.unlock(["wallet", "device", "add"]).ok();
+    market.consumer.unlock(["wallet", "device", "cap", "1000"]).ok();
     let (before, old) = (market.consumer.channel(), authorizer(&market.consumer));
     let promised = market.consumer.promised();
     let free = deposit(&market.consumer);
@@ -93,10 +94,12 @@ fn a_rotated_key_takes_over_and_the_channels_move_to_it_in_one_transaction() {
     );
     assert_eq!(only(rotated["moved"].as_array().unwrap()), &before["channel"]);
     assert_eq!(rotated["left"].as_array().unwrap().len(), 0);
-    // The registry, and one for all channels.
-    assert_eq!(rotated["transactions"].as_array().unwrap().len(), 2, "{rotated:#}");
+    // The registry, the cap, and one for all channels.
+    assert_eq!(rotated["transactions"].as_array().unwrap().len(), 3, "{rotated:#}");
     let standing = market.consumer.json(&["wallet", "device", "list"]);
     assert_eq!(standing["standing"], "registered", "{standing:#}");
+    assert_eq!(standing["authorizer"], next.as_str());
+    assert_eq!(number(&standing["cap"]), 1_000_000_000, "{standing:#}");
 
     let channels = listed(&market.consumer);
     let of = |authorizer: &str| {
@@ -114,10 +117,15 @@ fn a_rotated_key_takes_over_and_the_channels_move_to_it_in_one_transaction() {
     let keys = market.consumer.dir.join("keys");
     fs::rename(keys.join("authorizer.json"), keys.join("authorizer.next.json")).unwrap();
     fs::copy(keys.join(format!("authorizer-{old}.json")), keys.join("authorizer.json")).unwrap();
-    let again = rotate(&market.consumer);
-    assert_eq!(authorizer(&market.consumer), next);
-    for nothing in ["moved", "left", "transactions"] {
-        assert_eq!(again[nothing].as_array().unwrap().len(), 0, "{again:#}");
+    // And as if it had been killed right after it: that is no other rotation, which would leave the
+    // channels behind that were just moved.
+    for _ in 0..2 {
+        let again = rotate(&market.consumer);
+        assert_eq!(authorizer(&market.consumer), next);
+        for nothing in ["moved", "left", "transactions"] {
+            assert_eq!(again[nothing].as_array().unwrap().len(), 0, "{again:#}");
+        }
+        assert!(!keys.join("authorizer.next.json").exists());
     }
 
     // It goes on with what it has, and a backup holds both keys.

@@ -118,7 +118,8 @@ fn what_the_wallet_caps_the_node_does_not_put_into_channels() {
     market.provide();
     market.connect();
     let ended = market.connecting.take().unwrap().ended();
-    ended.fails_with(&["cap on this node's authorizer is reached", "`wallet device cap`"]);
+    let told = ["cap on this node's authorizer is reached", "hold 0 tUSD of 0.5 tUSD and 40 tUSD"];
+    ended.fails_with(&[told[0], told[1], "`wallet device cap` raises it, to 40 tUSD at least"]);
     assert_eq!(market.consumer.json(&["channel", "list"]), serde_json::json!([]));
     cap(&market, "1000");
     market.connect();

@@ -3,14 +3,23 @@
 
 mod support;
 
-use std::fs;
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use serde_json::{Value, json};
 use sparewire_core::{Amount, Signed, Signer, TypedData};
 use sparewire_node::store::{SqliteStore, Store};
 use sparewire_protocol::{Countersigned, Receipt};
 use sparewire_wallet::NodeKeys;
-use support::{Market, Node, Running, number, only};
+use support::{Market, Node, Running, number, only, run, until};
 
 /// The token's smallest units: it has 6 decimals.
 const TOKEN: u128 = 1_000_000;
@@ -101,9 +110,12 @@ fn the_bond_is_the_wallets_that_is_paid_and_only_its_key_takes_it_back() {
     node.delegated_by(&cold);
     let config = "[provider]\ndelegation = \"delegation.json\"\n";
     fs::write(node.dir.join("config.toml"), config).unwrap();
-    let said = node.unlock(["stake", "bond", "3"]);
-    assert!(said.stderr.contains("only that wallet can take it back"), "{}", said.stderr);
-    assert!(says(&said.ok(), &cold.wallet()));
+    let theirs = cold.wallet();
+    let told = ["would be 0x", "only that wallet's key could take it back", "--holder 0x"];
+    node.unlock(["stake", "bond", "3"]).fails_with(&told);
+    node.unlock(["stake", "bond", "3", "--holder", &node.wallet()]).fails_with(&told);
+    assert_eq!(bonded(node), (0, 0));
+    assert!(says(&node.unlock(["stake", "bond", "3", "--holder", &theirs]).ok(), &theirs));
     assert_eq!(bonded(node), (3, 3));
     assert_eq!(number(&shown(node, Some(&node.wallet()))["bonded"]), 0);
     let refused = ["3 tUSD", "only that wallet can take it back"];
@@ -111,6 +123,56 @@ fn the_bond_is_the_wallets_that_is_paid_and_only_its_key_takes_it_back() {
     node.unlock(["stake", "unbond"]).fails_with(&refused);
     market.provider.run(["chain", "faucet", &cold.wallet()]).ok();
     assert!(cold.unlock(["stake", "leave", "3"]).ok().contains("leaving  3 tUSD"));
+}
+
+/// A way to a chain node that breaks off where somebody looks for a transaction: returns its
+/// address, and whether it did.
+fn breaking_off(market: &Market) -> (SocketAddr, Arc<AtomicBool>) {
+    let (node, broke) = (market.rpc, Arc::new(AtomicBool::new(false)));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (at, told) = (listener.local_addr().unwrap(), broke.clone());
+    thread::spawn(move || {
+        for near in listener.incoming() {
+            let (mut near, broke) = (near.unwrap(), told.clone());
+            let mut far = TcpStream::connect(node).unwrap();
+            let (mut answers, mut back) = (far.try_clone().unwrap(), near.try_clone().unwrap());
+            thread::spawn(move || std::io::copy(&mut answers, &mut back));
+            thread::spawn(move || {
+                let mut asked = [0; 65_536];
+                while let Ok(length @ 1..) = near.read(&mut asked) {
+                    let words = String::from_utf8_lossy(&asked[..length]);
+                    if words.contains("eth_getTransactionReceipt") {
+                        broke.store(true, Ordering::SeqCst);
+                        return;
+                    }
+                    far.write_all(&asked[..length]).unwrap();
+                }
+            });
+        }
+    });
+    (at, broke)
+}
+
+#[test]
+fn a_bond_that_was_broken_off_and_is_asked_for_again_is_put_up_once() {
+    let market = Market::funded();
+    let node = &market.provider;
+    let (way, broke) = breaking_off(&market);
+    // Killed when its first transaction was sent, and not seen in a block yet.
+    let rpc = format!("http://{way}");
+    let mut command = support::sparewire(&node.dir, ["--rpc", &rpc, "stake", "bond", "20"]);
+    command.arg("--password-file").arg(&node.password);
+    let running = Running::start(command);
+    until("it looks for its transaction", || broke.load(Ordering::SeqCst).then_some(()));
+    running.kill_9();
+
+    let again = node.unlock(["stake", "bond", "20"]);
+    assert!(again.stderr.contains("the bond of an earlier call"), "{}", again.stderr);
+    assert!(again.ok().contains("bonded   20 tUSD"));
+    assert_eq!(bonded(node), (20, 20));
+    // And then it is another one.
+    node.unlock(["stake", "bond", "20"]).ok();
+    assert_eq!(bonded(node), (40, 40));
 }
 
 /// Has the provider's authorizer sign a second receipt with the number of one that the consumer
@@ -158,6 +220,8 @@ fn a_provider_that_signed_two_receipts_with_one_number_is_reported_by_its_consum
     running.warned("of block time the evidence is shown");
     running.kill_9();
     assert_eq!(bonded(provider), (12, 12));
+    // It finds its commitment again under another authorizer too.
+    consumer.unlock(["wallet", "device", "rotate"]).ok();
     market.pass(300);
     let said = report().ok();
     for words in ["reward   5 tUSD", "burned   5 tUSD", "reported 0x", " gas, "] {
@@ -176,4 +240,87 @@ fn a_provider_that_signed_two_receipts_with_one_number_is_reported_by_its_consum
     fs::copy(consumer.dir.join("store.sqlite"), other.dir.join("store.sqlite")).unwrap();
     other.unlock(["stake", "report", &id]).fails_with(&["was reported before"]);
     assert_eq!(sent(), transactions);
+}
+
+#[test]
+fn a_frozen_channel_is_shown_closed_and_never_paid_over_again() {
+    let mut market = Market::open();
+    market.download("/bytes/1000000");
+    market.disconnect();
+    assert_eq!(market.consumer.channel()["frozen"], false);
+    assert!(!market.consumer.run(["status"]).ok().contains("frozen"));
+    contradicted(&market);
+    let channel = market.consumer.channel();
+    let id = channel["channel"].as_str().unwrap();
+    assert_eq!(channel["frozen"], true);
+    assert_eq!(only(market.consumer.json(&["status"])["frozen"].as_array().unwrap()), id);
+    for show in [&["channel", "list"][..], &["status"]] {
+        let said = market.consumer.run(show).ok();
+        assert!(said.contains("frozen: two receipts of one number"), "{said}");
+    }
+    let refused = ["two receipts with one number", id, "`channel close`", "--forgive"];
+    run(market.connect_command()).fails_with(&refused);
+
+    // Another authorizer takes over, and what is left does not move to a new channel by the way.
+    let rotated = market.consumer.unlock(["wallet", "device", "rotate"]);
+    assert!(rotated.stderr.contains("is not moved: its provider signed two"), "{rotated:?}");
+    assert!(rotated.ok().contains("0 channels moved, 1 left"));
+    // The way out by itself, and at once where the provider agrees after all.
+    let close =
+        |how: &[&str]| market.consumer.unlock([&["channel", "close", id], how].concat()).ok();
+    assert!(close(&["--unilateral"]).starts_with("closing; "));
+    assert!(close(&[]).starts_with("closed; "));
+    assert_eq!(market.provider.claimed(), market.provider.promised());
+    run(market.connect_command()).fails_with(&refused);
+
+    market.connect_args.push("--forgive".to_owned());
+    market.connect();
+    market.connected();
+    market.download("/bytes/100000");
+    market.disconnect();
+    let channels = market.consumer.json(&["channel", "list"]).as_array().unwrap().clone();
+    let frozen = |it: &&Value| it["frozen"] == true;
+    assert_eq!(channels.len(), 2);
+    let was: Vec<_> = channels.iter().filter(frozen).collect();
+    assert_eq!(only(&was)["promised"], channel["promised"], "nothing more");
+}
+
+#[test]
+fn a_restored_provider_with_a_bond_sells_again_only_under_another_authorizer() {
+    let mut market = Market::funded();
+    let node = &market.provider;
+    let wallet = node.wallet();
+    // The backup is older than its store: there is no channel that could be marked.
+    let (file, secret) = (market.path("node.backup"), market.path("secret"));
+    fs::copy(&node.password, &secret).unwrap();
+    let backup = |verb: &str| {
+        let mut command = node.command(["backup", verb]);
+        command.arg(&file).arg("--password-file").arg(&secret);
+        run(command).ok()
+    };
+    backup("create");
+    node.unlock(["stake", "bond", "12"]).ok();
+    fs::rename(&node.dir, market.path("dead")).unwrap();
+    backup("restore");
+    fs::copy(&secret, node.dir.join("password")).unwrap();
+
+    let refused = ["was restored from a backup", "12 tUSD", "device rotate", "stake leave"];
+    let sells = run(market.provide_command());
+    assert!(says(&sells.stderr, &wallet), "{sells:?}");
+    sells.fails_with(&refused);
+    let bond = || node.unlock(["stake", "bond", "1"]);
+    bond().fails_with(&["was restored from a backup", "device rotate"]);
+    // What is on its way out can be slashed until it is out.
+    node.unlock(["stake", "leave", "12"]).ok();
+    run(market.provide_command()).fails_with(&refused);
+    assert_eq!(bonded(node), (12, 0));
+
+    node.unlock(["wallet", "device", "rotate"]).ok();
+    bond().ok();
+    assert_eq!(bonded(node).0, 13);
+    market.provide();
+    market.connect();
+    market.connected();
+    market.download("/bytes/100000");
+    market.disconnect();
 }

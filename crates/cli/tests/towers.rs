@@ -188,9 +188,13 @@ fn a_tower_says_what_it_wants_and_what_is_wrong_with_its_settings() {
     let nothing = node.unlock(["watch", "withdraw"]).ok();
     assert!(nothing.contains("no reward money"), "{nothing}");
     node.unlock(["watch", "fund", "3"]).ok();
+    // It stays under the authorizer that it was put aside for, and is reached all the same.
+    let old = node.json(&["wallet", "show"])["keys"]["authorizer"].as_str().unwrap().to_owned();
+    node.unlock(["wallet", "device", "rotate"]).ok();
     let announced = node.unlock(["watch", "withdraw"]).ok();
     assert!(announced.contains("30 more days"), "{announced}");
-    let early = node.unlock(["watch", "withdraw"]).ok();
+    assert!(announced.to_lowercase().contains(&format!("under {old}")), "{announced}");
+    let early = node.unlock(["watch", "withdraw", "--authorizer", &old]).ok();
     assert!(early.contains("call again in"), "{early}");
     market.pass(30 * 86_400);
     assert!(node.unlock(["watch", "withdraw"]).ok().contains("paid out"));

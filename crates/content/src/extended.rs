@@ -65,7 +65,7 @@ impl<'a> Extended<'a> {
         })
     }
 
-    /// Id and payload, as they go to a peer with our own ids; [`ExtensionIds::address`] first.
+    /// Id and payload, under our own ids: [`ExtensionIds::write`] puts the peer's in.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {

@@ -7,10 +7,10 @@ use std::{
 
 use crate::{InfoHashes, info_hash::write_hex, metainfo::is_url, names::safe_name};
 
-/// The longest link that is read, in bytes.
-const LINK_LEN_MAX: usize = 64 << 10;
+/// The longest link that is read, in bytes: as long as the longest that is written.
+const LINK_LEN_MAX: usize = 256 << 10;
 /// Most trackers and most peers that are kept of one.
-const ADDRESSES_MAX: usize = 64;
+pub(crate) const ADDRESSES_MAX: usize = 64;
 
 /// Why a text is not a magnet link to a torrent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,7 +18,7 @@ pub enum MagnetError {
     /// It begins otherwise.
     #[error("a magnet link begins with magnet:?")]
     Scheme,
-    /// Longer than 64 KiB.
+    /// Longer than 256 KiB.
     #[error("the magnet link is longer than {LINK_LEN_MAX} bytes")]
     TooLong,
     /// An `xt` of BitTorrent with something else than a hash.

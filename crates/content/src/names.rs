@@ -5,7 +5,10 @@
 //! on under the names with which it began. No two files of a torrent get one name, also where the
 //! file system ignores case or Unicode forms.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, btree_map::Entry},
+};
 
 use sha2::{Digest, Sha256};
 use unicode_normalization::UnicodeNormalization;
@@ -103,7 +106,7 @@ fn folded(name: &str) -> [u8; 16] {
 }
 
 /// A folder of a torrent, by its place in [`Folders`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FolderId(u32);
 
 /// Where the torrent is put.
@@ -151,7 +154,7 @@ pub(crate) struct Namer {
     folders: Vec<Folder>,
     /// Bytes and names of the path down to each folder.
     sizes: Vec<(usize, usize)>,
-    taken: HashMap<(FolderId, [u8; 16]), Taken>,
+    taken: BTreeMap<(FolderId, [u8; 16]), Taken>,
     changed: usize,
 }
 
@@ -170,7 +173,7 @@ impl Namer {
         Self {
             folders: vec![Folder { parent: TOP, name: "".into() }],
             sizes: vec![(0, 0)],
-            taken: HashMap::new(),
+            taken: BTreeMap::new(),
             changed: 0,
         }
     }
@@ -205,9 +208,8 @@ impl Namer {
         let mut name = Cow::Borrowed(wanted);
         // The number only grows, so that many files of one name cost no more than that many steps.
         loop {
-            let key = (parent, folded(&name));
-            if !self.taken.contains_key(&key) {
-                self.taken.insert(key, Taken::default());
+            if let Entry::Vacant(vacant) = self.taken.entry((parent, folded(&name))) {
+                vacant.insert(Taken::default());
                 break;
             }
             let taken = self.taken.entry(first).or_default();

@@ -37,35 +37,40 @@ impl PieceCheck {
 
     /// Begins to hash a piece.
     pub fn hasher(&self) -> PieceHasher {
-        match *self {
-            PieceCheck::Sha1(expected) => PieceHasher::Sha1 { expected, hash: Sha1::new() },
-            PieceCheck::Tree { .. } => PieceHasher::Tree {
-                check: *self,
-                leaves: Vec::new(),
-                hash: Sha256::new(),
-                filled: 0,
-            },
-        }
+        let so_far = match self {
+            PieceCheck::Sha1(_) => SoFar::Sha1(Sha1::new()),
+            PieceCheck::Tree { .. } => {
+                SoFar::Tree { leaves: Vec::new(), hash: Sha256::new(), filled: 0 }
+            }
+        };
+        PieceHasher { check: *self, so_far }
     }
 }
 
 /// Hashes a piece from its first byte to its last: of [`crate::Geometry::len_of`] bytes.
 #[derive(Clone, Debug)]
-pub enum PieceHasher {
-    /// One hash.
-    #[doc(hidden)]
-    Sha1 { expected: [u8; 20], hash: Sha1 },
-    /// Leaf after leaf.
-    #[doc(hidden)]
-    Tree { check: PieceCheck, leaves: Vec<Hash>, hash: Sha256, filled: u32 },
+pub struct PieceHasher {
+    check: PieceCheck,
+    so_far: SoFar,
+}
+
+#[derive(Clone, Debug)]
+enum SoFar {
+    Sha1(Sha1),
+    /// Leaves, and the block that is hashed: how many bytes of it are.
+    Tree {
+        leaves: Vec<Hash>,
+        hash: Sha256,
+        filled: u32,
+    },
 }
 
 impl PieceHasher {
     /// The bytes that follow, any number of them.
     pub fn update(&mut self, mut bytes: &[u8]) {
-        match self {
-            PieceHasher::Sha1 { hash, .. } => hash.update(bytes),
-            PieceHasher::Tree { leaves, hash, filled, .. } => {
+        match &mut self.so_far {
+            SoFar::Sha1(hash) => hash.update(bytes),
+            SoFar::Tree { leaves, hash, filled } => {
                 while !bytes.is_empty() {
                     let room = (BLOCK_LEN - *filled) as usize;
                     let (now, later) = bytes.split_at(bytes.len().min(room));
@@ -84,16 +89,16 @@ impl PieceHasher {
 
     /// Whether the bytes were the piece.
     pub fn passes(self) -> bool {
-        match self {
-            PieceHasher::Sha1 { expected, hash } => {
+        match self.so_far {
+            SoFar::Sha1(hash) => {
                 let hash: [u8; 20] = hash.finalize().into();
-                hash == expected
+                self.check == PieceCheck::Sha1(hash)
             }
-            PieceHasher::Tree { check, mut leaves, hash, filled } => {
+            SoFar::Tree { mut leaves, hash, filled } => {
                 if filled > 0 {
                     leaves.push(hash.finalize().into());
                 }
-                check.leaves_pass(&leaves)
+                self.check.leaves_pass(&leaves)
             }
         }
     }

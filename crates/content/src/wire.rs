@@ -31,7 +31,7 @@ pub const HANDSHAKE_LEN: usize = 68;
 /// Most hashes of one [`PeerMessage::Hashes`]: the 512 of the base layer that BEP 52 allows, and
 /// the uncle hashes of a tree of at most 2^32 leaves.
 pub const HASHES_MAX: usize = 512 + 32;
-/// What a message has before its payload, in bytes: length, kind, piece, begin.
+/// What goes before a block's bytes, in bytes: length, kind, piece, begin.
 pub const PIECE_HEADER_LEN: usize = 13;
 
 /// The longest payload, in bytes, of a message of a kind that we do not know. It is skipped.

@@ -47,6 +47,9 @@ pub struct BuyerConfig {
     pub keys: Option<Address>,
     /// How often it is asked in a session whether the provider's keys are revoked.
     pub keys_every: Duration,
+    /// Whether it deals with a provider that contradicted itself, over another channel than the
+    /// frozen one.
+    pub forgive: bool,
 }
 
 /// Who pays, and within which limits. One of them keeps account of all that is spent from its store.
@@ -125,12 +128,14 @@ impl Buyer {
     }
 
     /// Carries on what an earlier attempt left unfinished on chain, so that a channel under way is
-    /// not opened twice.
+    /// not opened twice. The caller has the turn of `funding`.
     async fn finish_earlier(&self) -> Result<(), SessionError> {
-        if self.unfinished.load(Ordering::Acquire) {
-            self.chain.resume().await?;
-            self.unfinished.store(false, Ordering::Release);
+        if !self.unfinished.swap(false, Ordering::AcqRel) {
+            return Ok(());
         }
+        self.chain.resume().await.inspect_err(|_| {
+            self.unfinished.store(true, Ordering::Release);
+        })?;
         Ok(())
     }
 }
@@ -194,7 +199,8 @@ pub fn may_retry(error: &SessionError) -> bool {
 
 /// The newest session with a provider for a service that has not ended and is not `live`: the one
 /// to resume. What `broken` connections of this very process left is known better than what is
-/// stored. No I/O but the store's, so that a simulation decides as a buyer does.
+/// stored. Over a frozen channel nothing is resumed. No I/O but the store's, so that a simulation
+/// decides as a buyer does.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -214,8 +220,11 @@ pub fn resumable(
     let Some(newest) = newest.filter(|known| known.statement.is_none()) else {
         return Ok(None);
     };
-    let session = newest.agreement.session;
-    let mut memory = store.memory(newest.agreement.channel(), Some(session))?.session;
+    let (session, channel) = (newest.agreement.session, newest.agreement.channel());
+    if store.channel(channel)?.is_some_and(|known| known.frozen) {
+        return Ok(None);
+    }
+    let mut memory = store.memory(channel, Some(session))?.session;
     if let (Some(known), Some(broken)) = (&mut memory, broken(session)) {
         (known.counted, known.reported_up) = (broken.counted, broken.reported_up);
     }

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use sparewire_core::{DecodeError, Signature};
+use sparewire_core::{Amount, DecodeError, Signature};
 use sparewire_protocol::{
     AgreedClose, CLOSE_FRAME_LEN_MAX, Claim, CloseMessage, CloseRequest, ProtocolError, Role,
 };
@@ -22,8 +22,8 @@ use crate::{
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Asks the payee of a channel that we pay, at `provider`, to agree that it ends at once; what it
-/// answers is durable when this returns. Asked again it answers the same. Returns what
-/// [`Intent::CloseCooperatively`] takes.
+/// answers is durable when this returns. Asked again it answers the same. `reserved` is what the
+/// chain says that the channel holds. Returns what [`Intent::CloseCooperatively`] takes.
 ///
 /// [`Intent::CloseCooperatively`]: sparewire_protocol::settlement::Intent::CloseCooperatively
 ///
@@ -36,6 +36,7 @@ pub async fn ask_to_close(
     identity: &Identity,
     store: &Arc<dyn Store>,
     channel: &KnownChannel,
+    reserved: Amount,
 ) -> Result<(Claim, Signature), SessionError> {
     let request = CloseRequest {
         domain: channel.domain,
@@ -47,7 +48,7 @@ pub async fn ask_to_close(
     let agreed =
         timeout(ASK_TIMEOUT, asking).await.map_err(|_| ProtocolError::Silent("answer"))??;
     let payee_signature = agreed.close.signature;
-    let claim = ask(store, move |store| Ok(take(store, &request, &agreed))).await??;
+    let claim = ask(store, move |store| Ok(take(store, &request, &agreed, reserved))).await??;
     Ok((claim, payee_signature))
 }
 
@@ -75,12 +76,14 @@ fn take(
     store: &dyn Store,
     request: &CloseRequest,
     agreed: &AgreedClose,
+    reserved: Amount,
 ) -> Result<Claim, SessionError> {
     let paid_in = match agreed.payment {
         Some(payment) => store.session(payment.session)?.filter(|of| of.role == Role::Payer),
         None => None,
     };
-    let (records, claim) = request.take(agreed, paid_in.map(|of| of.agreement).as_ref())?;
+    let (records, claim) =
+        request.take(agreed, paid_in.map(|of| of.agreement).as_ref(), reserved)?;
     store.record(&records)?;
     Ok(claim)
 }

@@ -36,7 +36,7 @@ pub struct ConsumerConfig {
 
 /// A consumer at work.
 pub struct Consumer {
-    buyer: Buyer,
+    buyer: Arc<Buyer>,
     provider: PeerAddress,
     endpoint: Endpoint,
     streams_max: usize,
@@ -101,7 +101,7 @@ impl Consumer {
     ) -> Arc<Self> {
         let streams = Arc::new(Semaphore::new(config.streams_max));
         Arc::new(Self {
-            buyer: Buyer::new(config.buying, identity, store, chain, clock),
+            buyer: Arc::new(Buyer::new(config.buying, identity, store, chain, clock)),
             provider,
             endpoint,
             streams_max: config.streams_max,

@@ -42,7 +42,7 @@ pub struct ProviderConfig {
 pub struct Provider {
     offering: Offering,
     streams_max: usize,
-    seller: Seller,
+    seller: Arc<Seller>,
     endpoint: Endpoint,
     exit: Exit,
     strangers: Strangers,
@@ -68,7 +68,7 @@ impl Provider {
                 credit: config.credit,
             },
             streams_max: config.streams_max,
-            seller: Seller::new(config.selling, identity, store, chain, clock),
+            seller: Arc::new(Seller::new(config.selling, identity, store, chain, clock)),
             endpoint,
             exit,
             strangers: Strangers::default(),

@@ -27,7 +27,7 @@ use sparewire_protocol::{
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::checks::Checks;
+use self::{checks::Checks, closing::Closes};
 use crate::{
     identity::Identity,
     session::{Clock, SessionError},
@@ -71,7 +71,7 @@ pub struct Offering {
 
 /// How long a claim at shutdown is waited for.
 const SHUTDOWN_CLAIM: Duration = Duration::from_secs(60);
-/// How long a new session waits for the old one of the same channel to be gone.
+/// How long whoever comes over a channel in use waits for it, however often it changes hands.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Who is paid, and keeps account of it.
@@ -85,6 +85,7 @@ pub struct Seller {
     /// At most one session over a channel.
     slots: Mutex<HashMap<ChannelId, LiveSession>>,
     checks: Checks,
+    closes: Arc<Closes>,
     room: Semaphore,
 }
 
@@ -126,6 +127,7 @@ impl Seller {
             settler,
             slots: Mutex::new(HashMap::new()),
             checks: Checks::default(),
+            closes: Arc::default(),
             room,
         }
     }
@@ -193,6 +195,7 @@ impl Seller {
 
     /// Waits until no connection uses the channel, and takes it for `live`.
     async fn take_slot(&self, channel: ChannelId, live: &LiveSession) -> Result<(), SessionError> {
+        let until = tokio::time::Instant::now() + SLOT_TIMEOUT;
         loop {
             let running = match self.slots().entry(channel) {
                 Entry::Vacant(free) => {
@@ -207,7 +210,7 @@ impl Seller {
             // The same device comes back before we noticed that its old connection broke.
             running.cancel.cancel();
             let gone = running.gone.cancelled();
-            if tokio::time::timeout(SLOT_TIMEOUT, gone).await.is_err() {
+            if tokio::time::timeout_at(until, gone).await.is_err() {
                 return Err(SessionError::Policy("the channel's old session is still busy".into()));
             }
         }

@@ -4,7 +4,10 @@
 
 mod market;
 
-use std::sync::{Arc, atomic::Ordering::SeqCst};
+use std::{
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use market::{
@@ -21,7 +24,7 @@ use sparewire_node::{
 };
 use sparewire_protocol::{
     AgreedClose, CLOSE_FRAME_LEN_MAX, ChannelConfig, ChannelStatus, CloseMessage, CloseRequest,
-    Message, ProtocolError, RefusalCode, Statement,
+    Message, ProtocolError, RefusalCode, Role, Statement,
     settlement::{Chain, Intent},
 };
 use sparewire_wallet::{DeviceKey, LocalKey};
@@ -123,8 +126,8 @@ async fn a_provider_agrees_and_the_payer_has_its_rest_back_at_once() {
     assert_eq!(at, market.seller.address(), "it remembers where its provider is");
     let channel = known(&*store, statement.channel);
     let endpoint = keys.endpoint(None).await;
-    let identity = keys.identity();
-    let asking = ask_to_close(&endpoint, &at, &identity, &store, &channel);
+    let (identity, holds) = (keys.identity(), market.chain.facts(channel.id).reserved);
+    let asking = ask_to_close(&endpoint, &at, &identity, &store, &channel, holds);
     let (claim, payee_signature) = within(20, asking).await.unwrap();
     assert_eq!(claim.amount, statement.cumulative);
     // Both remember it before anything is sent to the chain.
@@ -260,10 +263,11 @@ async fn a_payer_waits_for_no_provider_that_is_gone_or_forgets_what_it_was_promi
     let store: Arc<dyn Store> = market::open_store(directory.path()).await;
     let channel = known(&*store, statement.channel);
     let (at, identity) = (market.seller.address(), keys.identity());
+    let holds = market.chain.facts(channel.id).reserved;
     let endpoint = keys.endpoint(None).await;
     // More was claimed than the provider remembers: it was set back, and signs nothing.
     market.chain.set_claimed(channel.id, statement.cumulative.checked_add(amount(1)).unwrap());
-    let asking = ask_to_close(&endpoint, &at, &identity, &store, &channel);
+    let asking = ask_to_close(&endpoint, &at, &identity, &store, &channel, holds);
     let error = within(20, asking).await.unwrap_err();
     let code = match &error {
         SessionError::Protocol(ProtocolError::Refused { code, .. }) => *code,
@@ -271,9 +275,117 @@ async fn a_payer_waits_for_no_provider_that_is_gone_or_forgets_what_it_was_promi
     };
     assert_eq!(code, RefusalCode::ChannelUnusable, "{error}");
     market.seller.stop().await;
-    let asking = ask_to_close(&endpoint, &at, &identity, &store, &channel);
+    let asking = ask_to_close(&endpoint, &at, &identity, &store, &channel, holds);
     let error = within(20, asking).await.unwrap_err();
     assert!(matches!(error, SessionError::Transport(_) | SessionError::Protocol(_)), "{error}");
     assert_eq!(known(&*store, channel.id).agreed, None);
     endpoint.close().await;
+}
+
+/// An hour passes on nobody's clock in a test: the chain does not answer.
+fn silence(market: &Market, silent: bool) {
+    let hours = Duration::from_secs(if silent { 3_600 } else { 0 });
+    *market.seller.seat.slow.lock().unwrap() = hours;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_close_of_a_channel_waits_at_a_time_and_what_was_agreed_on_waits_for_nothing() {
+    let market = Market::new().await;
+    let (keys, _directory, statement) = settled(&market, [6; 32]).await;
+    let (other, _other_directory, others) = settled(&market, [7; 32]).await;
+    let at = market.seller.address();
+    let config = known(&*market.seller.disk, statement.channel).config;
+    let others = known(&*market.seller.disk, others.channel).config;
+    let first = agreed(ask(&keys, &at, request(&keys, config)).await);
+
+    silence(&market, true);
+    let asked = || market.seller.seat.asked_of_keys.load(SeqCst);
+    let before = asked();
+    let hangs_up = tokio::spawn({
+        let (other, at, request) = (other.clone(), at.clone(), request(&other, others));
+        async move { ask(&other, &at, request).await }
+    });
+    market::until("the chain is asked", || asked() > before).await;
+    hangs_up.abort();
+    let again = within(4, ask(&other, &at, request(&other, others))).await;
+    refused(again, RefusalCode::Busy, "it or too many others are being closed");
+    let again = within(4, ask(&keys, &at, request(&keys, config))).await;
+    assert_eq!(agreed(again), first, "neither a place nor the chain is needed");
+    assert_eq!(asked(), before + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closes_of_channels_that_never_paid_keep_no_customer_waiting() {
+    let market = Market::new().await;
+    let (keys, directory, statement) = settled(&market, [8; 32]).await;
+    let (at, crowd) = (market.seller.address(), Keys::random());
+    silence(&market, true);
+    let before = market.seller.seat.asked_of_keys.load(SeqCst);
+    let mut asking = tokio::task::JoinSet::new();
+    for salt in 0..20 {
+        let config = crowd.channel_to(&market.seller.keys, salt);
+        market.seller.disk.keep_channel(Role::Payee, &domain(), &config).unwrap();
+        let (crowd, at) = (crowd.clone(), at.clone());
+        asking.spawn(async move { ask(&crowd, &at, request(&crowd, config)).await });
+    }
+    let checked = || market.seller.seat.asked_of_keys.load(SeqCst) - before;
+    market::until("their line is full", || checked() == 16).await;
+    // They go on waiting for the chain; whoever comes now has its answer at once.
+    silence(&market, false);
+    let buyer = buys(&market.chain, &keys, &directory, at).await;
+    assert_eq!(buyer.close().await.unwrap().channel, statement.channel);
+    asking.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agreement_whose_answer_was_lost_locks_nobody_out_who_never_paid() {
+    let market = Market::new().await;
+    let (keys, directory) = (another_machine([9; 32]), tempfile::tempdir().unwrap());
+    market.chain.mint(keys.wallet.address(), 1 << 60);
+    let at = market.seller.address();
+    let start = async || {
+        let path = directory.path();
+        Buyer::start(&market.chain, &keys, path, at.clone(), consumer_config()).await
+    };
+    // A session in which nothing is bought.
+    let buyer = start().await;
+    let channel = market::figures(&*buyer.session().await).await.channel;
+    buyer.close().await.unwrap();
+    market::until("its channel is free", || market.seller.provider.live().is_empty()).await;
+    let config = known(&*market.seller.disk, channel).config;
+    // Its provider agrees, and the payer dies before it hears of that.
+    assert_eq!(agreed(ask(&keys, &at, request(&keys, config)).await).payment, None);
+    let store = market::open_store(directory.path()).await;
+    assert_eq!((known(&*store, channel).agreed, known(&*store, channel).payment), (None, None));
+    drop(store);
+
+    let buyer = start().await;
+    let another = market::figures(&*buyer.session().await).await.channel;
+    assert_ne!(another, channel, "it takes another channel");
+    buyer.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_provider_agrees_to_no_close_of_a_channel_that_its_backup_never_knew() {
+    let (chain, keys) = (Arc::new(FakeChain::default()), Keys::random());
+    let seller_directory = tempfile::tempdir().unwrap();
+    let store = market::open_store(seller_directory.path()).await;
+    store.mark_restored(&[keys.authorizer.address()]).unwrap();
+    drop(store);
+    let seller = Seller::start(&chain, &keys, seller_directory.path(), None).await;
+    let market = Market { chain, seller, seller_directory };
+    // Consumers with new channels come and come again.
+    let (buyer, directory, statement) = settled(&market, [10; 32]).await;
+    let again = buys(&market.chain, &buyer, &directory, market.seller.address()).await;
+    assert_eq!(again.close().await.unwrap().channel, statement.channel);
+    // Whatever was promised over it while the store knew it, its payer says nothing of that now.
+    let (mut client, config) = market.client().await;
+    let terms = client.terms(None).await;
+    let answer = client.accept(client.acceptance(&terms, config, 1)).await;
+    assert!(matches!(answer, Some(Message::Accepted(_))), "it is served: {answer:?}");
+    let payer = client.keys.clone();
+    drop(client);
+    let answer = ask(&payer, &market.seller.address(), request(&payer, config)).await;
+    refused(answer, RefusalCode::ChannelUnusable, "restored from a backup");
+    assert_eq!(known(&*market.seller.disk, config.id(&domain())).agreed, None);
 }

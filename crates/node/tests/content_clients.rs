@@ -4,15 +4,14 @@
 //! Torrents of v1: no hybrid one opens in the clients of Debian 12, whoever made it. transmission 3.00
 //! reads no file tree of BEP 52, whose keys may be empty; aria2 1.36 leaves such keys out when it works
 //! out what the torrent is called.
+#![allow(clippy::unwrap_used)]
 
 mod swarm;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use sparewire_content::Format;
-use sparewire_node::content::{
-    AddTorrent, DiscoveryConfig, Engine, EngineConfig, Torrent, TorrentState,
-};
+use sparewire_node::content::{DiscoveryConfig, Engine, EngineConfig, Torrent, TorrentState};
 use swarm::{
     Content, PATIENCE, anywhere,
     clients::{self, Client},
@@ -77,8 +76,7 @@ async fn seeds_to_us(start: impl FnOnce(&str, &Path, &Path) -> Client) {
     let torrent = torrent_file(&content, home.path());
     let client = start(&torrent, content.folder.path(), &home.path().join("home"));
     let engine = Engine::start(EngineConfig::new(anywhere())).await.unwrap();
-    let getting: Arc<Torrent> =
-        engine.add(AddTorrent { root: folder.path().to_owned(), ..content.seed() }).await.unwrap();
+    let getting: Arc<Torrent> = engine.add(content.below(folder.path())).await.unwrap();
     getting.add_peer(client.address);
     let status = reaches(&getting, TorrentState::Seeding).await;
     content.assert_at(folder.path());
@@ -111,5 +109,19 @@ async fn aria2_downloads_a_torrent_of_ours() {
 async fn aria2_seeds_a_torrent_to_us() {
     if clients::is_there("aria2c") {
         seeds_to_us(clients::aria2).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn webtorrent_downloads_a_torrent_of_ours() {
+    if clients::is_webtorrent_there() {
+        downloads_from_us(clients::webtorrent).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn webtorrent_seeds_a_torrent_to_us() {
+    if clients::is_webtorrent_there() {
+        seeds_to_us(clients::webtorrent).await;
     }
 }

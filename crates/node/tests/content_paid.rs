@@ -24,7 +24,6 @@ use tempfile::TempDir;
 
 /// A node that shares and downloads.
 struct Node {
-    keys: Arc<Keys>,
     disk: Arc<Disk>,
     seller: Arc<Seller>,
     engine: Engine,
@@ -52,7 +51,7 @@ impl Node {
         let engine =
             Engine::start(EngineConfig { money, ..EngineConfig::new(anywhere()) }).await.unwrap();
         let files = tempfile::tempdir().unwrap();
-        Self { keys, disk, seller, engine, files, _directory: directory }
+        Self { disk, seller, engine, files, _directory: directory }
     }
 
     /// Sells `content` at a price, and gives nothing away.

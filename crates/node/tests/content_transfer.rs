@@ -7,10 +7,11 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use sparewire_content::{Decoded, Format, HANDSHAKE_LEN, Handshake, Magnet, PeerMessage, decode};
 use sparewire_node::content::{
-    DhtConfig, DiscoveryConfig, Engine, EngineConfig, Torrent, TorrentState,
+    AddTorrent, DhtConfig, DiscoveryConfig, Engine, EngineConfig, Torrent, TorrentState,
 };
 use swarm::{
-    Content, PATIENCE, SEVERAL_LEN, anywhere, engine, reaches, seeder, several, several_as,
+    Content, PATIENCE, SEVERAL_LEN, anywhere, engine, reaches, seeder, seeder as seeder_of,
+    several, several_as,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -125,8 +126,9 @@ async fn goes_on_after(save_every: Duration, end: impl AsyncFnOnce(Engine)) {
     let a = lacking.path().join("several/a.bin");
     spoil(&a, 100_000); // in piece 3
     let partial = engine().await;
-    let partly = partial.add(content.below(lacking.path())).await.unwrap();
-    reaches(&partly, TorrentState::Downloading).await;
+    let lacks = AddTorrent { download: false, ..content.below(lacking.path()) };
+    let partly = partial.add(lacks).await.unwrap();
+    reaches(&partly, TorrentState::Partial).await;
     assert_eq!(partly.status().have, SEVERAL_LEN - (32 << 10));
 
     let first = start().await;
@@ -163,16 +165,25 @@ async fn a_piece_that_was_changed_under_the_seeder_is_not_served_any_more() {
     // Let it look at its files once, as a save does, so that it knows how they looked.
     let held = Arc::clone(seeded.storage());
     tokio::task::spawn_blocking(move || held.save()).await.unwrap().unwrap();
-    spoil(&content.folder.path().join("several/a.bin"), 100_000);
+    let changed = content.folder.path().join("several/a.bin");
+    spoil(&changed, 100_000);
+    let now = std::fs::read(&changed).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let downloader = engine().await;
     let torrent = downloader.add(content.below(folder.path())).await.unwrap();
     torrent.add_peer(seeder.listens());
     until(&seeded, |seeded| seeded.status().spoilt > 0).await;
-    reaches(&seeded, TorrentState::Downloading).await;
+    reaches(&seeded, TorrentState::Partial).await;
     assert_eq!(seeded.status().have, SEVERAL_LEN - (32 << 10));
     until(&torrent, |torrent| torrent.status().have == SEVERAL_LEN - (32 << 10)).await;
     assert!(torrent.status().got <= SEVERAL_LEN, "and nothing bad was sent");
+    // Nor is the change undone, though somebody has the piece as it was.
+    let copy = several("");
+    let (other, _) = seeder_of(&copy).await;
+    seeded.add_peer(other.listens());
+    torrent.add_peer(other.listens());
+    reaches(&torrent, TorrentState::Seeding).await;
+    assert_eq!(std::fs::read(&changed).unwrap(), now);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

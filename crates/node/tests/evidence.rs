@@ -11,11 +11,11 @@ use market::{
 use sparewire_core::{ByteCount, SessionId, Signed, Signer, TypedData};
 use sparewire_node::{
     session::SessionError,
-    store::{SqliteStore, Store},
+    store::{KnownChannel, SqliteStore, Store},
     transport::PeerAddress,
 };
 use sparewire_protocol::{
-    Accepted, Countersigned, Message, ProtocolError, Reading, Receipt, stake::Contradiction,
+    Accepted, Countersigned, Message, ProtocolError, Reading, Receipt, Role, stake::Contradiction,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -43,6 +43,14 @@ impl Scene {
         Self { market, provider, consumer, directory, session }
     }
 
+    /// The consumer as a new process, with the provider that it had.
+    async fn again(&self, forgive: bool) -> Buyer {
+        let mut config = consumer_config();
+        config.buying.forgive = forgive;
+        let (chain, there) = (&self.market.chain, self.market.seller.address());
+        Buyer::start(chain, &self.consumer, self.directory.path(), there, config).await
+    }
+
     async fn store(&self) -> Arc<SqliteStore> {
         open_store(self.directory.path()).await
     }
@@ -65,7 +73,7 @@ impl Scene {
         let there = PeerAddress { node: endpoint.node_id(), addrs: endpoint.bound_addrs() };
         let path = self.directory.path();
         let chain = &self.market.chain;
-        let mut buyer = Buyer::start(chain, &self.consumer, path, there, consumer_config()).await;
+        let buyer = Buyer::start(chain, &self.consumer, path, there, consumer_config()).await;
         let mut liar = Client::provide(&self.provider, &endpoint).await;
         assert!(matches!(liar.hear().await, Some(Message::Hello { .. })));
         liar.say(&Message::Offer(Box::new(offer))).await;
@@ -80,9 +88,8 @@ impl Scene {
             receipt: Some(receipt),
         };
         liar.say(&Message::Accepted(Box::new(accepted))).await;
-        let error = within(30, &mut buyer.run).await.unwrap().unwrap_err();
-        let kept = buyer.disk.sqlite.contradictions(self.session).unwrap();
-        buyer.endpoint.close().await;
+        let error = buyer.ended().await.unwrap_err();
+        let kept = self.store().await.contradictions(self.session).unwrap();
         endpoint.close().await;
         (error, kept)
     }
@@ -117,4 +124,40 @@ async fn a_receipt_that_the_provider_did_not_sign_convicts_it_of_nothing() {
         error => panic!("{error}"),
     }
     assert_eq!(kept, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_channel_is_used_no_more_and_its_provider_only_where_it_is_forgiven() {
+    let scene = Scene::new().await;
+    let channel = scene.store().await.channels(Role::Payer).unwrap()[0].clone();
+    let facts = scene.market.chain.facts(channel.id);
+    let deposit = scene.market.chain.deposit(scene.consumer.wallet.address());
+    let less = |receipt: &mut Receipt| receipt.reading.down = ByteCount::new(1);
+    let other = scene.other(less, &*scene.provider.authorizer).await;
+    scene.shown(other).await;
+    // As another process, which knows what is on its disk.
+    let refused = || async {
+        let error = scene.again(false).await.ended().await.unwrap_err();
+        let SessionError::Policy(reason) = &error else { panic!("{error}") };
+        for words in [&channel.id.to_string(), "`channel close`", "--forgive"] {
+            assert!(reason.contains(words), "no {words} in: {reason}");
+        }
+    };
+    refused().await;
+    let frozen = KnownChannel { frozen: true, ..channel.clone() };
+    assert_eq!(scene.store().await.channels(Role::Payer).unwrap(), std::slice::from_ref(&frozen));
+    assert_eq!(scene.market.chain.deposit(scene.consumer.wallet.address()), deposit);
+
+    // Money is left in the frozen channel, and still another one pays.
+    assert!(facts.reserved > channel.promised());
+    let buyer = scene.again(true).await;
+    let session = buyer.session_id().await;
+    let statement = buyer.close().await.unwrap();
+    assert_eq!(statement.session, session);
+    assert_ne!(statement.channel, channel.id);
+    let known = scene.store().await.channel(channel.id).unwrap();
+    assert_eq!(known, Some(frozen), "nothing more was promised over it");
+    assert_eq!(scene.market.chain.facts(channel.id), facts, "nothing more was put into it");
+    // It was forgiven once, not for good.
+    refused().await;
 }

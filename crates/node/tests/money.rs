@@ -15,8 +15,9 @@ use std::{
 
 use async_trait::async_trait;
 use market::{
-    Buyer, Client, Keys, Market, amount, assert_agree, connect, consumer_config, domain, echo,
-    exit_policy, promise, provider_config, sink, source, target, total, until, within,
+    Buyer, Client, Keys, Market, WEALTH, amount, assert_agree, connect, consumer_config, domain,
+    echo, exit_policy, open_store, promise, provider_config, sink, source, target, total, until,
+    within,
 };
 use sparewire_core::{ChannelId, Signer};
 use sparewire_node::{
@@ -26,7 +27,7 @@ use sparewire_node::{
     target::Target,
 };
 use sparewire_protocol::{
-    ChannelStatus, Message,
+    ChannelStatus, Message, Role,
     settlement::{ChainError, Intent, StartedClose},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -347,4 +348,25 @@ async fn a_session_that_broke_off_with_an_empty_channel_is_resumed_to_be_settled
     let statement = buyer.disk.session(id).unwrap().unwrap().statement.expect("it is settled");
     assert_eq!(u128::from(total(&statement)), MIB);
     assert_agree(&statement, &market.seller.statement(id).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_holds_less_than_its_provider_asks_is_topped_up_and_used() {
+    let mut config = provider_config();
+    config.selling.channel_min = amount(1 << 40);
+    let market = Market::with(config, Exit::new(exit_policy())).await;
+    let (keys, directory) = (Keys::random(), tempfile::tempdir().unwrap());
+    market.chain.mint(keys.wallet.address(), WEALTH);
+    // As a rotation leaves it: more than a quarter of what a channel gets, and less than is asked.
+    let channel = keys.channel_to(&market.seller.keys, 1);
+    market.chain.open(&channel, 3 << 38);
+    let store = open_store(directory.path()).await;
+    store.keep_channel(Role::Payer, &domain(), &channel).unwrap();
+    drop(store);
+    let at = market.seller.address();
+    let buyer = Buyer::start(&market.chain, &keys, directory.path(), at, consumer_config()).await;
+    let figures = market::figures(&*buyer.session().await).await;
+    assert_eq!(figures.channel, channel.id(&domain()));
+    assert_eq!(market.chain.facts(figures.channel).reserved, amount((3 << 38) + (1 << 40)));
+    buyer.close().await.unwrap();
 }

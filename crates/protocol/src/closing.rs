@@ -98,15 +98,18 @@ impl CloseRequest {
 
     /// As payer: takes the payee's answer to this request. The records are to be durable before the
     /// close is sent to the chain. `paid_in` is what was agreed in the session that the answer's
-    /// payment is of, where it is remembered.
+    /// payment is of, where it is remembered; `reserved` is what the chain says that the channel
+    /// holds.
     ///
     /// # Errors
     /// [`ProtocolError`] where the answer is about something else, not signed by the payee's
-    /// authorizer, or where it asks for another amount than our authorizer signed at last.
+    /// authorizer, where it asks for another amount than our authorizer signed at last, or for more
+    /// than the channel holds, which no contract carries out.
     pub fn take(
         &self,
         agreed: &AgreedClose,
         paid_in: Option<&Agreement>,
+        reserved: Amount,
     ) -> Result<(Vec<Record>, Claim), ProtocolError> {
         let (channel, close) = (self.channel(), agreed.close.body);
         if close.channel != channel {
@@ -120,6 +123,11 @@ impl CloseRequest {
         }
         if told < ours {
             return Err(ProtocolError::Inconsistent("close at less than was promised"));
+        }
+        // Ours is never above. Who has stolen the authorizer can sign it all the same, and what is
+        // taken here is kept for ever.
+        if told > reserved {
+            return Err(ProtocolError::OverDeposit { amount: told, reserved });
         }
         let mut records = Vec::new();
         // More than we remember, under our own signature: our store was set back.

@@ -574,8 +574,8 @@ pub enum ChainError {
     /// The wallet's key did not sign.
     #[error(transparent)]
     Signer(#[from] sparewire_core::SignerError),
-    /// The record of transactions could not be written; nothing was sent.
-    #[error("the transaction journal failed ({reason}); nothing was sent")]
+    /// The record of transactions could not be read or written; what is not in it was not sent.
+    #[error("the transaction journal failed ({reason}); nothing was sent that is not in it")]
     Journal {
         /// What went wrong.
         reason: String,

@@ -39,6 +39,17 @@ pub struct ReportFacts {
     pub used: bool,
 }
 
+/// For how long a wallet answers for what an authorizer of its signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Liability {
+    /// When the delegation ends, in seconds since the epoch: what the wallet signed, or what the
+    /// registry of keys has where that is later.
+    pub expiry_secs: u64,
+    /// Up to when, in seconds of block time, the contract takes evidence: until the delegation
+    /// ended or the authorizer was revoked, and the days of grace after that.
+    pub until_secs: u64,
+}
+
 /// What a report took from a bond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Slashing {
@@ -112,6 +123,15 @@ impl Contradiction {
             receipt.verify(domain, authorizer)?;
         }
         Ok(Self { delegation, config, receipts })
+    }
+
+    /// The same under a later expiry that the registry of keys has of this delegation: the contract
+    /// asks for no signature of that one.
+    #[must_use]
+    pub fn registered_until(mut self, expiry_secs: u64) -> Self {
+        let expiry = &mut self.delegation.body.expiry_secs;
+        *expiry = expiry_secs.max(*expiry);
+        self
     }
 
     /// Whose bond answers for it.

@@ -94,11 +94,11 @@ proptest! {
         prop_assert_eq!(held, highest);
         prop_assert_eq!(after.agreed, Some(agreed.close));
         // The payer takes it, and would not take it at any other amount.
-        let (_, claim) = told.take(&agreed, None).unwrap();
+        let (_, claim) = told.take(&agreed, None, units(RESERVED)).unwrap();
         prop_assert_eq!(claim.amount, units(highest));
         for other in [highest + 1, highest.saturating_sub(1)] {
             let altered = AgreedClose { close: closing(&cast, other), ..agreed };
-            prop_assert_eq!(told.take(&altered, None).is_ok(), other == highest);
+            prop_assert_eq!(told.take(&altered, None, units(RESERVED)).is_ok(), other == highest);
         }
         // After any crash, whatever is told then, and with a chain that says nothing: the same.
         for told in [None, paid(&cast, 3, later)] {
@@ -249,11 +249,12 @@ fn a_channel_that_is_closed_is_not_agreed_on_and_one_that_is_closing_is() {
 fn a_payer_takes_no_close_that_somebody_else_signed_or_that_is_above_its_own_vouchers() {
     let cast = cast();
     let told = request(&cast, paid(&cast, 1, 500));
+    let reserved = units(900);
     let good = AgreedClose { close: closing(&cast, 500), payment: paid(&cast, 1, 500) };
-    assert!(told.take(&good, None).is_ok());
+    assert!(told.take(&good, None, reserved).is_ok());
     // Its store was set back: its own signature tells what it has promised since.
     let newer = AgreedClose { close: closing(&cast, 900), payment: paid(&cast, 2, 900) };
-    let (records, claim) = told.take(&newer, None).unwrap();
+    let (records, claim) = told.take(&newer, None, reserved).unwrap();
     assert_eq!(claim.amount, units(900));
     assert!(matches!(records[..], [Record::Payment { .. }, Record::Agreed { .. }]), "{records:?}");
 
@@ -274,13 +275,15 @@ fn a_payer_takes_no_close_that_somebody_else_signed_or_that_is_above_its_own_vou
         // Less than it promised: whoever says so is not its provider as it knows it.
         AgreedClose { close: closing(&cast, 400), payment: paid(&cast, 1, 400) },
         AgreedClose { close: closing(&cast, 0), payment: None },
+        // Whoever has its key signed more than the channel holds: no contract pays that, ever.
+        AgreedClose { close: closing(&cast, 901), payment: paid(&cast, 2, 901) },
     ];
     for answer in wrong {
-        assert!(told.take(&answer, None).is_err(), "{answer:?}");
+        assert!(told.take(&answer, None, reserved).is_err(), "{answer:?}");
     }
     // Nothing was promised: nothing is paid, and no voucher is needed.
     let nothing = AgreedClose { close: closing(&cast, 0), payment: None };
-    let (_, claim) = request(&cast, None).take(&nothing, None).unwrap();
+    let (_, claim) = request(&cast, None).take(&nothing, None, reserved).unwrap();
     assert_eq!(claim.amount, Amount::ZERO);
 }
 

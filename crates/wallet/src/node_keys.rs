@@ -19,6 +19,8 @@ const AUTHORIZER: &str = "authorizer.json";
 const DEVICE: &str = "device.json";
 /// The authorizer that is to take over from the present one.
 const NEXT: &str = "authorizer.next.json";
+/// How the files of those begin that it took over from; their addresses follow.
+const REPLACED: &str = "authorizer-";
 
 /// What a node is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -81,19 +83,20 @@ impl NodeKeys {
     /// # Errors
     /// [`KeyFileError`] names the file that is missing or damaged.
     pub fn peek(dir: &Path) -> Result<PublicKeys, KeyFileError> {
-        let identity = |name: &str| {
-            let path = dir.join(name);
-            Keystore::read(&path).map(|(keystore, _)| (path, keystore.identity()))
-        };
-        let address = |name: &str| match identity(name)? {
-            (_, Identity::Key { address: Some(address) }) => Ok(address),
-            (path, held) => Err(KeystoreError::WrongKind { held }.at(&path)),
-        };
-        let (wallet, authorizer) = (address(WALLET)?, address(AUTHORIZER)?);
-        match identity(DEVICE)? {
-            (_, Identity::Device { node_id }) => Ok(PublicKeys { wallet, authorizer, node_id }),
-            (path, held) => Err(KeystoreError::WrongKind { held }.at(&path)),
+        let (wallet, authorizer) = (address(&dir.join(WALLET))?, address(&dir.join(AUTHORIZER))?);
+        let path = dir.join(DEVICE);
+        match Keystore::read(&path)?.0.identity() {
+            Identity::Device { node_id } => Ok(PublicKeys { wallet, authorizer, node_id }),
+            held => Err(KeystoreError::WrongKind { held }.at(&path)),
         }
+    }
+
+    /// The same of the authorizer that waits to take over, where one does.
+    ///
+    /// # Errors
+    /// [`KeyFileError`] where its file is damaged.
+    pub fn peek_next(dir: &Path) -> Result<Option<Address>, KeyFileError> {
+        Self::has_next_authorizer(dir).then(|| address(&dir.join(NEXT))).transpose()
     }
 
     /// The authorizer that is to take over from the present one: made at random and stored under
@@ -125,6 +128,23 @@ impl NodeKeys {
         dir.join(NEXT).exists()
     }
 
+    /// The authorizers that others have taken over from, whose files are kept.
+    ///
+    /// # Errors
+    /// [`KeyFileError`] where the directory cannot be read.
+    pub fn replaced_authorizers(dir: &Path) -> Result<Vec<Address>, KeyFileError> {
+        let at_dir = |error| KeystoreError::from(error).at(dir);
+        let mut replaced = Vec::new();
+        for entry in dir.read_dir().map_err(at_dir)? {
+            let name = entry.map_err(at_dir)?.file_name();
+            let name = name.to_string_lossy();
+            let address = name.strip_prefix(REPLACED).and_then(|name| name.strip_suffix(".json"));
+            replaced.extend(address.and_then(|address| address.parse::<Address>().ok()));
+        }
+        replaced.sort_unstable();
+        Ok(replaced)
+    }
+
     /// Lets the next authorizer take over; where there is none, it has. The one before is kept
     /// beside it, named by its address.
     ///
@@ -140,7 +160,7 @@ impl NodeKeys {
         let Identity::Key { address: Some(address) } = present.identity() else {
             return Err(KeystoreError::WrongKind { held: present.identity() }.at(&path));
         };
-        match present.write_new(&dir.join(format!("authorizer-{address:#x}.json"))) {
+        match present.write_new(&dir.join(format!("{REPLACED}{address:#x}.json"))) {
             // Kept before a crash.
             Err(KeyFileError { error: KeystoreError::Exists, .. }) => {}
             kept => kept?,
@@ -254,6 +274,14 @@ impl NodeSecrets {
     }
 }
 
+/// What a key's file says of itself.
+fn address(path: &Path) -> Result<Address, KeyFileError> {
+    match Keystore::read(path)?.0.identity() {
+        Identity::Key { address: Some(address) } => Ok(address),
+        held => Err(KeystoreError::WrongKind { held }.at(path)),
+    }
+}
+
 fn secp256k1((path, secret): (PathBuf, Secret)) -> Result<LocalKey, KeyFileError> {
     match secret {
         Secret::Key(key) => Ok(key),
@@ -352,13 +380,16 @@ mod tests {
         let next = NodeKeys::next_authorizer(&dir, "pass").unwrap().address();
         assert_ne!(next, before.authorizer);
         assert_eq!(NodeKeys::next_authorizer(&dir, "pass").unwrap().address(), next, "the same");
+        assert_eq!(NodeKeys::peek_next(&dir).unwrap(), Some(next));
         assert_eq!(NodeKeys::open(&dir, "pass").unwrap().0.public(), before, "not yet");
+        assert!(NodeKeys::replaced_authorizers(&dir).unwrap().is_empty());
         // It was interrupted after the present one was kept.
         let kept = dir.join(format!("authorizer-{:#x}.json", before.authorizer));
         fs::copy(dir.join(AUTHORIZER), &kept).unwrap();
         NodeKeys::use_next_authorizer(&dir).unwrap();
         NodeKeys::use_next_authorizer(&dir).unwrap();
         assert!(!NodeKeys::has_next_authorizer(&dir));
+        assert_eq!(NodeKeys::replaced_authorizers(&dir).unwrap(), [before.authorizer]);
         let (keys, warnings) = NodeKeys::open(&dir, "pass").unwrap();
         assert_eq!(keys.public(), PublicKeys { authorizer: next, ..before });
         assert!(warnings.iter().all(|warning| matches!(warning, Warning::WeakPasswordHash { .. })));

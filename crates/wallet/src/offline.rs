@@ -16,7 +16,8 @@
 //! ```
 //!
 //! The digest is computed from the payload again on loading, so what the signing machine shows
-//! is what it signs; only a bare `digest` must be taken on trust ([`OfflineRequest::is_blind`]).
+//! is what it signs; a bare `digest` and a transaction, which is not decoded, must be taken on
+//! trust ([`OfflineRequest::is_blind`]).
 //! The description is the asker's own words and proves nothing.
 
 use alloy_primitives::{Bytes, hex};
@@ -177,9 +178,10 @@ impl OfflineRequest {
         self.signer
     }
 
-    /// Whether the signing machine cannot show what it signs.
+    /// Whether the signing machine cannot show what it signs: a bare digest, or a transaction,
+    /// which is not decoded.
     pub fn is_blind(&self) -> bool {
-        matches!(self.payload, Payload::Digest { .. })
+        !matches!(self.payload, Payload::Eip712 { .. })
     }
 
     /// The fields of an EIP-712 struct, to be shown before it is signed; none for other kinds.
@@ -495,7 +497,7 @@ mod tests {
         assert_eq!(requests[0].digest(), leave().digest(&DOMAIN));
         assert_eq!(requests[1].digest(), digest);
         assert_eq!(requests[2].digest(), keccak256(&unsigned));
-        assert_eq!(requests.clone().map(|request| request.is_blind()), [false, true, false]);
+        assert_eq!(requests.clone().map(|request| request.is_blind()), [false, true, true]);
         for request in requests {
             let arrived = OfflineRequest::from_json(&request.to_json()).unwrap();
             assert_eq!(arrived, request);

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use alloy_primitives::{Address, B256, U256};
+use alloy_primitives::{Address, B256};
 use futures_util::future::join_all;
 use sparewire_core::Signer;
 use sparewire_protocol::settlement::{ChainError, Outcome, TransactionSummary};
@@ -34,6 +34,10 @@ const DISPLACED_POLLS: u32 = 3;
 
 /// A transaction that is in no block is sent again after so many looks for it.
 const RESEND_POLLS: u32 = 5;
+
+/// How many times, before each time that it is sent again, a transaction must be seen behind a
+/// nonce that nobody uses: a reorganisation mostly gives back what it took, within a few blocks.
+const GAP_LOOKS: u32 = 6;
 
 /// After so long a node may have forgotten receipts, and a nonce that is taken proves nothing.
 const DISPLACED_AGE_SECS_MAX: u64 = 14 * 86_400;
@@ -142,7 +146,7 @@ impl Follower {
             Some(intent) => intent,
             None => planned()?,
         };
-        self.mine_all(kind, intent).await?;
+        self.mine_asked(kind, intent).await?;
         drop((turn, hurry));
         self.wait_until_final(kind, intent).await
     }
@@ -178,7 +182,7 @@ impl Follower {
                 self.journal.plan(kind, digest, &calls, urgent, now_secs())?
             }
         };
-        self.mine_all(kind, intent).await?;
+        self.mine_asked(kind, intent).await?;
         drop(turn);
         self.wait_until_final(kind, intent).await
     }
@@ -268,6 +272,15 @@ impl Follower {
         Ok(())
     }
 
+    /// As `mine_all` for who asked for it now, and is told what becomes of it.
+    async fn mine_asked(&self, kind: &'static str, intent: i64) -> Result<(), ChainError> {
+        let mined = self.mine_all(kind, intent).await;
+        if let Err(error) = &mined {
+            self.give_up_unsigned(intent, error)?;
+        }
+        mined
+    }
+
     /// Signs, sends and sees mined every step of an intent, in order.
     async fn mine_all(&self, kind: &'static str, intent: i64) -> Result<(), ChainError> {
         self.still_wanted(kind, intent)?;
@@ -293,7 +306,7 @@ impl Follower {
         let step = self.journal.step(step)?;
         let mut tried = BTreeSet::new();
         let mut planned = step.state == StepState::Planned;
-        let (mut sent_at, mut displaced) = (Instant::now(), 0);
+        let (mut sent_at, mut displaced, mut gaps) = (Instant::now(), 0, 0);
         let mut resent_at = Instant::now();
         // The newest block when the newest version was signed: by an earlier call, before any block
         // that comes; by this one, what the first look finds.
@@ -308,8 +321,9 @@ impl Follower {
                     Sent::Following => {}
                     Sent::Poor => {
                         let reason = "not enough native currency for gas";
+                        let needed = self.reserved()?;
                         self.journal.fail(intent, Some(step.id), reason)?;
-                        return Err(self.poor(U256::MAX).await);
+                        return Err(self.poor(needed).await);
                     }
                     Sent::Refused(reason) => {
                         self.journal.fail(intent, Some(step.id), &reason)?;
@@ -346,6 +360,24 @@ impl Follower {
                         (sent_at, signed_at) = (Instant::now(), Some(head));
                         resent_at = Instant::now();
                     } else if resent_at.elapsed() >= self.policy.poll * RESEND_POLLS {
+                        let gap = self.gap_below(&step).await?;
+                        gaps = gap.map_or(0, |_| gaps + 1);
+                        if let Some(nonce) = gap.filter(|_| gaps >= GAP_LOOKS) {
+                            gaps = 0;
+                            if is_repeatable(kind) {
+                                tracing::warn!(kind, nonce, "nobody uses this nonce; signing anew");
+                                self.journal.displace(step.id)?;
+                                planned = true;
+                                continue;
+                            }
+                            // Signed with both, it might be done twice.
+                            tracing::warn!(
+                                kind,
+                                nonce,
+                                "a transaction waits behind a nonce that nobody uses; send anything \
+                                 with that nonce from another program"
+                            );
+                        }
                         self.resend_up_to(&step).await?;
                         resent_at = Instant::now();
                     }
@@ -471,6 +503,16 @@ impl Follower {
             return Ok(Seen::Failed(words.to_owned()));
         }
         Ok(Seen::Displaced { nonce })
+    }
+
+    /// The nonce that the chain waits for before it can take a step's, where nothing of ours that
+    /// is under way has it: another program's transaction did, and a reorganisation dropped that one.
+    async fn gap_below(&self, step: &Step) -> Result<Option<u64>, ChainError> {
+        let attempts = self.journal.attempts(step.id)?;
+        let Some(newest) = attempts.first() else { return Ok(None) };
+        let next = self.node.nonce(self.wallet()).await?;
+        let missing = next < newest.nonce && !self.journal.nonces_in_flight()?.contains(&next);
+        Ok(missing.then_some(next))
     }
 
     /// Whether an urgent intent waits for a transaction that is too cheap to be mined now.

@@ -27,6 +27,9 @@ impl EvmChain {
     pub(super) fn digest_of(&self, intent: &Intent) -> B256 {
         let mut bytes = intent.kind().as_bytes().to_vec();
         for call in self.all_calls(intent) {
+            // The same words to another contract ask for something else.
+            bytes.extend_from_slice(call.target.unwrap_or_default().as_slice());
+            bytes.extend_from_slice(&call.value.to_be_bytes::<32>());
             bytes.extend_from_slice(&(call.data.len() as u64).to_be_bytes());
             bytes.extend_from_slice(&call.data);
         }

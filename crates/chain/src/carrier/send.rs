@@ -50,20 +50,40 @@ impl Follower {
         let cost = match self.prepare(kind, &step.call, urgent, U256::ZERO).await {
             Ok(prepared) => prepared,
             Err(error) => {
-                // With nothing signed, nothing can happen behind the caller's back any more; what
-                // would revert now is over in any case.
-                let signed = self
-                    .journal
-                    .steps(intent)?
-                    .iter()
-                    .any(|other| other.id != step.id && other.state != StepState::Planned);
-                if !signed || matches!(error, ChainError::Reverted { .. }) {
+                // What would revert now is over in any case; what the wallet cannot pay for, where
+                // nothing else of it can still happen. A node's silence ends nothing.
+                let over = match error {
+                    ChainError::Reverted { .. } => true,
+                    ChainError::InsufficientFunds { .. } => !self.is_signed(intent)?,
+                    _ => false,
+                };
+                if over {
                     self.journal.fail(intent, None, &error.to_string())?;
                 }
                 return Err(error);
             }
         };
         self.sign_step(kind, step, cost).await
+    }
+
+    /// Whether anything was signed for an intent that can still happen, or has.
+    fn is_signed(&self, intent: i64) -> Result<bool, JournalError> {
+        let steps = self.journal.steps(intent)?;
+        Ok(steps.iter().any(|step| step.state != StepState::Planned))
+    }
+
+    /// Ends an intent of which nothing is signed, and whose caller is told `error`: nothing happens
+    /// behind his back any more.
+    pub(super) fn give_up_unsigned(
+        &self,
+        intent: i64,
+        error: &ChainError,
+    ) -> Result<(), JournalError> {
+        let over = self.journal.failure(intent)?.is_some();
+        if !over && !self.is_signed(intent)? {
+            self.journal.fail(intent, None, &error.to_string())?;
+        }
+        Ok(())
     }
 
     /// Signs urgent intents that wait, and sends them, beside what is under way: then they need not
@@ -89,7 +109,8 @@ impl Follower {
             let step = self.journal.step(id)?;
             assert_eq!(step.state, StepState::Planned, "a step is signed with one nonce at a time");
             let signed = async {
-                let cost = self.prepare(kind, &step.call, true, self.reserved()?).await?;
+                let reserved = self.reserved()?.saturating_add(self.kept_for_raise().await?);
+                let cost = self.prepare(kind, &step.call, true, reserved).await?;
                 self.sign_step(kind, &step, cost).await
             };
             match signed.await {
@@ -116,6 +137,23 @@ impl Follower {
             reserved = reserved.saturating_add(gas + self.journal.step(step)?.call.value);
         }
         Ok(reserved)
+    }
+
+    /// What is not signed away beside others, in wei, so that the transaction that all wait for can
+    /// be raised when gas becomes dearer: what that takes up to our limit, and half of what the
+    /// wallet has at most. So it can be raised at least half as far as if nothing were signed beside it; nodes
+    /// take no raise that the wallet cannot pay for together with all that is pending.
+    async fn kept_for_raise(&self) -> Result<U256, ChainError> {
+        let mut under_way = Vec::new();
+        for step in self.journal.signed_steps()? {
+            under_way.extend(self.journal.attempts(step)?.into_iter().next());
+        }
+        let Some(lowest) = under_way.iter().min_by_key(|it| it.nonce) else {
+            return Ok(U256::ZERO);
+        };
+        let more = self.fee_cap(true).saturating_sub(lowest.max_fee);
+        let half = U256::from(self.node.balance(self.wallet(), None).await? / 2);
+        Ok((U256::from(more) * U256::from(lowest.gas)).min(half))
     }
 
     /// Signs a step that was simulated, writes it down and sends it.
@@ -241,13 +279,16 @@ impl Follower {
     /// A transaction that any node took, or may have taken, is followed; it is over only where all
     /// say the same.
     async fn send(&self, attempt: &Attempt) -> Sent {
-        let mut said: Vec<Sent> =
-            self.node.send_raw(&attempt.raw).await.into_iter().map(Self::sent).collect();
+        let mut said = self.answers(attempt).await;
         let same = said.windows(2).all(|pair| discriminant(&pair[0]) == discriminant(&pair[1]));
         match said.pop() {
             Some(sent) if same => sent,
             _ => Sent::Following,
         }
+    }
+
+    async fn answers(&self, attempt: &Attempt) -> Vec<Sent> {
+        self.node.send_raw(&attempt.raw).await.into_iter().map(Self::sent).collect()
     }
 
     /// What a node's answer to a transaction means.
@@ -290,12 +331,27 @@ impl Follower {
         }
     }
 
-    /// Sends the newest attempt again: nodes forget, and reorganisations do not always give back.
+    /// Sends a step's transaction again: nodes forget, and reorganisations do not always give back.
     pub(super) async fn resend(&self, step: i64) -> Result<(), ChainError> {
-        if let Some(attempt) = self.journal.attempts(step)?.first() {
-            self.send(attempt).await;
-        }
+        self.send_again(&self.journal.attempts(step)?).await;
         Ok(())
+    }
+
+    /// Sends the newest version of a transaction, and where a node refuses that, the one before it,
+    /// down to one that all take: a raise that the wallet cannot pay for must not be all that is
+    /// left of it. Returns whether any node took the newest one, or may have.
+    async fn send_again(&self, attempts: &[Attempt]) -> bool {
+        let nonce = attempts.first().map(|newest| newest.nonce);
+        let mut newest_taken = None;
+        for attempt in attempts.iter().filter(|attempt| Some(attempt.nonce) == nonce) {
+            let said = self.answers(attempt).await;
+            let takes = |sent: &Sent| matches!(sent, Sent::Following);
+            newest_taken.get_or_insert(said.iter().any(takes));
+            if said.iter().all(takes) {
+                break;
+            }
+        }
+        newest_taken.unwrap_or(true)
     }
 
     /// Sends a step again, and before it whatever of ours has a lower nonce and is in no block: no
@@ -345,7 +401,13 @@ impl Follower {
         let max_fee = now.max_fee.max(raised(newest.max_fee));
         if versions(&attempts) >= ATTEMPTS_MAX || max_fee > cap {
             tracing::warn!(hash = %newest.hash, "a transaction is stuck, and its fee is at our limit");
-            self.send(newest).await;
+            self.send_again(&attempts).await;
+            return Ok(());
+        }
+        if !self.send_again(&attempts).await {
+            // What they refuse now they would refuse at a higher price.
+            let (wallet, hash) = (self.wallet(), newest.hash);
+            tracing::warn!(%wallet, %hash, "nodes refuse to raise a fee: has the wallet enough for gas?");
             return Ok(());
         }
         let tip = newest.tip.map(|tip| raised(tip).max(now.tip.unwrap_or(0)).min(max_fee));
@@ -354,17 +416,17 @@ impl Follower {
         let attempt = self.sign(&call, newest.nonce, newest.gas, fees).await?;
         self.journal.sign(step, &attempt)?;
         tracing::info!(old = %newest.hash, new = %attempt.hash, max_fee, "fee raised");
-        self.send(&attempt).await;
-        Ok(())
+        self.resend(step).await
     }
 
+    /// The wallet has less than `needed`, in wei, or the nodes say so: they may count more than us.
     pub(super) async fn poor(&self, needed: U256) -> ChainError {
         let available = self.node.balance(self.wallet(), None).await.unwrap_or_default();
         ChainError::InsufficientFunds {
             of: "native currency for gas",
             wallet: self.wallet(),
             available,
-            needed: needed.saturating_to(),
+            needed: needed.saturating_to::<u128>().max(available.saturating_add(1)),
         }
     }
 

@@ -7,7 +7,7 @@ use sparewire_core::{Amount, Signed};
 use sparewire_protocol::{
     Delegation, Receipt,
     settlement::{Chain, ChainError, Intent},
-    stake::{BondFacts, Contradiction, ReportFacts, Slashing},
+    stake::{BondFacts, Contradiction, Liability, ReportFacts, Slashing},
 };
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     plan::config_of,
 };
 use crate::{
-    contracts::{Stake, StakeDelegation, StakeReceipt},
+    contracts::{Keys, Stake, StakeDelegation, StakeReceipt},
     journal::Call,
 };
 
@@ -41,6 +41,31 @@ impl EvmChain {
         let ready = committed.saturating_add(U256::from(delay));
         let ready_secs = (!committed.is_zero()).then(|| ready.saturating_to());
         Ok(ReportFacts { ready_secs, used })
+    }
+
+    /// For how long the contract at `stake` takes evidence that a delegation's authorizer signed,
+    /// by its own registry of keys.
+    ///
+    /// # Errors
+    /// [`ChainError::NoStake`] where final state has no contract at `stake`.
+    pub async fn liability(
+        &self,
+        stake: Address,
+        delegation: &Delegation,
+    ) -> Result<Liability, ChainError> {
+        let Delegation { wallet, device, authorizer, expiry_secs } = *delegation;
+        let block = self.staked_at(stake).await?;
+        let (keys, grace) = futures_util::try_join!(
+            self.read(stake, Stake::KEYSCall {}, block),
+            self.read(stake, Stake::GRACECall {}, block),
+        )?;
+        let (registered, revoked) = futures_util::try_join!(
+            self.read(keys, Keys::expiryOfCall::new((wallet, device.0, authorizer)), block),
+            self.read(keys, Keys::authorizerRevokedAtCall::new((wallet, authorizer)), block),
+        )?;
+        let expiry_secs = expiry_secs.max(registered);
+        let ended = if revoked == 0 { expiry_secs } else { revoked.min(expiry_secs) };
+        Ok(Liability { expiry_secs, until_secs: ended.saturating_add(grace.to()) })
     }
 
     /// What the report of `evidence` took, if it is in block `block`.

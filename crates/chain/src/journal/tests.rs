@@ -155,3 +155,29 @@ fn the_next_step_of_an_urgent_intent_is_told_when_those_before_it_are_in_blocks(
     journal.fail(calm, None, "over").unwrap();
     assert_eq!(next().len(), 0);
 }
+
+#[test]
+fn the_same_transaction_is_of_whoever_signed_it_last_and_the_newest_again() {
+    let journal = Journal::in_memory().unwrap();
+    let intent = journal.plan("claim", B256::ZERO, &[call()], true, 5).unwrap();
+    let step = journal.steps(intent).unwrap()[0].id;
+    journal.sign(step, &attempt(7)).unwrap();
+    journal.displace(step).unwrap();
+    journal.sign(step, &attempt(8)).unwrap();
+    journal.displace(step).unwrap();
+    journal.sign(step, &attempt(7)).unwrap();
+    let nonces: Vec<_> = journal.attempts(step).unwrap().iter().map(|it| it.nonce).collect();
+    assert_eq!(nonces, [7, 8], "what is followed and raised is what was signed last");
+
+    // Restored from a backup: it is not known what became of it, and it is asked for again.
+    assert_eq!(journal.abandon_open().unwrap(), 1);
+    let again = journal.plan("claim", B256::ZERO, &[call()], true, 5).unwrap();
+    let other = journal.steps(again).unwrap()[0].id;
+    journal.sign(other, &attempt(7)).unwrap();
+    assert_eq!(journal.attempts(other).unwrap().len(), 1);
+
+    // While it is under way, nobody else signs it.
+    let third = journal.plan("sweep", B256::repeat_byte(1), &[call()], true, 5).unwrap();
+    let third = journal.steps(third).unwrap()[0].id;
+    assert!(matches!(journal.sign(third, &attempt(7)), Err(JournalError::Damaged(_))));
+}

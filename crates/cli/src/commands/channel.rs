@@ -13,7 +13,7 @@ use sparewire_node::{
 };
 use sparewire_protocol::{
     ChannelFacts, ChannelStatus, Role,
-    settlement::{Chain, Funds, Intent, TokenInfo},
+    settlement::{Chain, ChainError, Funds, Intent, TokenInfo},
 };
 use sparewire_wallet::LocalKey;
 
@@ -24,6 +24,9 @@ use crate::{
     output,
     side::Side,
 };
+
+/// What is wrong with a channel over which its payee contradicted itself.
+pub(super) const FROZEN: &str = "frozen: two receipts of one number";
 
 /// The money that is put aside, and the way out.
 #[derive(Debug, Subcommand)]
@@ -113,11 +116,20 @@ async fn close(
         return Ok(closed(chain.channel(id).await?.unwrap_or(facts)));
     }
     if !unilateral {
-        match closing::ask(side, &side.node.identity, &channel, provider).await {
-            Ok((claim, payee_signature)) => {
-                chain.perform(&Intent::CloseCooperatively { claim, payee_signature }).await?;
-                return Ok(closed(chain.channel(id).await?.unwrap_or(facts)));
-            }
+        let asking =
+            closing::ask(side, &side.node.identity, &channel, facts.reserved, provider).await;
+        let closing = async |(claim, payee_signature)| {
+            chain.perform(&Intent::CloseCooperatively { claim, payee_signature }).await
+        };
+        match asking {
+            Ok(agreed) => match closing(agreed).await {
+                Ok(_) => return Ok(closed(chain.channel(id).await?.unwrap_or(facts))),
+                // Whatever is wrong with it will be so the next time: there is the other way.
+                Err(error @ ChainError::Reverted { .. }) => {
+                    eprintln!("the close that the provider agreed on is not carried out: {error}");
+                }
+                Err(error) => return Err(error.into()),
+            },
             Err(error) => {
                 let reason = output::tame(&format!("{error:#}"));
                 eprintln!("the provider does not agree to close it at once: {reason}");
@@ -163,7 +175,7 @@ async fn list(home: &Home, as_json: bool) -> Result<()> {
             json!({
                 "channel": channel.id, "side": channel.role, "config": channel.config,
                 "promised": channel.promised(), "on_chain": facts,
-                "close_agreed": channel.agreed.is_some(),
+                "close_agreed": channel.agreed.is_some(), "frozen": channel.frozen,
             })
         };
         return output::json(&rows.iter().map(document).collect::<Vec<_>>());
@@ -193,6 +205,10 @@ async fn list(home: &Home, as_json: bool) -> Result<()> {
                 format!("closing, {left} s left")
             }
             Some(ChannelStatus::Closed) => "closed".to_owned(),
+        };
+        let state = match channel.frozen {
+            true => format!("{state}; {FROZEN}"),
+            false => state,
         };
         crate::output::out!(
             "{:<16} {:<6} {:>18} {:>18} {:>18}  {state}",

@@ -40,6 +40,10 @@ pub(crate) struct ConnectArgs {
     /// What is put into a new channel, in the token.
     #[arg(long)]
     channel_amount: Option<String>,
+    /// Deal with a provider that signed two receipts with one number all the same, over a new
+    /// channel: the one over which it did stays frozen.
+    #[arg(long)]
+    forgive: bool,
     /// Where Prometheus metrics are served.
     #[arg(long)]
     metrics: Option<SocketAddr>,
@@ -64,7 +68,7 @@ pub(crate) async fn run(args: ConnectArgs, mut home: Home, json: bool) -> Result
     // Revoked or not: its provider says so in the handshake. Here it counts that there is a registry.
     side.own_standing().await?;
     let (consumer, endpoint) =
-        assemble::consumer(&home.config.consumer, args.provider, &side).await?;
+        assemble::consumer(&home.config.consumer, args.provider, args.forgive, &side).await?;
     let token = side.token;
     let buyer = Buyer { consumer: Arc::clone(&consumer), token: token.clone() };
     let console = Console::open(&home, metrics_at, buyer, Some(carrier)).await?;

@@ -286,7 +286,7 @@ async fn operate(
         let key = String::deserialize(key)?;
         ready(&key, None)?;
         eprintln!("the sparewire process that runs here does it; Ctrl-C leaves it to that");
-        return watch.follow(home, &key).await;
+        return watch.follow_afar(home, &key).await;
     }
     handed.or_busy()?;
     let settings = std::slice::from_ref(&order.settings);
@@ -354,7 +354,7 @@ impl Watch {
     }
 
     /// Follows what another process does, until the goal is met.
-    async fn follow(&mut self, home: &Home, key: &str) -> Result<()> {
+    async fn follow_afar(&mut self, home: &Home, key: &str) -> Result<()> {
         loop {
             let Asked::Answer(figures) = ask(home, ContentRequest::Show(key.to_owned())).await?
             else {

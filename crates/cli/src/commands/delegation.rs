@@ -11,6 +11,7 @@ use sparewire_wallet::NodeKeys;
 use crate::{
     dates::Day,
     delegation::{self, FILE},
+    hint::Hint,
     home::{Home, clock, key_error, text},
     output,
 };
@@ -55,14 +56,18 @@ pub(crate) fn run(command: DelegationCommand, home: &Home, json: bool) -> Result
             Ok(())
         }
         DelegationCommand::Import { request, response } => {
-            let path = home.dir.join(FILE);
-            let signed = delegation::keep(&path, &text(&request)?, &text(&response)?)?;
+            let (request, response) = (text(&request)?, text(&response)?);
+            let (_, signed) = delegation::answered(&request, &response)?;
             let Delegation { wallet, device, authorizer, expiry_secs } = signed.body;
-            if (device, authorizer) != (own.node_id, own.authorizer) {
-                eprintln!(
-                    "warning: it is for another node: device {device}, authorizer {authorizer}"
-                );
-            }
+            // It would take the place of one that counts, and not count itself.
+            ensure!(
+                (device, authorizer) == (own.node_id, own.authorizer),
+                Hint::new(format!(
+                    "it is for another node: device {device}, authorizer {authorizer}"
+                ))
+                .hint("import it there, or ask anew with `sparewire wallet delegation request`")
+            );
+            delegation::keep(&home.dir.join(FILE), &request, &response)?;
             if home.config.provider.delegation.is_empty() {
                 eprintln!(
                     "to be paid there, put into config.toml: [provider] delegation = \"{FILE}\""

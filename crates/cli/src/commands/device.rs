@@ -35,7 +35,7 @@ pub(crate) enum DeviceCommand {
     },
     /// Say how much this wallet's channels that name an authorizer are to hold together: the most
     /// that its thief could spend. A node asks before it opens a channel or puts more into one; what
-    /// channels hold already stays there.
+    /// channels hold already stays there. A cap is raised and lowered, but never lifted.
     Cap {
         /// How much, in the token.
         amount: String,
@@ -77,6 +77,10 @@ pub(crate) enum DeviceCommand {
         /// them under the old authorizer.
         #[arg(long)]
         unilateral: bool,
+        /// Replace an authorizer that has taken over from another one and served in no session yet.
+        /// Without this nothing is done then: the rotation that is called again is complete.
+        #[arg(long)]
+        again: bool,
         #[command(flatten)]
         unlock: Unlock,
     },
@@ -114,8 +118,9 @@ pub(crate) struct Unlock {
 }
 
 pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Result<()> {
-    if let DeviceCommand::Rotate { unilateral, unlock } = command {
-        return super::rotate::run(home, unilateral, unlock.password_file.as_deref(), json).await;
+    if let DeviceCommand::Rotate { unilateral, again, unlock } = command {
+        let password_file = unlock.password_file.as_deref();
+        return super::rotate::run(home, unilateral, again, password_file, json).await;
     }
     let registry = home.registry()?.ok_or_else(|| {
         Hint::new("there is no registry of keys on this chain")
@@ -167,6 +172,9 @@ pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Resu
                     let revoke = Intent::RevokeFor { keys: registry, revocation };
                     let outcome = side.chain.perform(&revoke).await?;
                     ensure_revoked(&*side.chain, registry, wallet, device, authorizer).await?;
+                    if device == own.node_id || authorizer == own.authorizer {
+                        eprintln!("these are this node's own keys: they act for {wallet} no more");
+                    }
                     report(&outcome, "revoked for good", device, authorizer, json)
                 }
             }
@@ -254,9 +262,12 @@ pub(crate) async fn run(command: DeviceCommand, home: &Home, json: bool) -> Resu
                 Standing::Revoked => "they act for this wallet no more",
             };
             output::out!("standing    {words}");
-            if let Some(cap) = cap {
-                let cap = output::amount(cap, &token_info(home, token).await);
-                output::out!("cap         {cap}, of all channels of the authorizer together");
+            match cap {
+                None => output::out!("cap         none; `wallet device cap` sets one"),
+                Some(cap) => {
+                    let cap = output::amount(cap, &token_info(home, token).await);
+                    output::out!("cap         {cap}, of all channels of the authorizer together");
+                }
             }
             Ok(())
         }

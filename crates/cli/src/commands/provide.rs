@@ -25,6 +25,7 @@ use crate::{
     hint::Hint,
     home::{Home, clock},
     metrics::{self, Figure},
+    set_back,
     side::Side,
 };
 
@@ -74,6 +75,7 @@ pub(crate) async fn run(args: ProvideArgs, mut home: Home, json: bool) -> Result
             )
         );
     }
+    set_back::check(&home, &side).await?;
     let hot = side.node.wallet.address();
     let delegation = side.node.identity.delegation.body;
     if delegation.wallet != hot {

@@ -7,14 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use sparewire_chain::EvmChain;
 use sparewire_core::{Address, Amount, B256, Signer, keccak256};
 use sparewire_node::{identity::Identity, store::Store};
 use sparewire_protocol::{
-    settlement::{Chain, Intent, TokenInfo},
+    settlement::{Chain, ChainError, Intent, TokenInfo},
     stake::{BondFacts, Contradiction, Slashing},
 };
 use sparewire_wallet::NodeKeys;
@@ -25,17 +25,18 @@ use crate::{
     delegation,
     hint::Hint,
     home::{Home, Node, key_error, known_token},
-    output,
+    output, set_back,
 };
 
 /// How long block time may take to come as far as it is waited for: many times the 5 minutes between
 /// a commitment and its report.
 const WAIT_MAX: Duration = Duration::from_secs(3_600);
-/// For how long the contract takes evidence after the delegation to the key that signed it has ended
-/// (`GRACE`), in seconds.
-const GRACE_SECS: u64 = 7 * 86_400;
+/// What the contract lets pass between a commitment and its report (`REVEAL_DELAY`), in seconds.
+const REVEAL_SECS: u64 = 5 * 60;
 /// What is signed for a report's salt begins with this.
 const SALT_TAG: &[u8] = b"sparewire report salt v1";
+/// What the contract says to a commitment that it has.
+const COMMITTED_BEFORE: &str = "committed to before";
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -49,10 +50,14 @@ pub(crate) enum StakeCommand {
         of: Option<Address>,
     },
     /// Bond more for the wallet that this node is paid to. Whoever shows that its authorizer signed
-    /// two receipts with one number has a penalty taken from it.
+    /// two receipts with one number has a penalty taken from it. Where a beneficiary is paid, the
+    /// bond is the beneficiary's, and only that wallet's key takes it back.
     Bond {
         /// How much, in the token.
         amount: String,
+        /// Whose the bond is to be: it must be named where it is not this node's own wallet.
+        #[arg(long)]
+        holder: Option<Address>,
         #[command(flatten)]
         unlock: Unlock,
     },
@@ -91,7 +96,9 @@ pub(crate) struct Unlock {
 pub(crate) async fn run(command: StakeCommand, home: &Home, json: bool) -> Result<()> {
     match command {
         StakeCommand::Show { of } => show(of, home, json).await,
-        StakeCommand::Bond { amount, unlock } => bond(&amount, &unlock, home, json).await,
+        StakeCommand::Bond { amount, holder, unlock } => {
+            bond(&amount, holder, &unlock, home, json).await
+        }
         StakeCommand::Leave { amount, unlock } => leave(&amount, &unlock, home, json).await,
         StakeCommand::Unbond { unlock } => unbond(&unlock, home, json).await,
         StakeCommand::Report { session, unlock } => report(&session, &unlock, home, json).await,
@@ -129,7 +136,10 @@ fn tell(
     output::out!("covered  {}, which others can rely on", money(facts.covered));
     if facts.due_secs > 0 {
         let day = Day::of_secs(facts.due_secs);
-        output::out!("leaving  {}, from {day} on; at stake until then", money(facts.leaving));
+        output::out!(
+            "leaving  {}, from {day} on; at stake until it is taken back",
+            money(facts.leaving)
+        );
     }
     if facts.locked > Amount::ZERO {
         output::out!("locked   {}, by disputes", money(facts.locked));
@@ -142,6 +152,7 @@ struct Purse {
     chain: Arc<EvmChain>,
     stake: Address,
     own: Identity,
+    wallet: Arc<dyn Signer>,
     token: TokenInfo,
 }
 
@@ -153,7 +164,7 @@ impl Purse {
         let chain = home.connect(Arc::clone(&node.wallet)).await?;
         let facts = chain.bond(stake, chain.wallet()).await?;
         let token = known_token(&*chain, facts.token).await?;
-        Ok(Self { chain, stake, own: node.identity, token })
+        Ok(Self { chain, stake, own: node.identity, wallet: node.wallet, token })
     }
 
     async fn tell(&self, holder: Address, json: bool) -> Result<()> {
@@ -189,17 +200,39 @@ impl Purse {
     }
 }
 
-async fn bond(amount: &str, unlock: &Unlock, home: &Home, json: bool) -> Result<()> {
+async fn bond(
+    amount: &str,
+    named: Option<Address>,
+    unlock: &Unlock,
+    home: &Home,
+    json: bool,
+) -> Result<()> {
+    let under_way = home.chain_work()?.under_way.into_iter();
+    let earlier = under_way.filter(|it| it.intent == "bond").map(|it| it.since_secs).max();
     let purse = Purse::open(home, unlock).await?;
     let amount = Amount::parse(amount, purse.token.decimals)?;
     ensure!(amount > Amount::ZERO, "there is nothing to bond in an amount of zero");
     // What the authorizer signs, the wallet answers for that named it.
     let holder = delegation::identity(home, &purse.own)?.wallet();
-    let (stake, token) = (purse.stake, purse.token.address);
-    purse.chain.perform(&Intent::Bond { stake, holder, token, amount }).await?;
-    if holder != purse.own.wallet() {
-        eprintln!("it is {holder}'s from now on: only that wallet can take it back");
+    if let Some(store) = home.store_to_read()? {
+        set_back::check_unbonded(&store, purse.own.authorizer.address())?;
     }
+    let (stake, token) = (purse.stake, purse.token.address);
+    // Whoever asks again for what was broken off wants one bond, not two.
+    if earlier.is_some() && purse.chain.journal().last_planned("bond")? >= earlier {
+        eprintln!(
+            "the bond of an earlier call, which was broken off, is put up now; nothing more was: ask again if you want more"
+        );
+        return purse.tell(holder, json).await;
+    }
+    ensure!(
+        named.unwrap_or(purse.own.wallet()) == holder,
+        Hint::new(format!(
+            "the bond would be {holder}'s, which this node is paid to: only that wallet's key could take it back"
+        ))
+        .hint(format!("give --holder {holder} if that is what you want"))
+    );
+    purse.chain.perform(&Intent::Bond { stake, holder, token, amount }).await?;
     purse.tell(holder, json).await
 }
 
@@ -247,10 +280,10 @@ async fn report(session: &str, unlock: &Unlock, home: &Home, json: bool) -> Resu
     let kept = kept_contradictions(session, home)?;
     let purse = Purse::open(home, unlock).await?;
     let (chain, stake, own) = (&purse.chain, purse.stake, purse.chain.wallet());
-    let mut earlier = None;
+    let (mut earlier, mut refused) = (None, None);
     for contradiction in kept {
         let evidence = contradiction.evidence();
-        let salt = salt(&*purse.own.authorizer, evidence)?;
+        let salt = salt(&*purse.wallet, evidence)?;
         let commitment = contradiction.commitment(own, salt);
         let facts = chain.report_facts(stake, evidence, commitment).await?;
         if facts.used {
@@ -258,29 +291,15 @@ async fn report(session: &str, unlock: &Unlock, home: &Home, json: bool) -> Resu
             earlier = earlier.or(purse.reported(evidence, commitment).await?);
             continue;
         }
-        let provider = contradiction.provider();
-        let until_secs = contradiction.delegation().body.expiry_secs.saturating_add(GRACE_SECS);
-        ensure!(
-            chain.head().await?.time_secs <= until_secs,
-            "{provider} answered for the key that signed this until {} only: the contract takes no report of it any more",
-            Day::of_secs(until_secs)
-        );
-        let bond = chain.bond(stake, provider).await?;
-        ensure!(
-            bond.bonded > bond.locked,
-            Hint::new(format!("{provider} has nothing bonded that could be taken"))
-                .hint("the evidence is kept: report it when there is a bond again, see `sparewire stake show --of`")
-        );
-        chain.perform(&Intent::CommitReport { stake, commitment }).await?;
-        let facts = chain.report_facts(stake, evidence, commitment).await?;
-        let Some(ready_secs) = facts.ready_secs else {
-            bail!(
-                Hint::new(format!(
-                    "the contract at {stake} took the commitment and knows nothing of it"
-                ))
-                .hint("check that [chain] stake names the contract that holds bonds")
-            )
+        let contradiction = match purse.reportable(contradiction, facts.ready_secs).await? {
+            Ok(reportable) => reportable,
+            // Other evidence may be taken still.
+            Err(why) => {
+                refused = Some(why);
+                continue;
+            }
         };
+        let ready_secs = purse.commit(evidence, commitment).await?;
         wait_until(chain, ready_secs).await?;
         let contradiction = Box::new(contradiction);
         chain.perform(&Intent::ReportReceipts { stake, contradiction, salt }).await?;
@@ -294,8 +313,11 @@ async fn report(session: &str, unlock: &Unlock, home: &Home, json: bool) -> Resu
     if let Some(done) = earlier {
         return purse.tell_report(&done, json);
     }
-    Err(Hint::new(format!("what the provider of session {session} did was reported before"))
-        .hint("`sparewire stake show --of` tells what is left of its bond")
+    Err(refused
+        .unwrap_or_else(|| {
+            Hint::new(format!("what the provider of session {session} did was reported before"))
+                .hint("`sparewire stake show --of` tells what is left of its bond")
+        })
         .into())
 }
 
@@ -319,12 +341,13 @@ fn kept_contradictions(session: &str, home: &Home) -> Result<Vec<Contradiction>>
     Ok(kept)
 }
 
-/// Hides our commitment's evidence from others until it is shown. It follows from our key, whose
-/// signatures are deterministic (RFC 6979), so that a report that was broken off finds it again. What
-/// is signed is no EIP-712 digest: it means nothing to any contract.
-fn salt(authorizer: &dyn Signer, evidence: B256) -> Result<B256> {
+/// Hides our commitment's evidence from others until it is shown. It follows from the wallet's key,
+/// whose signatures are deterministic (RFC 6979) and which no rotation replaces, so that a report
+/// that was broken off finds it again. What is signed is no EIP-712 digest: it means nothing to any
+/// contract.
+fn salt(wallet: &dyn Signer, evidence: B256) -> Result<B256> {
     let digest = keccak256([SALT_TAG, evidence.as_slice()].concat());
-    Ok(keccak256(authorizer.sign_digest(digest)?.to_bytes()))
+    Ok(keccak256(wallet.sign_digest(digest)?.to_bytes()))
 }
 
 /// Returns when block time has come so far.
@@ -360,6 +383,69 @@ struct Reported {
 }
 
 impl Purse {
+    /// Evidence as the contract takes it, or why it would not: nobody pays gas for that.
+    /// `ready_secs` is when it may be shown, where it was committed to before.
+    async fn reportable(
+        &self,
+        contradiction: Contradiction,
+        ready_secs: Option<u64>,
+    ) -> Result<Result<Contradiction, Hint>> {
+        let provider = contradiction.provider();
+        let liability = self.chain.liability(self.stake, &contradiction.delegation().body).await?;
+        let now = self.chain.head().await?.time_secs;
+        if ready_secs.unwrap_or(now + REVEAL_SECS).max(now) > liability.until_secs {
+            return Ok(Err(Hint::new(format!(
+                "{provider} answers for the key that signed this until {} only: the contract takes no report of it any more",
+                Day::of_secs(liability.until_secs)
+            ))));
+        }
+        let bond = self.chain.bond(self.stake, provider).await?;
+        let within = bond.bonded.saturating_sub(bond.locked);
+        if within == Amount::ZERO {
+            return Ok(Err(Hint::new(format!("{provider} has nothing bonded that could be taken"))
+                .hint("the evidence is kept: report it when there is a bond again, see `sparewire stake show --of`")));
+        }
+        let shown = |amount| output::amount(amount, &self.token);
+        if within < bond.penalty {
+            eprintln!(
+                "only {} can be taken, and half of it is yours; gas is paid all the same",
+                shown(within)
+            );
+        }
+        if bond.due_secs > 0 && bond.due_secs <= now + REVEAL_SECS {
+            eprintln!(
+                "the provider can take {} back before the evidence is shown",
+                shown(bond.leaving)
+            );
+        }
+        Ok(Ok(contradiction.registered_until(liability.expiry_secs)))
+    }
+
+    /// Commits to evidence; returns from when on it may be shown, in seconds of block time.
+    async fn commit(&self, evidence: B256, commitment: B256) -> Result<u64> {
+        let (chain, stake) = (&self.chain, self.stake);
+        let copied = match chain.perform(&Intent::CommitReport { stake, commitment }).await {
+            Ok(_) => false,
+            // Who copied it out of the nodes' pools has committed for us: whose it is, is in it.
+            Err(ChainError::Reverted { reason, .. }) if reason.contains(COMMITTED_BEFORE) => true,
+            Err(error) => return Err(error.into()),
+        };
+        let started = Instant::now();
+        loop {
+            let facts = chain.report_facts(stake, evidence, commitment).await?;
+            if let Some(ready_secs) = facts.ready_secs {
+                return Ok(ready_secs);
+            }
+            // What another sent may not be final yet.
+            ensure!(
+                copied && started.elapsed() < WAIT_MAX,
+                Hint::new(format!("the contract at {stake} knows nothing of our commitment"))
+                    .hint("check that [chain] stake names the contract that holds bonds")
+            );
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// Our report of `evidence`, by our journal and the contract's word; `None` where it is not ours.
     async fn reported(&self, evidence: B256, commitment: B256) -> Result<Option<Reported>> {
         let spendings = self.chain.journal().spendings()?;

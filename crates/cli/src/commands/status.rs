@@ -4,11 +4,11 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sparewire_chain::ChainWork;
-use sparewire_core::Address;
+use sparewire_core::{Address, ChannelId};
 use sparewire_protocol::Role;
 use sparewire_wallet::NodeKeys;
 
-use super::provide::promised;
+use super::{channel::FROZEN, provide::promised};
 use crate::{
     backup::Stamp,
     control::{self, Request},
@@ -21,11 +21,13 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
     let running = control::ask(&home.control_path(), Request::Status).await?;
     let keys = NodeKeys::peek(&home.keys_dir()).ok();
     let store = home.store_to_read()?;
-    let (earned, spent, sessions) = match &store {
+    let (earned, spent, sessions, frozen) = match &store {
         Some(store) => {
             use sparewire_node::store::Store;
             let sessions = store.sessions()?.len();
-            (promised(store, Role::Payee)?, promised(store, Role::Payer)?, sessions)
+            let frozen = store.channels(Role::Payer)?.into_iter().filter(|it| it.frozen);
+            let frozen: Vec<ChannelId> = frozen.map(|it| it.id).collect();
+            (promised(store, Role::Payee)?, promised(store, Role::Payer)?, sessions, frozen)
         }
         None => Default::default(),
     };
@@ -41,7 +43,8 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
     let payee = Payee::of(home);
     let value = json!({
         "data_dir": home.dir, "chain_work": work, "keys": keys, "chain": chain, "last_backup": backup,
-        "payee": payee, "sessions": sessions, "earned_units": earned, "spent_units": spent, "running": running,
+        "payee": payee, "sessions": sessions, "earned_units": earned, "spent_units": spent,
+        "frozen": frozen, "running": running,
     });
     if json {
         return output::json(&value);
@@ -72,6 +75,9 @@ pub(crate) async fn run(home: &Home, json: bool) -> Result<()> {
         crate::output::out!("          (followed when a node runs here again, or by `settle`)");
     }
     crate::output::out!("sessions  {sessions}; earned {earned}, spent {spent} (smallest units)");
+    for channel in frozen {
+        crate::output::out!("channel   {} {FROZEN}", output::short(&channel));
+    }
     match backup {
         Some(stamp) => {
             let age = dates::duration(stamp.age_ms());

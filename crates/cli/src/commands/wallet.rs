@@ -6,15 +6,14 @@ use anyhow::{Result, bail, ensure};
 use clap::Subcommand;
 use serde_json::json;
 use sparewire_wallet::{
-    Cost, Field, Mnemonic, NodeKeys, NodeSecrets, OfflineRequest, PublicKeys, WordCount,
+    Cost, Mnemonic, NodeKeys, NodeSecrets, OfflineRequest, PublicKeys, WordCount,
 };
 
 use super::{delegation::DelegationCommand, device::DeviceCommand};
 use crate::{
-    dates::Day,
     hint::{self, Hint},
     home::{Home, key_error, password, text},
-    output,
+    output, signing,
 };
 
 /// The keys of this node.
@@ -44,7 +43,8 @@ pub(crate) enum WalletCommand {
     /// Another wallet that is paid for what this node sells.
     #[command(subcommand)]
     Delegation(DelegationCommand),
-    /// Sign a request on a machine without a network: reads and writes JSON.
+    /// Sign a request on a machine without a network: reads and writes JSON, and says what the
+    /// signature does.
     Sign {
         /// The request file.
         #[arg(long)]
@@ -52,7 +52,8 @@ pub(crate) enum WalletCommand {
         /// A file with the password.
         #[arg(long)]
         password_file: Option<PathBuf>,
-        /// Sign even where the request shows nothing but a digest.
+        /// Sign even what nobody can tell the effect of: a bare digest, a transaction, or a message
+        /// that is none of Sparewire's. It can take all that the wallet holds.
         #[arg(long)]
         blind: bool,
     },
@@ -68,20 +69,15 @@ pub(crate) async fn run(command: WalletCommand, home: &Home, as_json: bool) -> R
         WalletCommand::Delegation(command) => super::delegation::run(command, home, as_json),
         WalletCommand::Sign { request, password_file, blind } => {
             let request = OfflineRequest::from_json(&text(&request)?)?;
-            eprintln!("{}", output::tame(request.description()));
-            for field in request.fields() {
-                let Field { name, kind, value } = field;
-                let date = match (name.as_str(), value.parse::<u64>()) {
-                    ("expiry", Ok(secs)) => format!(" ({})", Day::of_secs(secs)),
-                    _ => String::new(),
-                };
-                eprintln!("  {} ({}): {value}{date}", output::tame(&name), output::tame(&kind));
+            let told = signing::told(&request);
+            for line in &told.lines {
+                eprintln!("{line}");
             }
-            if request.is_blind() && !blind {
-                bail!(
-                    Hint::new("the request shows only a digest; nobody can tell what it does")
-                        .hint("give --blind if you trust whoever made it")
-                );
+            if !told.known && !blind {
+                bail!(Hint::new("nobody can tell from the request what its signature does").hint(
+                    "give --blind only if you know what it is, and would hand whoever asks all \
+                     that the wallet holds"
+                ));
             }
             let keys = home.keys(password_file.as_deref()).await?;
             let response = if request.signer() == keys.wallet.address() {

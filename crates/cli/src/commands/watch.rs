@@ -15,13 +15,14 @@ use sparewire_protocol::{
     settlement::{Chain, Intent, RewardFacts, TokenInfo},
     watch::{Charge, Stage},
 };
+use sparewire_wallet::NodeKeys;
 
 use crate::{
     assemble,
     console::{Console, Shown},
     delegation,
     hint::Hint,
-    home::{Home, Node, known_token, token_info},
+    home::{Home, Node, key_error, known_token, token_info},
     metrics::{self, Figure},
     output,
     side::Side,
@@ -53,8 +54,12 @@ pub(crate) enum WatchCommand {
         password_file: Option<PathBuf>,
     },
     /// Take reward money back: the first call announces it to towers, a call 30 days later pays it
-    /// out.
+    /// out. Also what lies under authorizers that this node's has taken over from.
     Withdraw {
+        /// Only what lies under this authorizer of your wallet: an address, say of a machine that is
+        /// lost.
+        #[arg(long)]
+        authorizer: Option<Address>,
         /// A file with the password.
         #[arg(long)]
         password_file: Option<PathBuf>,
@@ -80,7 +85,7 @@ pub(crate) async fn run(command: WatchCommand, mut home: Home, json: bool) -> Re
             if payee != purse.own.wallet() {
                 eprintln!("it is {payee}'s from now on: only that wallet can take it back");
             }
-            let RewardFacts { covered, .. } = purse.facts(payee).await?;
+            let RewardFacts { covered, .. } = purse.facts(payee, authorizer).await?;
             if json {
                 return output::json(&json!({ "deposited": more, "covered": covered }));
             }
@@ -89,7 +94,9 @@ pub(crate) async fn run(command: WatchCommand, mut home: Home, json: bool) -> Re
             output::out!("put {more} aside for rewards; {covered} in all");
             Ok(())
         }
-        WatchCommand::Withdraw { password_file } => withdraw(&home, password_file, json).await,
+        WatchCommand::Withdraw { authorizer, password_file } => {
+            withdraw(&home, authorizer, password_file, json).await
+        }
     }
 }
 
@@ -280,13 +287,13 @@ impl Purse {
         Ok(Self { chain, towers, authorizer: own.authorizer.address(), own, info })
     }
 
-    async fn facts(&self, payee: Address) -> Result<RewardFacts> {
+    async fn facts(&self, payee: Address, payee_authorizer: Address) -> Result<RewardFacts> {
         // Reward money is kept by payee, authorizer and token; the other fields name a channel.
         let config = ChannelConfig {
             payer: Address::ZERO,
             payer_authorizer: Address::ZERO,
             payee,
-            payee_authorizer: self.authorizer,
+            payee_authorizer,
             token: self.info.address,
             withdraw_delay_secs: 0,
             salt: 0,
@@ -295,16 +302,32 @@ impl Purse {
     }
 }
 
-async fn withdraw(home: &Home, password_file: Option<PathBuf>, json: bool) -> Result<()> {
+async fn withdraw(
+    home: &Home,
+    named: Option<Address>,
+    password_file: Option<PathBuf>,
+    json: bool,
+) -> Result<()> {
     let purse = Purse::open(home, password_file).await?;
-    let Purse { towers, authorizer, .. } = purse;
-    let (token, own) = (purse.info.address, purse.own.wallet());
-    let RewardFacts { balance, withdrawal_due_secs: due, .. } = purse.facts(own).await?;
-    if balance == Amount::ZERO
+    let own = purse.own.wallet();
+    let mut authorizers = vec![named.unwrap_or(purse.authorizer)];
+    if named.is_none() {
+        authorizers.extend(NodeKeys::replaced_authorizers(&home.keys_dir()).map_err(key_error)?);
+    }
+    let mut said = Vec::new();
+    for &authorizer in &authorizers {
+        let Some(step) = take_back(&purse, authorizer).await? else { continue };
+        let present = authorizer == purse.authorizer;
+        said.push(if present { step } else { format!("under {authorizer}: {step}") });
+    }
+    if said.is_empty()
         && let Some(signed) = delegation::configured(home)?
     {
         let payee = signed.body.wallet;
-        let theirs = if payee == own { Amount::ZERO } else { purse.facts(payee).await?.balance };
+        let theirs = match payee == own {
+            true => Amount::ZERO,
+            false => purse.facts(payee, authorizers[0]).await?.balance,
+        };
         ensure!(
             theirs == Amount::ZERO,
             Hint::new(format!(
@@ -314,10 +337,29 @@ async fn withdraw(home: &Home, password_file: Option<PathBuf>, json: bool) -> Re
             .hint("call `announceWithdrawal` and `withdraw` of [chain] towers with its key")
         );
     }
+    if said.is_empty() {
+        said.push("there is no reward money".to_owned());
+    }
+    let said = said.join("\n");
+    if json {
+        let reward = purse.facts(own, authorizers[0]).await?;
+        return output::json(&json!({ "said": said, "reward": reward }));
+    }
+    output::out!("{said}");
+    Ok(())
+}
+
+/// Takes the next step to the reward money that lies under one authorizer of our wallet, and tells
+/// what it was; `None` where nothing lies there.
+async fn take_back(purse: &Purse, authorizer: Address) -> Result<Option<String>> {
+    let (towers, token) = (purse.towers, purse.info.address);
+    let RewardFacts { balance, withdrawal_due_secs: due, .. } =
+        purse.facts(purse.own.wallet(), authorizer).await?;
+    if balance == Amount::ZERO {
+        return Ok(None);
+    }
     let now = purse.chain.head().await?.time_secs;
-    let said = if balance == Amount::ZERO {
-        "there is no reward money".to_owned()
-    } else if due == 0 {
+    Ok(Some(if due == 0 {
         let amount = balance;
         let announce = Intent::AnnounceRewardWithdrawal { towers, authorizer, token, amount };
         purse.chain.perform(&announce).await?;
@@ -327,10 +369,5 @@ async fn withdraw(home: &Home, password_file: Option<PathBuf>, json: bool) -> Re
     } else {
         purse.chain.perform(&Intent::WithdrawReward { towers, authorizer, token }).await?;
         "paid out to your wallet".to_owned()
-    };
-    if json {
-        return output::json(&json!({ "said": said, "reward": purse.facts(own).await? }));
-    }
-    output::out!("{said}");
-    Ok(())
+    }))
 }

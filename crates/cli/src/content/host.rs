@@ -265,6 +265,8 @@ impl Host {
                     metainfo: metainfo.clone(),
                     root: entry.root.clone(),
                     remembered_at: Some(self.0.library.have_path(entry)),
+                    // What is only shared is never written to.
+                    download: entry.settings.take_free || entry.settings.price_max.is_some(),
                     sale: terms.sale,
                     free: terms.free,
                     buying: terms.buying,
@@ -399,6 +401,10 @@ impl Host {
             TorrentState::Checking => (State::Checking, None),
             TorrentState::Downloading => (State::Downloading, status.refusal),
             TorrentState::Seeding => (State::Seeding, None),
+            TorrentState::Partial => (
+                State::Seeding,
+                Some("files are missing or were changed: what is left of them is shared".into()),
+            ),
             TorrentState::Failed(error) => (State::Failed, Some(error.to_string())),
             TorrentState::Stopped => (State::Stopped, None),
         };

@@ -253,7 +253,7 @@ mod tests {
 
         library.remove(&earlier).unwrap();
         library.remove(&earlier).unwrap();
-        assert_eq!(library.all().unwrap(), [later]);
+        assert_eq!(library.all().unwrap(), std::slice::from_ref(&later));
         let files = fs::read_dir(home.path().join("content")).unwrap().count();
         assert_eq!(files, 2, "nothing of the other is left");
     }

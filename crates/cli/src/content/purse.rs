@@ -20,6 +20,7 @@ use crate::{
     assemble, delegation,
     hint::Hint,
     home::{Home, clock},
+    set_back,
     side::Side,
 };
 
@@ -51,7 +52,7 @@ impl Purse {
         all: impl Iterator<Item = &'a Settings>,
         password_file: Option<&Path>,
     ) -> Result<(Self, Side, Arc<EvmChain>)> {
-        let (side, carrier) = Side::open_to_stay(home, password_file).await?;
+        let (mut side, carrier) = Side::open_to_stay(home, password_file).await?;
         if side.own_standing().await? == Some(Standing::Revoked) {
             bail!(
                 Hint::new("this node's own keys are revoked on chain, so that nobody trades with it")
@@ -64,8 +65,11 @@ impl Purse {
         for text in all.filter_map(|one| one.price_max.as_deref()).chain(configured) {
             price_max = price_max.max(Price::parse(text, decimals).context("the dearest price")?);
         }
-        let identity = delegation::identity(home, &side.node.identity)?;
-        let (own, delegation) = (side.node.identity.clone(), identity.delegation.body);
+        let own = side.node.identity.clone();
+        let identity = delegation::identity(home, &own)?;
+        let delegation = identity.delegation.body;
+        side.node.identity = identity.clone();
+        set_back::check(home, &side).await?;
         if let Some(warning) = delegation::warning(&delegation, clock()().as_secs()) {
             eprintln!("warning: {warning}");
         }

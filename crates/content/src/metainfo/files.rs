@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     File, Hash, Layout,
-    names::{FolderId, Namer, TOP},
+    names::{FolderId, Namer, NoPlace, TOP},
 };
 
 /// What was found.
@@ -236,11 +236,11 @@ fn finish(
     Ok(Files { layout: Layout { folders, files, piece_len, len }, renamed })
 }
 
-impl From<crate::names::NoPlace> for MetainfoError {
-    fn from(no: crate::names::NoPlace) -> Self {
+impl From<NoPlace> for MetainfoError {
+    fn from(no: NoPlace) -> Self {
         match no {
-            crate::names::NoPlace::TooLong => MetainfoError::PathTooLong,
-            crate::names::NoPlace::TooMany => MetainfoError::TooManyFiles,
+            NoPlace::TooLong => MetainfoError::PathTooLong,
+            NoPlace::TooMany => MetainfoError::TooManyFiles,
         }
     }
 }

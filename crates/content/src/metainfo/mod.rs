@@ -14,6 +14,7 @@ use crate::{
     BLOCK_LEN, Geometry, GeometryError, Hash, InfoHashes, Layout, Magnet, PIECE_LEN_MAX,
     PieceCheck,
     bencode::{self, BencodeError},
+    magnet::ADDRESSES_MAX,
     merkle::Shape,
     names::safe_name,
 };
@@ -108,6 +109,8 @@ impl Metainfo {
     /// Reads a .torrent file.
     ///
     /// The piece layers of a v2 or hybrid torrent may be missing; those that are there must fit.
+    /// Of what BEP 47 adds to files padding is known; symlinks are left out, as they could lead
+    /// anywhere; that a file is hidden or can be run is not kept.
     ///
     /// # Errors
     /// [`MetainfoError`].
@@ -323,12 +326,13 @@ impl Metainfo {
         })
     }
 
-    /// A link by which others get the torrent from peers. Trackers come along, tiers do not.
+    /// A link by which others get the torrent from peers. The first 64 trackers come along, tiers
+    /// do not.
     pub fn magnet(&self) -> Magnet {
         Magnet {
             hashes: self.hashes,
             name: Some(self.name.to_string()),
-            trackers: self.trackers.iter().flatten().cloned().collect(),
+            trackers: self.trackers.iter().flatten().take(ADDRESSES_MAX).cloned().collect(),
             peers: Vec::new(),
         }
     }

@@ -457,4 +457,10 @@ fn trackers_come_in_tiers_and_garbage_is_left_out() {
     let many = list((0..1000).map(|_| list((0..70).map(|_| "http://x".into()))));
     let many = of(vec![("announce-list", many)]);
     assert_eq!((many.len(), many[0].len()), (64, 64));
+
+    // However many and long they are, we can read the link that we give out.
+    let mut metainfo = read(v1("t", vec![listed(&["a"], 1)], 16, 1)).unwrap();
+    metainfo.set_trackers(vec![vec!["%".repeat(TRACKER_LEN_MAX); 70]]);
+    let link: Magnet = metainfo.magnet().to_string().parse().unwrap();
+    assert_eq!((link.trackers.len(), &link.hashes), (64, metainfo.hashes()));
 }

@@ -296,6 +296,9 @@ impl Pieces {
     /// The piece to begin: one of those that have passed in part, else the rarest of the next
     /// [`WINDOW`] to do that the peer has and that `fits`.
     pub(super) fn rarest(&self, holds: &Holds, fits: impl Fn(u32) -> bool) -> Option<u32> {
+        if self.todo.count() == 0 {
+            return None;
+        }
         let begun = self.parked.keys().take(WINDOW).copied();
         let begun =
             begun.filter(|piece| self.todo.has(*piece) && holds.has(*piece) && fits(*piece));

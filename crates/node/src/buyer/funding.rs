@@ -1,7 +1,10 @@
 //! The buyer's money: finds or opens the channel to a provider, and keeps it funded within the
 //! budget.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use sparewire_core::{Amount, ByteCount, Price};
 use sparewire_protocol::{
@@ -29,16 +32,42 @@ pub(super) struct Funded {
 }
 
 impl Buyer {
+    /// Turns a provider down that contradicted itself over a channel of ours, under whichever of
+    /// its names it comes back: the wallet that answers, or the key that signed. It would be paid
+    /// over a new channel else, and nothing would have come of its lie.
+    ///
+    /// # Errors
+    /// [`SessionError::Policy`], unless it is forgiven.
+    pub(super) async fn check_past(&self, terms: &Terms) -> Result<(), SessionError> {
+        if self.config.forgive {
+            return Ok(());
+        }
+        let channels = ask(&self.store, |store| store.channels(Role::Payer)).await?;
+        let with_it = |config: &ChannelConfig| {
+            config.payee == terms.payee || config.payee_authorizer == terms.payee_authorizer
+        };
+        let Some(frozen) = channels.iter().find(|it| it.frozen && with_it(&it.config)) else {
+            return Ok(());
+        };
+        Err(SessionError::Policy(format!(
+            "the provider signed two receipts with one number over channel {}, which is frozen; `session explain` and `stake report` show them, `channel close` returns what is left. Choose another provider, or deal with this one over a new channel by --forgive",
+            frozen.id
+        )))
+    }
+
     /// The channel that pays under these terms: the one of the session to resume, else one that we
     /// have, that no other session uses and that still holds money, else a new one. It is `in_use`
     /// from here on.
     pub(super) async fn channel_for(
-        &self,
+        self: &Arc<Self>,
         terms: &Terms,
         resumed: Option<&SessionMemory>,
         in_use: &mut InUse<'_>,
     ) -> Result<Funded, SessionError> {
-        self.finish_earlier().await?;
+        {
+            let _turn = self.funding.lock().await;
+            self.finish_earlier().await?;
+        }
         let mut best: Option<(KnownChannel, ChannelFacts)> = None;
         for channel in self.channels_to(terms).await? {
             let Some(facts) = self.chain.channel(channel.id).await? else { continue };
@@ -61,9 +90,14 @@ impl Buyer {
         let Some((channel, facts)) = best else { return self.open_channel(terms, in_use).await };
         in_use.channel = Some(channel.id);
         let mut reserved = facts.reserved;
-        // A channel that is nearly used up is topped up before it is used again.
+        // A channel that is nearly used up is topped up before it is used again, and so is one that
+        // holds less than its provider asks of channels today.
         let left = reserved.saturating_sub(channel.promised());
-        let can_pay = terms.price.affordable(left) > ByteCount::ZERO;
+        let is_enough = reserved >= terms.channel_min;
+        if !is_enough {
+            self.check_channel_min(terms)?;
+        }
+        let can_pay = is_enough && terms.price.affordable(left) > ByteCount::ZERO;
         if !can_pay || (terms.price > Price::FREE && left <= self.low_water()) {
             match self.top_up(&channel.config).await {
                 Ok(more) => reserved = more,
@@ -86,7 +120,7 @@ impl Buyer {
     /// Tops the channel up whenever little is left in it. Returns only when the session cannot go on
     /// for want of money: no more is to be had, and what was left is used up.
     pub(super) async fn keep_funded(
-        &self,
+        self: &Arc<Self>,
         funded: &Funded,
         wanted: &Notify,
         live: &Bought,
@@ -118,11 +152,8 @@ impl Buyer {
         }
     }
 
-    async fn open_channel(
-        &self,
-        terms: &Terms,
-        in_use: &mut InUse<'_>,
-    ) -> Result<Funded, SessionError> {
+    /// That what we put aside at a time is as much as the terms ask of a channel.
+    fn check_channel_min(&self, terms: &Terms) -> Result<(), SessionError> {
         let amount = self.config.channel_amount;
         if amount < terms.channel_min {
             return Err(SessionError::Policy(format!(
@@ -130,6 +161,16 @@ impl Buyer {
                 terms.channel_min
             )));
         }
+        Ok(())
+    }
+
+    async fn open_channel(
+        self: &Arc<Self>,
+        terms: &Terms,
+        in_use: &mut InUse<'_>,
+    ) -> Result<Funded, SessionError> {
+        self.check_channel_min(terms)?;
+        let amount = self.config.channel_amount;
         let mut salt = [0; 8];
         getrandom::fill(&mut salt).map_err(|error| {
             SessionError::Policy(format!("the system gives no randomness ({error})"))
@@ -147,14 +188,15 @@ impl Buyer {
         let channel = config.id(&domain);
         self.past().live_channels.insert(channel);
         in_use.channel = Some(channel);
-        let _earmark = self.earmark(amount).await?;
+        let earmark = self.earmark(amount).await?;
         // Remembered before it is opened: a crash in between leaves a name without money, not
         // money without a name.
         let kept = move |store: &dyn crate::store::Store| {
             store.keep_channel(Role::Payer, &domain, &config)
         };
         ask(&self.store, kept).await?;
-        self.perform(Intent::Open { channels: vec![(config, amount)] }).await?;
+        let open = Intent::Open { channels: vec![(config, amount)] };
+        self.perform(open, Some(earmark)).await?;
         let facts = self.chain.channel(channel).await?;
         let reserved = facts.map(|facts| facts.reserved).ok_or(ProtocolError::ChannelUnusable(
             "it was opened, but the chain does not show it",
@@ -163,10 +205,10 @@ impl Buyer {
         Ok(Funded { config, reserved, claimed: Amount::ZERO })
     }
 
-    async fn top_up(&self, config: &ChannelConfig) -> Result<Amount, SessionError> {
+    async fn top_up(self: &Arc<Self>, config: &ChannelConfig) -> Result<Amount, SessionError> {
         let amount = self.config.channel_amount;
-        let _earmark = self.earmark(amount).await?;
-        self.perform(Intent::TopUp { config: *config, amount }).await?;
+        let earmark = self.earmark(amount).await?;
+        self.perform(Intent::TopUp { config: *config, amount }, Some(earmark)).await?;
         let facts = self.chain.channel(config.id(&self.chain.domain())).await?;
         facts
             .map(|facts| facts.reserved)
@@ -175,28 +217,43 @@ impl Buyer {
 
     /// Puts `amount` aside for a channel: within the limits together with all that is on its way,
     /// and in the deposit beside that.
-    async fn earmark(&self, amount: Amount) -> Result<Earmark<'_>, SessionError> {
+    async fn earmark(self: &Arc<Self>, amount: Amount) -> Result<Earmark, SessionError> {
         // Held until the deposit is made: two would each count on the same money.
         let _turn = self.funding.lock().await;
+        self.finish_earlier().await?;
         let more = self.past().earmarked.checked_add(amount).unwrap_or(Amount::MAX);
         self.check_limits(more).await?;
         self.ensure_deposit(more).await?;
         let mut past = self.past();
         // Others may have let go of theirs meanwhile, but nobody has taken more.
         past.earmarked = past.earmarked.checked_add(amount).unwrap_or(Amount::MAX);
-        Ok(Earmark { buyer: self, amount })
+        Ok(Earmark { buyer: Arc::clone(self), amount })
     }
 
-    async fn perform(&self, intent: Intent) -> Result<(), SessionError> {
-        // Where it fails, or nobody waits for its end, what became of it is asked before the next.
-        let unfinished = Unfinished(self);
-        self.chain.perform(&intent).await?;
-        std::mem::forget(unfinished);
+    /// Has the chain do something, to its end whoever waits for it: until then its `earmark` counts
+    /// against the limits.
+    async fn perform(
+        self: &Arc<Self>,
+        intent: Intent,
+        earmark: Option<Earmark>,
+    ) -> Result<(), SessionError> {
+        let buyer = Arc::clone(self);
+        let performing = tokio::spawn(async move {
+            let _earmark = earmark;
+            let performed = buyer.chain.perform(&intent).await;
+            if performed.is_err() {
+                // Nobody knows yet what became of it: that is asked before the next.
+                buyer.unfinished.store(true, Ordering::Release);
+            }
+            performed
+        });
+        let performed = performing.await;
+        performed.map_err(|error| SessionError::Policy(format!("cut off: {error}")))??;
         Ok(())
     }
 
     /// Makes sure that the deposit holds `amount`, from the wallet.
-    async fn ensure_deposit(&self, amount: Amount) -> Result<(), SessionError> {
+    async fn ensure_deposit(self: &Arc<Self>, amount: Amount) -> Result<(), SessionError> {
         let (wallet, token) = (self.identity.wallet(), self.config.token);
         let funds = self.chain.funds(wallet, token).await?;
         let missing = amount.saturating_sub(funds.deposit);
@@ -212,7 +269,7 @@ impl Buyer {
             }
             .into());
         }
-        self.perform(Intent::Deposit { token, amount: missing }).await
+        self.perform(Intent::Deposit { token, amount: missing }, None).await
     }
 
     /// The budget bounds what was spent and what our channels hold together. What those hold that
@@ -237,21 +294,39 @@ impl Buyer {
             }
         }
         let above = |sum: Amount, most| sum.checked_add(more).unwrap_or(Amount::MAX) > most;
-        if above(spent, self.config.budget) {
+        let (budget, token) = (self.config.budget, self.config.token);
+        if above(spent, budget) {
+            let [spent, budget, more] = self.in_words([spent, budget, more]).await;
             return Err(SessionError::Policy(format!(
-                "the budget is used up: {spent} of {} units are spent or put aside and {more} more are needed; raise --budget",
-                self.config.budget
+                "the budget is used up: {spent} of {budget} are spent or put aside and {more} more are needed; raise --budget"
             )));
         }
         let Some(keys) = self.config.keys else { return Ok(()) };
-        match self.chain.cap(keys, wallet, authorizer, self.config.token).await? {
-            Some(cap) if above(at_stake, cap) => Err(SessionError::Policy(format!(
-                "the wallet's cap on this node's authorizer is reached: its channels hold {at_stake} of {cap} units and {more} more are needed; raise it with `wallet device cap`"
-            ))),
+        match self.chain.cap(keys, wallet, authorizer, token).await? {
+            Some(cap) if above(at_stake, cap) => {
+                let needed = at_stake.checked_add(more).unwrap_or(Amount::MAX);
+                let [at_stake, cap, more, needed] =
+                    self.in_words([at_stake, cap, more, needed]).await;
+                Err(SessionError::Policy(format!(
+                    "the wallet's cap on this node's authorizer is reached: its channels hold {at_stake} of {cap} and {more} more are needed; `wallet device cap` raises it, to {needed} at least"
+                )))
+            }
             _ => Ok(()),
         }
     }
 
+    /// Amounts of our token as people write them, which is also how commands take them; in its
+    /// smallest units where the chain does not say how.
+    async fn in_words<const N: usize>(&self, amounts: [Amount; N]) -> [String; N] {
+        let token = self.chain.token(self.config.token).await.ok();
+        amounts.map(|amount| match &token {
+            Some(token) => format!("{} {}", amount.display(token.decimals), token.symbol),
+            None => format!("{amount} smallest units"),
+        })
+    }
+
+    /// Our channels that may pay under these terms. The invariant (A1): none is frozen, so that no
+    /// session, and no top-up, is of one.
     async fn channels_to(&self, terms: &Terms) -> Result<Vec<KnownChannel>, SessionError> {
         let channels = ask(&self.store, |store| store.channels(Role::Payer)).await?;
         let domain = self.chain.domain();
@@ -263,6 +338,7 @@ impl Buyer {
             let config = &channel.config;
             channel.domain == domain
                 && channel.agreed.is_none()
+                && !channel.frozen
                 && config.payer == self.identity.wallet()
                 && config.payer_authorizer == self.identity.authorizer.address()
                 && config.payee == terms.payee
@@ -276,23 +352,15 @@ impl Buyer {
 }
 
 /// Money on its way into a channel, until this is dropped.
-struct Earmark<'a> {
-    buyer: &'a Buyer,
+struct Earmark {
+    buyer: Arc<Buyer>,
     amount: Amount,
 }
 
-impl Drop for Earmark<'_> {
+impl Drop for Earmark {
     fn drop(&mut self) {
         let mut past = self.buyer.past();
         past.earmarked = past.earmarked.saturating_sub(self.amount);
-    }
-}
-
-struct Unfinished<'a>(&'a Buyer);
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        self.0.unfinished.store(true, std::sync::atomic::Ordering::Release);
     }
 }
 

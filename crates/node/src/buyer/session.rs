@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sparewire_core::{ByteCount, NodeId, SessionId, Signed, TypedData};
+use sparewire_core::{ByteCount, NodeId, Price, SessionId, Signed, TypedData};
 use sparewire_protocol::{
     Countersigned, Delegation, Event, Memory, Message, Offer, Output, Payer, PayerSetup,
     ProtocolError, RefusalCode, Service, SessionMemory, Statement, Terms,
@@ -72,10 +72,10 @@ impl Buyer {
     /// Runs one session, new or resumed, for `service` of `provider`, whose key the connection has
     /// proven; `at` is where it can be reached later.
     pub(crate) async fn session<P: Purchase>(
-        &self,
+        self: &Arc<Self>,
         provider: NodeId,
         at: Option<&PeerAddress>,
-        service: Service,
+        (service, price_max): (Service, Price),
         (mut control, mut reader): (ControlWriter, ControlReader),
         shutdown: &CancellationToken,
         begin: impl FnOnce(Bought) -> P + Send,
@@ -95,7 +95,15 @@ impl Buyer {
                 self.forget(known.agreement.session);
             }
         })?;
-        self.check_terms(&terms, service)?;
+        if let Some(known) = known.as_ref().filter(|_| terms.price > price_max) {
+            // What was agreed on then is dearer than what is offered now.
+            self.forget(known.agreement.session);
+            return Err(
+                ProtocolError::CannotResume("it costs more than what is offered now").into()
+            );
+        }
+        self.check_terms(&terms, service, price_max)?;
+        self.check_past(&terms).await?;
         if let Some(at) = at.cloned() {
             // Only for the convenience of whoever closes the channel later.
             if let Err(error) = ask(&self.store, move |store| store.reached(&at)).await {
@@ -128,8 +136,11 @@ impl Buyer {
         if let Some(least) = &mut memory.resync {
             *least = (*least).max(funded.claimed);
         }
-        // What a restored store does not remember may have been paid all the same.
-        let has_paid = memory.payment.is_some() || memory.resync.is_some();
+        // Whether its provider has seen the channel: a session over it began, or, where our store
+        // was restored, may have.
+        let sessions = ask(&self.store, |store| store.sessions()).await?;
+        let began = sessions.iter().any(|of| of.agreement.config == funded.config);
+        let is_seen = began || memory.payment.is_some() || memory.resync.is_some();
         let violation = |error: ProtocolError| {
             if gives_up_session(&error) {
                 self.forget(session);
@@ -157,9 +168,10 @@ impl Buyer {
         match answer {
             Some(Message::Refused(refused)) => {
                 match refused.code {
-                    // A channel that never paid is not replaced by another one: its provider may
-                    // not see it yet, or look at another chain, and would not see that one either.
-                    RefusalCode::ChannelUnusable if !has_paid => {}
+                    // A channel over which nothing ever began is not replaced by another one: its
+                    // provider may not see it yet, or look at another chain, and would not see that
+                    // one either.
+                    RefusalCode::ChannelUnusable if !is_seen => {}
                     RefusalCode::ChannelUnusable | RefusalCode::LossAllowanceUsed => {
                         self.past().avoid.insert(channel);
                     }
@@ -276,7 +288,8 @@ impl Buyer {
     ) -> Result<Terms, SessionError> {
         let offer = self.ask_for_terms(&mut control, &mut reader, None).await?;
         let terms = offer.verify(provider, &self.chain.domain(), true, (self.clock)())?;
-        self.check_terms(&terms, service)?;
+        self.check_terms(&terms, service, self.config.price_max)?;
+        self.check_past(&terms).await?;
         Ok(terms)
     }
 
@@ -312,22 +325,28 @@ impl Buyer {
         let [ours, theirs] = contradiction.receipts().map(|receipt| receipt.body);
         tracing::warn!(
             session = %ours.session,
-            "the provider signed two receipts with one number; both are kept: `sparewire stake report`"
+            "the provider signed two receipts with one number: both are kept (`sparewire stake report`), and the channel is frozen (`sparewire channel close`)"
         );
         let (first, second) = (ours.digest(&domain), theirs.digest(&domain));
         Err(ProtocolError::ConflictingReceipts { sequence: ours.sequence, first, second }.into())
     }
 
-    fn check_terms(&self, terms: &Terms, service: Service) -> Result<(), SessionError> {
+    fn check_terms(
+        &self,
+        terms: &Terms,
+        service: Service,
+        price_max: Price,
+    ) -> Result<(), SessionError> {
         let policy = |reason: String| Err(SessionError::Policy(reason));
         if terms.service != service || terms.counting != service.counting() {
             return policy("the provider offers something else than what was asked for".into());
         }
-        if terms.price > self.config.price_max {
+        let price_max = price_max.min(self.config.price_max);
+        if terms.price > price_max {
             return policy(format!(
                 "the provider asks {} units per GiB, more than the limit of {}; raise --max-price or choose another",
                 terms.price.get(),
-                self.config.price_max.get()
+                price_max.get()
             ));
         }
         if terms.token != self.config.token {

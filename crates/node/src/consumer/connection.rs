@@ -82,13 +82,14 @@ impl Consumer {
         };
         let (send, receive) = connection.open_bi().await?;
         let control = (ControlWriter::new(send), ControlReader::new(receive));
-        let (peer, at, service) = (connection.peer(), Some(&self.provider), Service::ExitTcp);
+        let (peer, at) = (connection.peer(), Some(&self.provider));
+        let wanted = (Service::ExitTcp, self.buyer.config().price_max);
         let begin = |bought| {
             let streams = Streams::new(self.streams_max, Arc::default());
             let live = Arc::new(Session { connection: connection.clone(), bought, streams });
             Tunnelling { consumer: self, live }
         };
-        match self.buyer.session(peer, at, service, control, shutdown, begin).await {
+        match self.buyer.session(peer, at, wanted, control, shutdown, begin).await {
             Ok(statement) => {
                 connection.close(0, "settled");
                 match &*self.link.borrow() {

@@ -21,6 +21,12 @@ pub trait Admission: Debug + Send + Sync {
     /// Whether it takes one of the places for those who do not pay.
     fn needs_slot(&self) -> bool;
 
+    /// Under which session something is let pass: what was let pass under another is let pass no
+    /// more.
+    fn epoch(&self) -> u64 {
+        0
+    }
+
     /// Lets up to `want` bytes of blocks pass to the peer, and counts what it lets pass.
     fn try_admit(&self, want: usize) -> usize;
 
@@ -35,6 +41,9 @@ pub trait Admission: Debug + Send + Sync {
 
     /// Bytes of a block arrived; whether they are good is still to be seen.
     fn arrived(&self, _bytes: u64) {}
+
+    /// Bytes that arrived are a copy, were not asked for, or did not pass: nothing is owed for them.
+    fn unwanted(&self, _bytes: u64) {}
 
     /// Counts bytes from the peer that have passed their hash.
     fn passed(&self, bytes: u64);

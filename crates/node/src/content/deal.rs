@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sparewire_core::{Amount, ByteCount, InfoHash, NodeId};
+use sparewire_core::{Amount, ByteCount, InfoHash, NodeId, Price};
 use sparewire_protocol::{Direction, Event, Service, Statement, Terms};
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -66,8 +66,11 @@ pub struct Figures {
     before: Amount,
     /// The session that is on.
     session: Option<Account>,
-    /// Bytes that may come from the peer in all, before it is paid more (buying only).
+    /// Bytes that may come from the peer in all, before it is paid more (buying only); 0 where
+    /// nothing is to be asked for.
     pub allowed: u64,
+    /// The session that is on is to end.
+    closing: bool,
 }
 
 /// A session's payments since it began or went on.
@@ -106,7 +109,9 @@ impl Figures {
 
     fn take(&mut self, event: &Event, start: impl FnOnce(ByteCount) -> Account) {
         match event {
-            Event::Started { reading } => self.session = Some(start(reading.down)),
+            Event::Started { reading } => {
+                (self.session, self.closing) = (Some(start(reading.down)), false);
+            }
             Event::Paid { reading, .. } => {
                 if let Some(session) = &mut self.session {
                     session.paid = session.paid.max(reading.down);
@@ -114,13 +119,18 @@ impl Figures {
             }
             _ => {}
         }
-        if let Some(session) = &self.session {
+        if let Some(session) = self.session.as_ref().filter(|_| !self.closing) {
             self.allowed = session.allowed();
         }
     }
 
+    fn close(&mut self) {
+        (self.allowed, self.closing) = (0, true);
+    }
+
     fn end(&mut self) {
         (self.before, self.session) = (self.paid(), None);
+        self.close();
     }
 }
 
@@ -138,6 +148,8 @@ pub struct Deal {
     /// A half of a session has ended.
     over: Notify,
     figures: [watch::Sender<Figures>; 2],
+    /// How often a session in which we are paid has begun or ended.
+    sales: AtomicU64,
     /// Whether there is anything to buy here.
     sells: bool,
     /// The session in which we pay is to end: nothing more is asked for in it.
@@ -180,6 +192,7 @@ impl Deal {
             buying: watch::channel(None).0,
             over: Notify::new(),
             figures: Default::default(),
+            sales: AtomicU64::new(0),
             sells,
             winding_up: watch::channel(false).0,
             asked: AtomicU64::new(0),
@@ -292,14 +305,20 @@ impl Deal {
         buyer.quote(self.peer, self.service, control).await
     }
 
-    /// Buys from the peer until `shutdown`, or until the connection has `ended` or trying again
+    /// Whether a session is on.
+    pub fn is_busy(&self) -> bool {
+        self.selling.borrow().is_some() || self.buying.borrow().is_some()
+    }
+
+    /// Buys from the peer, for no more than `price_max`, until `shutdown`, or until the connection has `ended` or trying again
     /// would not help. Blocks can be asked for while [`Admission::allowance`] is not 0.
     ///
     /// # Errors
     /// [`SessionError`] where it did not end properly.
     pub async fn buy(
         &self,
-        buyer: &Buyer,
+        buyer: &Arc<Buyer>,
+        price_max: Price,
         shutdown: &CancellationToken,
         ended: &CancellationToken,
     ) -> Result<Statement, SessionError> {
@@ -308,7 +327,8 @@ impl Deal {
             let bought = async {
                 let control = self.begin_buying().await?;
                 let begin = |bought| Downloading { deal: self, bought };
-                buyer.session(self.peer, None, self.service, control, shutdown, begin).await
+                let wanted = (self.service, price_max);
+                buyer.session(self.peer, None, wanted, control, shutdown, begin).await
             };
             let error = match bought.await {
                 Ok(statement) if shutdown.is_cancelled() => return Ok(statement),
@@ -380,6 +400,7 @@ struct Seeding<'a> {
 
 impl Sale for Seeding<'_> {
     async fn carry(&self) -> std::convert::Infallible {
+        self.deal.sales.fetch_add(1, Ordering::AcqRel);
         self.deal.selling.send_replace(Some(Arc::clone(&self.meter)));
         std::future::pending().await // the connection's writer asks the meter
     }
@@ -391,6 +412,7 @@ impl Sale for Seeding<'_> {
     }
 
     fn over(&self) {
+        self.deal.sales.fetch_add(1, Ordering::AcqRel);
         self.deal.selling.send_replace(None);
         self.deal.tell(Side::Selling, Figures::end);
     }
@@ -418,6 +440,7 @@ impl Purchase for Downloading<'_> {
     async fn wind_up(&self, _why: &Ending) {
         // Still counted: the meter stays where the blocks under way are judged.
         self.deal.winding_up.send_replace(true);
+        self.deal.tell(Side::Buying, Figures::close);
         let deal = self.deal;
         let _ = timeout(WIND_UP, deal.quiet(&deal.asked)).await;
         let _ = timeout(JUDGE, deal.quiet(&deal.unjudged)).await;
@@ -439,6 +462,10 @@ impl Admission for Deal {
     /// Whoever pays takes nobody's place.
     fn needs_slot(&self) -> bool {
         false
+    }
+
+    fn epoch(&self) -> u64 {
+        self.sales.load(Ordering::Acquire)
     }
 
     fn try_admit(&self, want: usize) -> usize {
@@ -472,6 +499,12 @@ impl Admission for Deal {
         self.came.fetch_add(bytes, Ordering::AcqRel);
         self.unjudged.fetch_add(bytes, Ordering::AcqRel);
         self.withdrawn(bytes);
+    }
+
+    fn unwanted(&self, bytes: u64) {
+        let less = |unjudged: u64| Some(unjudged.saturating_sub(bytes));
+        let _ = self.unjudged.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+        self.quiet.notify_waiters();
     }
 
     /// Where no session is on, what passed was given for nothing, or is lost with the session that it

@@ -172,6 +172,13 @@ impl Storage {
         holdings.doubted.remove(piece);
     }
 
+    /// A piece is not there any more.
+    pub fn lose_piece(&self, piece: u32) {
+        let mut holdings = self.holdings();
+        holdings.unsaved |= holdings.held.remove(piece);
+        holdings.doubted.remove(piece);
+    }
+
     /// Reads `into.len()` bytes of `piece` from `begin`: the padding in it as zeros.
     ///
     /// # Errors
@@ -273,12 +280,11 @@ impl Storage {
         }
         drop(holdings); // others are served meanwhile
         let good = self.check(piece)?;
-        let mut holdings = self.holdings();
-        holdings.doubted.remove(piece);
         if good {
+            self.holdings().doubted.remove(piece);
             return Ok(Standing::Good);
         }
-        holdings.unsaved |= holdings.held.remove(piece);
+        self.lose_piece(piece);
         Ok(Standing::Spoilt)
     }
 
@@ -316,9 +322,7 @@ impl Storage {
             if good {
                 self.hold(piece);
             } else if doubted {
-                let mut holdings = self.holdings();
-                holdings.doubted.remove(piece);
-                holdings.unsaved |= holdings.held.remove(piece);
+                self.lose_piece(piece);
             }
             if !each(piece, good) {
                 return Ok(());
@@ -395,5 +399,121 @@ impl Storage {
                 let begin = u64::from(block.piece) * u64::from(piece_len);
                 begin + u64::from(end) <= self.metainfo.layout().end()
             })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use sparewire_content::{Builder, Format};
+
+    use super::*;
+
+    const PIECE: usize = 64 << 10;
+
+    /// Two files, of three pieces and of one and a bit, and their bytes.
+    fn content(format: Format) -> (Metainfo, [Vec<u8>; 2]) {
+        let data =
+            [3 * PIECE - 5, PIECE + 9].map(|len| (0..len).map(|at| (at / 99) as u8).collect());
+        let [a, b]: &[Vec<u8>; 2] = &data;
+        let files =
+            vec![(vec!["a".to_owned()], a.len() as u64), (vec!["b".to_owned()], b.len() as u64)];
+        let builder = Builder::folder("t", files).unwrap().format(format);
+        let mut builder = builder.piece_len(PIECE as u32).unwrap();
+        while let Some((file, left)) = builder.wanted() {
+            builder.update(&data[file][data[file].len() - left as usize..]).unwrap();
+        }
+        (builder.finish().unwrap(), data)
+    }
+
+    fn open(metainfo: &Metainfo, root: &Path) -> Storage {
+        let remembered_at = Some(root.join("t.have"));
+        Storage::open(Arc::new(metainfo.clone()), root, remembered_at, Arc::default()).unwrap()
+    }
+
+    /// On disk, looked at, and saved.
+    fn complete(format: Format, root: &Path) -> Metainfo {
+        let (metainfo, data) = content(format);
+        std::fs::create_dir(root.join("t")).unwrap();
+        std::fs::write(root.join("t/a"), &data[0]).unwrap();
+        std::fs::write(root.join("t/b"), &data[1]).unwrap();
+        let storage = open(&metainfo, root);
+        assert_eq!(storage.held().count(), 0);
+        storage.look_for_more(|_, good| good).unwrap();
+        assert!(storage.held().is_all());
+        storage.save().unwrap();
+        metainfo
+    }
+
+    fn standing(storage: &Storage, piece: u32) -> Standing {
+        storage.stands(piece, 0, 1000).unwrap()
+    }
+
+    #[test]
+    fn what_was_saved_is_believed_without_another_look() {
+        let root = tempfile::tempdir().unwrap();
+        let metainfo = complete(Format::V1, root.path());
+        let storage = open(&metainfo, root.path());
+        assert!(storage.held().is_all());
+        storage.look_for_more(|piece, _| panic!("{piece} was looked at")).unwrap();
+        assert_eq!(standing(&storage, 0), Standing::Good);
+    }
+
+    #[test]
+    fn what_looks_otherwise_is_checked_before_it_is_served() {
+        for again in [false, true] {
+            let root = tempfile::tempdir().unwrap();
+            let metainfo = complete(Format::V2, root.path());
+            let mut storage = open(&metainfo, root.path());
+            let path = root.path().join("t/a");
+            let mut data = std::fs::read(&path).unwrap();
+            data[PIECE + 1] ^= 1;
+            std::fs::write(&path, &data).unwrap();
+            if again {
+                storage = open(&metainfo, root.path()); // while nobody looked
+            }
+            assert_eq!(standing(&storage, 0), Standing::Good);
+            assert_eq!(standing(&storage, 1), Standing::Spoilt);
+            assert_eq!(standing(&storage, 1), Standing::Absent);
+            assert_eq!(standing(&storage, 2), Standing::Good);
+            assert_eq!(standing(&storage, 3), Standing::Good, "of the other file");
+            storage.save().unwrap();
+            assert_eq!(open(&metainfo, root.path()).held().count(), 4);
+        }
+    }
+
+    #[test]
+    fn what_is_gone_is_not_there() {
+        let root = tempfile::tempdir().unwrap();
+        let metainfo = complete(Format::V1, root.path());
+        let storage = open(&metainfo, root.path());
+        std::fs::remove_file(root.path().join("t/b")).unwrap();
+        assert_eq!(standing(&storage, 0), Standing::Good);
+        assert_eq!(standing(&storage, 4), Standing::Spoilt);
+        // In v1 the third piece has bytes of both.
+        assert_eq!(storage.held().iter().collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(open(&metainfo, root.path()).held().count(), 2);
+    }
+
+    #[test]
+    fn padding_is_read_as_zeros_and_written_nowhere() {
+        let root = tempfile::tempdir().unwrap();
+        let (metainfo, data) = content(Format::Hybrid);
+        let storage = open(&metainfo, root.path());
+        let last = [&data[0][2 * PIECE..], &[1; 5]].concat();
+        storage.write(2, 0, &[&last[..100], &last[100..]]).unwrap();
+        assert_eq!(
+            std::fs::read(root.path().join("t/a")).unwrap()[2 * PIECE..],
+            data[0][2 * PIECE..]
+        );
+        assert!(!root.path().join("t/b").exists());
+        let mut read = vec![9; PIECE];
+        storage.read(2, 0, &mut read).unwrap();
+        assert_eq!(read, [&data[0][2 * PIECE..], &[0; 5]].concat());
+        assert!(storage.is_block(Block { piece: 2, begin: PIECE as u32 - 16384, len: 16384 }));
+        for (piece, begin, len) in [(2, PIECE as u32 - 1, 2), (5, 0, 1), (0, 0, 16385), (0, 0, 0)] {
+            assert!(!storage.is_block(Block { piece, begin, len }), "{piece} {begin} {len}");
+        }
+        assert!(!storage.is_block(Block { piece: 0, begin: u32::MAX, len: 16384 }));
     }
 }

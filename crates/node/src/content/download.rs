@@ -14,9 +14,9 @@ use tokio::{
 };
 
 use super::{
+    connection::{Connection, ConnectionError},
     files::DiskError,
     intake::{Landed, Outcome},
-    link::{Link, LinkError},
     torrent::Torrent,
 };
 
@@ -34,13 +34,13 @@ type Judged = (Vec<u8>, Vec<Landed>, Result<Vec<Outcome>, DiskError>);
 /// Reads until the connection ends.
 pub(super) async fn receive(
     torrent: Arc<Torrent>,
-    link: Arc<Link>,
+    connection: Arc<Connection>,
     from: impl AsyncRead + Unpin,
-) -> Result<(), LinkError> {
+) -> Result<(), ConnectionError> {
     let pieces = torrent.storage().metainfo().geometry().pieces();
     let mut reader = Reader {
         torrent,
-        link,
+        connection,
         from,
         pieces,
         buffer: vec![0; BUFFER_LEN_MIN],
@@ -66,7 +66,7 @@ pub(super) async fn receive(
 
 struct Reader<R> {
     torrent: Arc<Torrent>,
-    link: Arc<Link>,
+    connection: Arc<Connection>,
     from: R,
     pieces: u32,
     buffer: Vec<u8>,
@@ -83,7 +83,7 @@ struct Reader<R> {
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
-    async fn run(&mut self) -> Result<(), LinkError> {
+    async fn run(&mut self) -> Result<(), ConnectionError> {
         let mut silent_at = Instant::now() + SILENCE_MAX;
         loop {
             self.read_messages()?;
@@ -96,7 +96,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             tokio::select! {
                 read = self.from.read(&mut self.buffer[self.end..]), if room => {
                     match read? {
-                        0 => return Err(LinkError::Left),
+                        0 => return Err(ConnectionError::Left),
                         length => self.end += length,
                     }
                     silent_at = Instant::now() + SILENCE_MAX;
@@ -105,13 +105,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     self.job = None;
                     self.done(done)?;
                 }
-                () = self.link.ended.cancelled() => return Err(LinkError::Closed("closed by us")),
-                () = sleep_until(silent_at) => return Err(LinkError::Silent),
+                () = self.connection.ended.cancelled() => return Err(ConnectionError::Closed("closed by us")),
+                () = sleep_until(silent_at) => return Err(ConnectionError::Silent),
             }
         }
     }
 
-    fn read_messages(&mut self) -> Result<(), LinkError> {
+    fn read_messages(&mut self) -> Result<(), ConnectionError> {
         loop {
             match decode(&self.buffer[self.begin..self.end], Some(self.pieces))? {
                 Decoded::Needs(needs) => {
@@ -124,9 +124,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                         PeerMessage::Piece { block, .. } => {
                             // The block's bytes are the last of its message.
                             let range = end - block.len as usize..end;
-                            self.blocks.extend(self.torrent.arrived(&self.link, block, range));
+                            self.blocks.extend(self.torrent.arrived(
+                                &self.connection,
+                                block,
+                                range,
+                            ));
                         }
-                        other => self.torrent.handle(&self.link, &other)?,
+                        other => self.torrent.handle(&self.connection, &other)?,
                     }
                     self.begin = end;
                     self.needs = 4;
@@ -151,7 +155,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let buffer = std::mem::replace(&mut self.buffer, next);
         next_blocks.clear();
         let blocks = std::mem::replace(&mut self.blocks, next_blocks);
-        let (torrent, from) = (Arc::clone(&self.torrent), self.link.number);
+        let (torrent, from) = (Arc::clone(&self.torrent), self.connection.number);
         self.job = Some(spawn_blocking(move || {
             let result = torrent.intake().take(from, &buffer, &blocks);
             (buffer, blocks, result)
@@ -175,9 +179,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         }
     }
 
-    fn done(&mut self, done: Result<Judged, JoinError>) -> Result<(), LinkError> {
+    fn done(&mut self, done: Result<Judged, JoinError>) -> Result<(), ConnectionError> {
         let Ok((buffer, blocks, result)) = done else {
-            return Err(LinkError::Closed("writing stopped"));
+            return Err(ConnectionError::Closed("writing stopped"));
         };
         self.torrent.count_got(blocks.iter().map(|landed| u64::from(landed.block.len)).sum());
         self.spare = (buffer, blocks);

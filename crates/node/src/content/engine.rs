@@ -86,7 +86,7 @@ pub enum EngineError {
     /// The torrent is running.
     #[error("the torrent is here already")]
     Twice,
-    /// A magnet link's torrent without the hashes of its pieces.
+    /// A magnet connection's torrent without the hashes of its pieces.
     #[error("the hashes of the torrent's pieces are not known: get its .torrent file")]
     Layers,
     /// The system has no randomness to give.
@@ -109,6 +109,8 @@ pub struct AddTorrent {
     pub root: PathBuf,
     /// Where it is remembered which pieces are there; `None` to find out anew each time.
     pub remembered_at: Option<PathBuf>,
+    /// Whether what is missing is downloaded. Without it nothing is ever written below `root`.
+    pub download: bool,
     /// For how much it is sold; `None` where it is not.
     pub sale: Option<Sale>,
     /// Whether those are served who do not pay.
@@ -120,8 +122,8 @@ pub struct AddTorrent {
 impl AddTorrent {
     /// For nothing: taken from everybody who gives it, and given to everybody.
     pub fn new(metainfo: Metainfo, root: PathBuf) -> Self {
-        let (sale, buying) = (None, Buying::default());
-        Self { metainfo, root, remembered_at: None, sale, free: true, buying }
+        let (remembered_at, sale, buying) = (None, None, Buying::default());
+        Self { metainfo, root, remembered_at, download: true, sale, free: true, buying }
     }
 }
 
@@ -228,16 +230,17 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Twice`], [`EngineError::Disk`].
     pub async fn add(&self, add: AddTorrent) -> Result<Arc<Torrent>, EngineError> {
-        let metainfo = Arc::new(add.metainfo);
+        let AddTorrent { metainfo, root, remembered_at, download, sale, free, buying } = add;
+        let metainfo = Arc::new(metainfo);
         let topics: Vec<[u8; 20]> = metainfo.hashes().topics().collect();
         let handles = Arc::clone(&self.shared.handles);
         let opened = tokio::task::spawn_blocking(move || {
-            Storage::open(metainfo, &add.root, add.remembered_at, handles)
+            Storage::open(metainfo, &root, remembered_at, handles)
         });
         let storage = opened.await.map_err(|_| EngineError::Shutdown)??;
-        let trading = Trading::new(add.sale, add.free, add.buying);
+        let trading = Trading::new(sale, free, buying);
         let (shared, cancel) = (Arc::clone(&self.shared), self.cancel.child_token());
-        let torrent = Torrent::new(storage, shared, trading, cancel)?;
+        let torrent = Torrent::new(storage, shared, trading, cancel, download)?;
         {
             let mut torrents = self.shared.torrents();
             if topics.iter().any(|topic| torrents.contains_key(topic)) {
@@ -255,7 +258,7 @@ impl Engine {
         Ok(torrent)
     }
 
-    /// Finds out what a magnet link names: asks `peers`, and whoever is found. Waits for ever where
+    /// Finds out what a magnet connection names: asks `peers`, and whoever is found. Waits for ever where
     /// nobody answers.
     pub async fn fetch(&self, magnet: &Magnet, peers: &[SocketAddr]) -> Metainfo {
         fetch(&self.shared, magnet, peers).await
@@ -301,19 +304,21 @@ async fn greet(
     mut stream: TcpStream,
     address: SocketAddr,
     permit: OwnedSemaphorePermit,
-) -> Result<(), super::link::LinkError> {
-    use super::link::LinkError;
+) -> Result<(), super::connection::ConnectionError> {
+    use super::connection::ConnectionError;
 
     let mut bytes = [0; HANDSHAKE_LEN];
     timeout(HANDSHAKE_TIMEOUT, stream.read_exact(&mut bytes))
         .await
-        .map_err(|_| LinkError::Silent)??;
+        .map_err(|_| ConnectionError::Silent)??;
     let theirs = Handshake::from_bytes(&bytes)?;
     let torrent = shared.torrents().get(&theirs.info_hash).cloned();
-    let torrent = torrent.ok_or(LinkError::Nonsense("one that we do not have"))?;
+    let torrent = torrent.ok_or(ConnectionError::Nonsense("one that we do not have"))?;
     let v2 = torrent.storage().metainfo().hashes().v2().is_some();
     let ours = shared.handshake(theirs.info_hash, v2).to_bytes();
-    timeout(HANDSHAKE_TIMEOUT, stream.write_all(&ours)).await.map_err(|_| LinkError::Silent)??;
+    timeout(HANDSHAKE_TIMEOUT, stream.write_all(&ours))
+        .await
+        .map_err(|_| ConnectionError::Silent)??;
     torrent.connected(stream, address, &theirs, false, permit);
     Ok(())
 }
@@ -323,8 +328,8 @@ pub(super) async fn dial(
     shared: &Shared,
     address: SocketAddr,
     hashes: &InfoHashes,
-) -> Result<(TcpStream, Handshake), super::link::LinkError> {
-    use super::link::LinkError;
+) -> Result<(TcpStream, Handshake), super::connection::ConnectionError> {
+    use super::connection::ConnectionError;
 
     let dialling = async {
         let mut stream = TcpStream::connect(address).await?;
@@ -335,9 +340,9 @@ pub(super) async fn dial(
         let theirs = Handshake::from_bytes(&bytes)?;
         // Of a hybrid torrent it may answer for the other half (BEP 52).
         if !hashes.answers_to(&theirs.info_hash) {
-            return Err(LinkError::Nonsense("it answers for another"));
+            return Err(ConnectionError::Nonsense("it answers for another"));
         }
         Ok((stream, theirs))
     };
-    timeout(HANDSHAKE_TIMEOUT, dialling).await.map_err(|_| LinkError::Silent)?
+    timeout(HANDSHAKE_TIMEOUT, dialling).await.map_err(|_| ConnectionError::Silent)?
 }

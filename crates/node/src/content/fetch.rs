@@ -1,4 +1,4 @@
-//! The metainfo behind a magnet link, from peers (BEP 9), with the hashes of its pieces (BEP 52).
+//! The metainfo behind a magnet connection, from peers (BEP 9), with the hashes of its pieces (BEP 52).
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -15,9 +15,9 @@ use tokio::{
 
 use super::{
     candidates::Candidates,
+    connection::ConnectionError,
     discovery::{Finding, Progress, Source, Wanted},
     engine::{Shared, dial},
-    link::LinkError,
 };
 
 /// How long one peer may take.
@@ -35,7 +35,7 @@ pub(super) async fn fetch(shared: &Arc<Shared>, magnet: &Magnet, peers: &[Socket
         candidates.add(*peer, Source::Named, now);
     }
     for peer in magnet.peers.iter().filter_map(|peer| peer.parse::<SocketAddr>().ok()) {
-        // A link is written by strangers.
+        // A connection is written by strangers.
         if shared.discovery.may_dial(peer, Source::Exchange) {
             candidates.add(peer, Source::Exchange, now);
         }
@@ -63,7 +63,7 @@ pub(super) async fn fetch(shared: &Arc<Shared>, magnet: &Magnet, peers: &[Socket
                     let (shared, magnet) = (Arc::clone(shared), magnet.clone());
                     asking.spawn(async move {
                         let asked = timeout(PEER_TIMEOUT, ask(&shared, address, &magnet)).await;
-                        (address, asked.unwrap_or(Err(LinkError::Silent)))
+                        (address, asked.unwrap_or(Err(ConnectionError::Silent)))
                     });
                 }
                 Err(at) => {
@@ -123,21 +123,25 @@ enum Said {
     Rejected,
 }
 
-async fn ask(shared: &Shared, address: SocketAddr, magnet: &Magnet) -> Result<Metainfo, LinkError> {
+async fn ask(
+    shared: &Shared,
+    address: SocketAddr,
+    magnet: &Magnet,
+) -> Result<Metainfo, ConnectionError> {
     let (stream, theirs) = dial(shared, address, &magnet.hashes).await?;
     if !theirs.extended {
-        return Err(LinkError::Closed("it does not give metadata"));
+        return Err(ConnectionError::Closed("it does not give metadata"));
     }
     let mut peer = Asked { stream, inbox: Inbox::default() };
     let info = peer.info().await?;
     let mut metainfo = Metainfo::from_info(&info, &magnet.hashes)
-        .map_err(|_| LinkError::Nonsense("its metadata is not what the link names"))?;
+        .map_err(|_| ConnectionError::Nonsense("its metadata is not what the link names"))?;
     let missing: Vec<usize> = metainfo.missing_layers().collect();
     for file in missing {
         let layer = peer.layer(&metainfo, file).await?;
         metainfo
             .set_layer(file, layer)
-            .map_err(|_| LinkError::Nonsense("its hashes are not those of the file"))?;
+            .map_err(|_| ConnectionError::Nonsense("its hashes are not those of the file"))?;
     }
     if !magnet.trackers.is_empty() {
         metainfo.set_trackers(vec![magnet.trackers.clone()]);
@@ -146,14 +150,14 @@ async fn ask(shared: &Shared, address: SocketAddr, magnet: &Magnet) -> Result<Me
 }
 
 impl Asked {
-    async fn send(&mut self, messages: &[PeerMessage<'_>]) -> Result<(), LinkError> {
+    async fn send(&mut self, messages: &[PeerMessage<'_>]) -> Result<(), ConnectionError> {
         let mut bytes = Vec::new();
         messages.iter().for_each(|message| message.write(&mut bytes));
         Ok(self.stream.write_all(&bytes).await?)
     }
 
     /// The next message that counts.
-    async fn next(&mut self) -> Result<Said, LinkError> {
+    async fn next(&mut self) -> Result<Said, ConnectionError> {
         loop {
             while let Some(message) = self.inbox.poll()? {
                 return Ok(match message {
@@ -174,15 +178,15 @@ impl Asked {
                 });
             }
             match self.stream.read(self.inbox.space()).await? {
-                0 => return Err(LinkError::Left),
+                0 => return Err(ConnectionError::Left),
                 length => self.inbox.filled(length),
             }
         }
     }
 
     /// The info dictionary.
-    async fn info(&mut self) -> Result<Vec<u8>, LinkError> {
-        const NONE: LinkError = LinkError::Closed("it does not give metadata");
+    async fn info(&mut self) -> Result<Vec<u8>, ConnectionError> {
+        const NONE: ConnectionError = ConnectionError::Closed("it does not give metadata");
         let ids = ExtensionIds { pex: None, pay: None, ..ExtensionIds::OURS };
         let ours = ExtensionHandshake { ids, ..ExtensionHandshake::default() };
         self.send(&[PeerMessage::Extended(Extended::Handshake(ours))]).await?;
@@ -195,7 +199,7 @@ impl Asked {
             return Err(NONE);
         };
         if len as usize > TORRENT_LEN_MAX {
-            return Err(LinkError::Nonsense("its metadata is longer than we read"));
+            return Err(ConnectionError::Nonsense("its metadata is longer than we read"));
         }
         let parts = len.div_ceil(BLOCK_LEN);
         let mut info = vec![0; len as usize];
@@ -218,7 +222,9 @@ impl Asked {
                     let begin = (part * BLOCK_LEN) as usize;
                     let end = (begin + BLOCK_LEN as usize).min(info.len());
                     if data.len() != end - begin {
-                        return Err(LinkError::Nonsense("a part of metadata of another length"));
+                        return Err(ConnectionError::Nonsense(
+                            "a part of metadata of another length",
+                        ));
                     }
                     info[begin..end].copy_from_slice(&data);
                 }
@@ -230,7 +236,11 @@ impl Asked {
     }
 
     /// The hashes of a file's pieces.
-    async fn layer(&mut self, metainfo: &Metainfo, file: usize) -> Result<Vec<Hash>, LinkError> {
+    async fn layer(
+        &mut self,
+        metainfo: &Metainfo,
+        file: usize,
+    ) -> Result<Vec<Hash>, ConnectionError> {
         let mut layer = Vec::new();
         for requests in metainfo.ask_layer(file).chunks(PIPELINE) {
             let messages: Vec<_> = requests.iter().copied().map(PeerMessage::HashRequest).collect();
@@ -242,12 +252,12 @@ impl Asked {
                         let at = requests.iter().position(|asked| *asked == request);
                         let proven = metainfo.proven(&request, &hashes).map(<[Hash]>::to_vec);
                         let (Some(at), Some(proven)) = (at, proven) else {
-                            return Err(LinkError::Nonsense("hashes that prove nothing"));
+                            return Err(ConnectionError::Nonsense("hashes that prove nothing"));
                         };
                         parts[at] = Some(proven);
                     }
                     Said::Rejected => {
-                        return Err(LinkError::Closed("it does not give the pieces' hashes"));
+                        return Err(ConnectionError::Closed("it does not give the pieces' hashes"));
                     }
                     _ => {}
                 }

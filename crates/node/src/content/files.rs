@@ -1,4 +1,4 @@
-//! The files of one torrent below one folder. No path is ever followed through a link.
+//! The files of one torrent below one folder. No path is ever followed through a connection.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +29,7 @@ pub enum DiskError {
     /// The file, or a folder above it, is not there (any more).
     #[error("{} is missing: put it back, or remove the torrent", .0.display())]
     Missing(PathBuf),
-    /// A link, a folder, a pipe or a device where a file should be.
+    /// A connection, a folder, a pipe or a device where a file should be.
     #[error("{} is not an ordinary file or folder: move it away", .0.display())]
     Special(PathBuf),
     /// The file is longer than the torrent says, so it is something else.
@@ -56,7 +56,7 @@ impl DiskError {
         let path = path.to_owned();
         match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::NOENT | Errno::STALE) => Self::Missing(path),
-            // A link is `LOOP` by `NOFOLLOW`; where a folder is wanted it is `NOTDIR`.
+            // A connection is `LOOP` by `NOFOLLOW`; where a folder is wanted it is `NOTDIR`.
             Some(Errno::LOOP | Errno::MLINK | Errno::NOTDIR | Errno::ISDIR | Errno::NXIO) => {
                 Self::Special(path)
             }
@@ -156,7 +156,7 @@ impl Drop for Files {
 }
 
 impl Files {
-    /// Files `specs` below `root`, which the user named and which may itself be a link.
+    /// Files `specs` below `root`, which the user named and which may itself be a connection.
     ///
     /// # Errors
     /// [`DiskError::Special`] for a name that is not a plain one: the layout makes only such, and
@@ -323,7 +323,7 @@ impl Files {
         Ok(open)
     }
 
-    /// Goes down name by name, so that no name can be a link that leads elsewhere.
+    /// Goes down name by name, so that no name can be a connection that leads elsewhere.
     fn open_below(&self, file: u32, write: bool) -> Result<File, DiskError> {
         let path = self.path(file);
         let failed = |error: Errno| DiskError::at(&path, error.into());

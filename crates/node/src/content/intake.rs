@@ -7,7 +7,7 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use sparewire_content::{BLOCK_LEN, Block, Hash, PieceCheck, PieceHasher};
+use sparewire_content::{BLOCK_LEN, Block, Hash, PieceCheck, PieceHasher, merkle};
 
 use super::{disk::Storage, files::DiskError};
 
@@ -69,10 +69,12 @@ pub(super) struct Landed {
 struct Begun {
     /// What it must hash to.
     check: Option<PieceCheck>,
-    /// Has taken all bytes before `hashed`.
+    /// Where all of it has one hash: has taken all bytes before `hashed`.
     hasher: Option<PieceHasher>,
     hashed: u32,
     blocks: Vec<Slot>,
+    /// Where it has a tree: the hash of each block that is written, so that none is hashed twice.
+    found: Vec<Hash>,
     /// How many are on disk.
     written: u32,
     /// The hashes of all blocks, where they are known.
@@ -92,18 +94,16 @@ enum Slot {
     Passed,
 }
 
-/// Whether a block is good, where that can be said of it alone: by its leaf, or because it is all of
-/// a piece with a hash tree.
-fn judge_alone(begun: &Begun, number: u32, data: &[u8]) -> Option<bool> {
-    let leaf = || -> Hash { Sha256::digest(data).into() };
-    if let Some(leaves) = &begun.leaves {
-        return Some(leaves.get(number as usize) == Some(&leaf()));
-    }
-    match &begun.check {
-        Some(check @ PieceCheck::Tree { .. }) if begun.blocks.len() == 1 => {
-            Some(check.leaves_pass(&[leaf()]))
+impl Begun {
+    /// Whether a block, whose hash was found, is good, where that can be said of it alone: by its
+    /// leaf, or because it is all of a piece with a hash tree.
+    fn judge_alone(&self, number: u32) -> Option<bool> {
+        let found = self.found.get(number as usize)?;
+        if let Some(leaves) = &self.leaves {
+            return Some(leaves.get(number as usize) == Some(found));
         }
-        _ => None,
+        let check = self.check.as_ref().filter(|_| self.blocks.len() == 1)?;
+        Some(check.leaves_pass(&[*found]))
     }
 }
 
@@ -124,10 +124,12 @@ impl Intake {
     fn piece(&self, piece: u32) -> Arc<Mutex<Begun>> {
         let new = || {
             let blocks = self.storage.metainfo().geometry().blocks_of(piece);
-            let hasher = self.storage.metainfo().check(piece).map(|check| check.hasher());
+            let check = self.storage.metainfo().check(piece);
+            let has_tree = matches!(check, Some(PieceCheck::Tree { .. }));
             Arc::new(Mutex::new(Begun {
-                hasher,
-                check: self.storage.metainfo().check(piece),
+                hasher: check.as_ref().filter(|_| !has_tree).map(PieceCheck::hasher),
+                found: vec![[0; 32]; if has_tree { blocks as usize } else { 0 }],
+                check,
                 hashed: 0,
                 blocks: vec![Slot::Missing; blocks as usize],
                 written: 0,
@@ -182,21 +184,29 @@ impl Intake {
                 continue;
             }
             let mut new = Slot::Written(from);
-            if let Some(good_one) = judge_alone(&begun, number, data) {
-                if !good_one {
-                    outcomes.push(Outcome::BlockFailed { from, block });
-                    continue;
+            if let Some(found) = begun.found.get_mut(number as usize) {
+                *found = merkle::leaf(data);
+                match begun.judge_alone(number) {
+                    Some(true) => {
+                        good.push(Outcome::BlockPassed { from, block });
+                        new = Slot::Passed;
+                    }
+                    Some(false) => {
+                        outcomes.push(Outcome::BlockFailed { from, block });
+                        begun.blocks[number as usize] = Slot::Missing;
+                        begun.written -= u32::from(old != Slot::Missing);
+                        continue;
+                    }
+                    None => {}
                 }
-                good.push(Outcome::BlockPassed { from, block });
-                new = Slot::Passed;
-            } else if block.begin < begun.hashed {
-                // A second copy is wanted of what failed before: what was hashed is worthless.
+            }
+            if block.begin < begun.hashed {
+                // Another copy is wanted of what failed before: what was hashed is worthless.
                 begun.hasher = begun.check.as_ref().map(PieceCheck::hasher);
                 begun.hashed = 0;
             }
             if begun.hashed == block.begin
                 && let Some(hasher) = &mut begun.hasher
-                && new != Slot::Passed
             {
                 // In order, as most are: never read back.
                 hasher.update(data);
@@ -237,27 +247,21 @@ impl Intake {
     }
 
     /// The leaf hashes of a piece came: what is written of it is judged, and whatever comes will be.
-    /// Nothing where they are not its leaves. On a blocking thread.
-    pub(super) fn set_leaves(
-        &self,
-        piece: u32,
-        leaves: Vec<Hash>,
-    ) -> Result<Vec<Outcome>, DiskError> {
+    /// Nothing where they are not its leaves.
+    pub(super) fn set_leaves(&self, piece: u32, leaves: Vec<Hash>) -> Vec<Outcome> {
         let check = self.storage.metainfo().check(piece);
         if !check.is_some_and(|check| check.leaves_pass(&leaves)) {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let begun = self.piece(piece);
         let mut begun = lock(&begun);
         let mut outcomes = vec![Outcome::LeavesKnown(piece)];
+        begun.leaves = Some(leaves);
         let geometry = self.storage.metainfo().geometry();
-        let mut data = vec![0; BLOCK_LEN as usize];
-        for (number, leaf) in (0..).zip(&leaves) {
+        for number in 0..geometry.blocks_of(piece) {
             let Some(block) = geometry.block(piece, number) else { continue };
             let Slot::Written(from) = begun.blocks[number as usize] else { continue };
-            let data = &mut data[..block.len as usize];
-            self.storage.read(piece, block.begin, data)?;
-            let good = Sha256::digest(&*data).as_slice() == leaf;
+            let good = begun.judge_alone(number) == Some(true);
             begun.blocks[number as usize] = if good { Slot::Passed } else { Slot::Missing };
             begun.written -= u32::from(!good);
             outcomes.push(match good {
@@ -265,9 +269,8 @@ impl Intake {
                 false => Outcome::BlockFailed { from, block },
             });
         }
-        begun.leaves = Some(leaves);
         self.hold_if_passed(piece, &begun);
-        Ok(outcomes)
+        outcomes
     }
 
     /// What has arrived of a piece and has not passed counts no more.
@@ -281,6 +284,7 @@ impl Intake {
         }
         let new = self.piece(piece);
         let mut new = lock(&new);
+        new.found.clone_from(&old.found);
         new.leaves = old.leaves.take();
         for (slot, old) in new.blocks.iter_mut().zip(&old.blocks) {
             if passed(old) {
@@ -311,7 +315,9 @@ impl Intake {
         let metainfo = self.storage.metainfo();
         let len = metainfo.geometry().len_of(piece);
         let mut block = vec![0; BLOCK_LEN as usize];
-        let mut good = false;
+        // Of one with a tree all hashes were found as its blocks came.
+        let mut good = !begun.found.is_empty()
+            && begun.check.as_ref().is_some_and(|check| check.leaves_pass(&begun.found));
         if let Some(mut hasher) = begun.hasher.take() {
             while begun.hashed < len {
                 let now = &mut block[..BLOCK_LEN.min(len - begun.hashed) as usize];

@@ -8,7 +8,7 @@ use std::{
 use sparewire_content::{BLOCK_LEN, Hash, HashRequest, PeerMessage, merkle};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use super::{disk::Storage, link::Link};
+use super::{connection::Connection, disk::Storage};
 
 /// How many pieces' leaves are worked out at a time: it is reading and hashing for others.
 const JOBS_MAX: usize = 2;
@@ -30,7 +30,7 @@ pub(super) struct Leaves {
 #[derive(Debug)]
 struct Asked {
     /// Of whom.
-    link: u32,
+    connection: u32,
     /// A long piece's leaves come in parts, in this order.
     parts: BTreeMap<HashRequest, Option<Vec<Hash>>>,
 }
@@ -68,27 +68,32 @@ impl Leaves {
 
     /// Asks a peer for the leaves of a piece. `false` where it does not speak BEP 52, or there are
     /// none to ask for.
-    pub(super) fn ask(&self, link: &Link, piece: u32) -> bool {
+    pub(super) fn ask(&self, connection: &Connection, piece: u32) -> bool {
         let requests = self.storage.metainfo().ask_leaves(piece);
-        if !link.v2 || requests.is_empty() {
+        if !connection.v2 || requests.is_empty() {
             return false;
         }
-        requests.iter().for_each(|request| link.send(&PeerMessage::HashRequest(*request)));
+        requests.iter().for_each(|request| connection.send(&PeerMessage::HashRequest(*request)));
         let parts = requests.into_iter().map(|request| (request, None)).collect();
-        lock(&self.asked).insert(piece, Asked { link: link.number, parts });
+        lock(&self.asked).insert(piece, Asked { connection: connection.number, parts });
         true
     }
 
     /// The piece of which a peer was asked this.
-    fn piece_of(asked: &BTreeMap<u32, Asked>, link: u32, request: &HashRequest) -> Option<u32> {
-        let of = |asked: &Asked| asked.link == link && asked.parts.contains_key(request);
+    fn piece_of(
+        asked: &BTreeMap<u32, Asked>,
+        connection: u32,
+        request: &HashRequest,
+    ) -> Option<u32> {
+        let of =
+            |asked: &Asked| asked.connection == connection && asked.parts.contains_key(request);
         asked.iter().find(|(_, asked)| of(asked)).map(|(piece, _)| *piece)
     }
 
     /// Hashes came.
-    pub(super) fn answered(&self, link: u32, request: &HashRequest, hashes: &[u8]) -> Answer {
+    pub(super) fn answered(&self, connection: u32, request: &HashRequest, hashes: &[u8]) -> Answer {
         let mut all = lock(&self.asked);
-        let Some(piece) = Self::piece_of(&all, link, request) else { return Answer::Nothing };
+        let Some(piece) = Self::piece_of(&all, connection, request) else { return Answer::Nothing };
         let Some(proven) = self.storage.metainfo().proven(request, hashes) else {
             all.remove(&piece);
             return Answer::Refused(piece);
@@ -105,29 +110,29 @@ impl Leaves {
     }
 
     /// A peer rejects a request.
-    pub(super) fn rejected(&self, link: u32, request: &HashRequest) -> Answer {
+    pub(super) fn rejected(&self, connection: u32, request: &HashRequest) -> Answer {
         let mut all = lock(&self.asked);
-        let Some(piece) = Self::piece_of(&all, link, request) else { return Answer::Nothing };
+        let Some(piece) = Self::piece_of(&all, connection, request) else { return Answer::Nothing };
         all.remove(&piece);
         Answer::Refused(piece)
     }
 
     /// A connection is over: what it was asked, it will not answer.
-    pub(super) fn left(&self, link: u32) {
-        lock(&self.asked).retain(|_, asked| asked.link != link);
+    pub(super) fn left(&self, connection: u32) {
+        lock(&self.asked).retain(|_, asked| asked.connection != connection);
     }
 
     /// Answers a peer's request, when its turn has come.
-    pub(super) fn give(self: &Arc<Self>, link: &Arc<Link>, request: HashRequest) {
-        if link.hash_requests.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
-            link.hash_requests.fetch_sub(1, Ordering::Relaxed);
-            link.send(&PeerMessage::HashReject(request));
+    pub(super) fn give(self: &Arc<Self>, connection: &Arc<Connection>, request: HashRequest) {
+        if connection.hash_requests.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
+            connection.hash_requests.fetch_sub(1, Ordering::Relaxed);
+            connection.send(&PeerMessage::HashReject(request));
             return;
         }
-        let (this, link) = (Arc::clone(self), Arc::clone(link));
+        let (this, connection) = (Arc::clone(self), Arc::clone(connection));
         tokio::spawn(async move {
             let Ok(_permit) = this.jobs.acquire().await else { return };
-            if link.ended.is_cancelled() {
+            if connection.ended.is_cancelled() {
                 return;
             }
             let working = Arc::clone(&this);
@@ -135,8 +140,8 @@ impl Leaves {
                 working.storage.metainfo().answer(&request, |piece| working.of(piece))
             });
             let answer = answer.await.ok().flatten();
-            link.hash_requests.fetch_sub(1, Ordering::Relaxed);
-            link.send(&match &answer {
+            connection.hash_requests.fetch_sub(1, Ordering::Relaxed);
+            connection.send(&match &answer {
                 Some(hashes) => PeerMessage::Hashes { request, hashes },
                 None => PeerMessage::HashReject(request),
             });

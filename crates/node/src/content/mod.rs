@@ -1,13 +1,14 @@
 //! Drives `sparewire-content` over disk and network: the tokio shell around torrents.
 //!
 //! ```text
-//! discovery -> candidates -> engine (dials, accepts) -> torrent -> link
-//!   link: download (socket -> intake -> disk) and upload (disk -> socket), through an outbox
+//! discovery -> candidates -> engine (dials, accepts) -> torrent -> connection
+//!   connection: download (socket -> intake -> disk) and upload (disk -> socket), through an outbox
 //!   swarm: the machine that says whom to ask for which block
 //! ```
 
 mod admission;
 mod candidates;
+mod connection;
 mod deal;
 mod discovery;
 mod disk;
@@ -18,7 +19,6 @@ mod files;
 mod have;
 mod intake;
 mod leaves;
-mod link;
 mod money;
 mod outbox;
 mod swarm;

@@ -17,8 +17,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     admission::Admission,
+    connection::{Connection, ConnectionError},
     deal::{Deal, Figures, Side},
-    link::{Link, LinkError},
     torrent::Torrent,
 };
 use crate::{
@@ -152,14 +152,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What of a link has to do with money.
+/// What of a connection has to do with money.
 #[derive(Debug, Default)]
 pub(super) enum Pay {
     /// The peer speaks nothing of it, or has not said yet.
     #[default]
     Unknown,
     /// It proves who it is.
-    Binding(Binder),
+    Binding(Box<Binder>),
     /// It has; this is what is traded with it.
     Trading(Arc<Trade>),
     /// It could not.
@@ -214,8 +214,14 @@ impl Admission for Known {
             _ = sold.changed() => true,
         }
     }
+    fn epoch(&self) -> u64 {
+        self.deal.epoch()
+    }
     fn asked(&self, bytes: u64) {
         self.deal.asked(bytes);
+    }
+    fn unwanted(&self, bytes: u64) {
+        self.deal.unwanted(bytes);
     }
     fn withdrawn(&self, bytes: u64) {
         self.deal.withdrawn(bytes);
@@ -232,53 +238,53 @@ impl Admission for Known {
     }
 }
 
-struct LinkSink {
-    link: Weak<Link>,
+struct ConnectionSink {
+    connection: Weak<Connection>,
     from_payer: bool,
 }
 
-impl FrameSink for LinkSink {
+impl FrameSink for ConnectionSink {
     fn send(&self, frame: &[u8]) -> bool {
-        let Some(link) = self.link.upgrade() else { return false };
+        let Some(connection) = self.connection.upgrade() else { return false };
         let message = PayMessage::Frame { from_payer: self.from_payer, frame };
-        !link.ended.is_cancelled() && link.send_extended(&Extended::Pay(message))
+        !connection.ended.is_cancelled() && connection.send_extended(&Extended::Pay(message))
     }
 }
 
 impl Torrent {
     /// The peer has said which extensions it speaks: with one that speaks of money, both prove who
     /// they are; from another blocks are taken for nothing or not at all.
-    pub(super) fn introduce(self: &Arc<Self>, link: &Arc<Link>, speaks: bool) {
+    pub(super) fn introduce(self: &Arc<Self>, connection: &Arc<Connection>, speaks: bool) {
+        if !matches!(connection.state().pay, Pay::Unknown) {
+            return; // it says its extensions again: nothing of money changes by that
+        }
         let money = self.money().filter(|_| speaks);
-        let Some(money) = money else { return self.take_for_nothing(link) };
+        let Some(money) = money else { return self.take_for_nothing(connection) };
         let mut nonce = [0; 32];
         if let Err(error) = getrandom::fill(&mut nonce) {
             tracing::warn!("no random numbers, so nothing is traded: {error}");
-            return self.take_for_nothing(link);
+            return self.take_for_nothing(connection);
         }
-        let mut state = link.state();
-        if !matches!(state.pay, Pay::Unknown) {
-            return; // it says its extensions again
-        }
+        let mut state = connection.state();
         let device = Arc::clone(&money.device);
-        let ids = (self.peer_id(), link.peer_id);
-        let binder = Binder::new(link.info_hash, ids.0, ids.1, device, nonce);
+        let ids = (self.peer_id(), connection.peer_id);
+        let binder = Binder::new(connection.info_hash, ids.0, ids.1, device, nonce);
         let greet = binder.greet();
-        state.pay = Pay::Binding(binder);
+        state.pay = Pay::Binding(Box::new(binder));
         drop(state);
-        link.send_extended(&Extended::Pay(greet));
+        connection.send_extended(&Extended::Pay(greet));
     }
 
     /// Takes a message about money.
     ///
     /// # Errors
-    /// [`LinkError`] where the connection is to end.
+    /// [`ConnectionError`] where the connection is to end.
     pub(super) fn handle_pay(
         self: &Arc<Self>,
-        link: &Arc<Link>,
+        connection: &Arc<Connection>,
         message: &PayMessage<'_>,
-    ) -> Result<(), LinkError> {
-        let mut state = link.state();
+    ) -> Result<(), ConnectionError> {
+        let mut state = connection.state();
         let (answer, peer) = match (&mut state.pay, message) {
             (Pay::Trading(trade), PayMessage::Frame { from_payer, frame }) => {
                 let side = if *from_payer { Side::Selling } else { Side::Buying };
@@ -286,41 +292,41 @@ impl Torrent {
                 drop(state);
                 return deal
                     .deliver(side, frame)
-                    .map_err(|_| LinkError::Closed("too many messages about money"));
+                    .map_err(|_| ConnectionError::Closed("too many messages about money"));
             }
             (Pay::Binding(binder), message) => match binder.handle(message) {
                 Ok(answer) => (answer, binder.peer().ok()),
                 Err(BindError::Version) => {
                     state.pay = Pay::Refused;
                     drop(state);
-                    self.take_for_nothing(link);
+                    self.take_for_nothing(connection);
                     return Ok(());
                 }
                 Err(error) => {
-                    tracing::debug!(address = %link.address, "not who it says: {error}");
-                    return Err(LinkError::Closed("it does not prove who it is"));
+                    tracing::debug!(address = %connection.address, "not who it says: {error}");
+                    return Err(ConnectionError::Closed("it does not prove who it is"));
                 }
             },
             // It speaks before we do, or of what it could not prove.
             (Pay::Unknown | Pay::Refused | Pay::Trading(_), _) => {
-                return Err(LinkError::Nonsense("money before or after its turn"));
+                return Err(ConnectionError::Nonsense("money before or after its turn"));
             }
         };
         drop(state);
         if let Some(answer) = answer {
-            link.send_extended(&Extended::Pay(answer));
+            connection.send_extended(&Extended::Pay(answer));
         }
         if let Some(peer) = peer {
-            self.trade(link, peer);
+            self.trade(connection, peer);
         }
         Ok(())
     }
 
     /// Begins to trade with a peer whose key is proven.
-    fn trade(self: &Arc<Self>, link: &Arc<Link>, peer: NodeId) {
+    fn trade(self: &Arc<Self>, connection: &Arc<Connection>, peer: NodeId) {
         let Some(money) = self.money().cloned() else { return };
         let sink = |from_payer| -> Arc<dyn FrameSink> {
-            Arc::new(LinkSink { link: Arc::downgrade(link), from_payer })
+            Arc::new(ConnectionSink { connection: Arc::downgrade(connection), from_payer })
         };
         let offering = self.trading().sale.map(|sale| Offering {
             service: Service::Content(InfoHash(self.info_hash().into())),
@@ -332,13 +338,14 @@ impl Torrent {
         let deal = Deal::new(peer, torrent, sells.is_some(), sink(true), sink(false));
         let trade = Arc::new(Trade { deal: Arc::clone(&deal), wanted: watch::channel(false).0 });
         {
-            let mut state = link.state();
+            let mut state = connection.state();
             let otherwise = Arc::clone(&state.admission);
             state.admission = Arc::new(Known { deal: Arc::clone(&deal), otherwise });
             state.pay = Pay::Trading(Arc::clone(&trade));
         }
         if let Some((seller, offering)) = sells {
-            let (torrent, link, deal) = (Arc::clone(self), Arc::clone(link), Arc::clone(&deal));
+            let (torrent, connection, deal) =
+                (Arc::clone(self), Arc::clone(connection), Arc::clone(&deal));
             self.trading().tasks.spawn(async move {
                 let mut sold = deal.is_sold_to();
                 let told = async {
@@ -347,7 +354,7 @@ impl Torrent {
                     }
                 };
                 tokio::select! {
-                    () = deal.sell(&seller, &offering, &torrent.trading().closing, &link.ended) => {}
+                    () = deal.sell(&seller, &offering, &torrent.trading().closing, &connection.ended) => {}
                     () = told => {}
                 }
                 torrent.serve_now();
@@ -355,54 +362,66 @@ impl Torrent {
         }
         match &money.buyer {
             Some(buyer) if self.trading().buying.price_max > Price::FREE && !self.is_complete() => {
-                let (torrent, link) = (Arc::clone(self), Arc::clone(link));
+                let (torrent, connection) = (Arc::clone(self), Arc::clone(connection));
                 let buyer = Arc::clone(buyer);
-                self.trading().tasks.spawn(async move { torrent.buy(&link, &trade, &buyer).await });
+                self.trading()
+                    .tasks
+                    .spawn(async move { torrent.buy(&connection, &trade, &buyer).await });
             }
-            _ => self.take_for_nothing(link),
+            _ => self.take_for_nothing(connection),
         }
     }
 
     /// Asks a peer what it takes, and buys of it once the machine wants its blocks.
-    async fn buy(self: &Arc<Self>, link: &Arc<Link>, trade: &Trade, buyer: &Buyer) {
+    async fn buy(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        trade: &Trade,
+        buyer: &Arc<Buyer>,
+    ) {
         let deal = &trade.deal;
         let quote = tokio::select! {
             quote = deal.quote(buyer) => quote,
-            () = link.ended.cancelled() => return,
+            () = connection.ended.cancelled() => return,
             () = self.trading().closing.cancelled() => return,
         };
-        match quote {
-            Ok(terms) if terms.price == Price::FREE => return self.take_for_nothing(link),
-            Ok(terms) => self.with_machine(|swarm| swarm.priced(link, terms.price)),
+        let price = match quote {
+            Ok(terms) if terms.price == Price::FREE => return self.take_for_nothing(connection),
+            Ok(terms) if self.sound_credit(terms.credit) != terms.credit => {
+                let short = "its credit is below two pieces, and pieces are judged as a whole here";
+                return self.note_refusal(&SessionError::Policy(short.into()));
+            }
+            Ok(terms) => terms.price,
             // It does not sell.
             Err(SessionError::Protocol(ProtocolError::Unexpected(_))) => {
-                return self.take_for_nothing(link);
+                return self.take_for_nothing(connection);
             }
             Err(error) => {
                 tracing::info!(peer = %deal.peer(), %error, "nothing is bought");
                 return self.note_refusal(&error);
             }
-        }
+        };
+        self.with_machine(|swarm| swarm.priced(connection, price));
         let mut wanted = trade.wanted.subscribe();
         tokio::select! {
             found = wanted.wait_for(|wanted| *wanted) => if found.is_err() { return },
-            () = link.ended.cancelled() => return,
+            () = connection.ended.cancelled() => return,
             () = self.trading().closing.cancelled() => return,
         }
         let mut figures = deal.figures(Side::Buying);
         let allow = async {
             loop {
                 let Figures { allowed, .. } = *figures.borrow_and_update();
-                self.with_machine(|swarm| swarm.allow(link, allowed));
+                self.with_machine(|swarm| swarm.allow(connection, allowed));
                 if figures.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
             }
         };
         tokio::select! {
-            bought = deal.buy(buyer, &self.trading().done_buying, &link.ended) => match bought {
+            bought = deal.buy(buyer, price, &self.trading().done_buying, &connection.ended) => match bought {
                 Ok(_) => {}
-                Err(error) if link.ended.is_cancelled() => {
+                Err(error) if connection.ended.is_cancelled() => {
                     tracing::debug!(peer = %deal.peer(), %error, "its session waits to go on");
                 }
                 Err(error) => {
@@ -412,6 +431,7 @@ impl Torrent {
             },
             () = allow => {}
         }
+        self.with_machine(|swarm| swarm.allow(connection, 0));
     }
 
     /// Where pieces are judged as a whole credit is two of them at least, so that one can be under
@@ -431,9 +451,9 @@ impl Torrent {
     }
 
     /// From a peer that takes nothing.
-    fn take_for_nothing(self: &Arc<Self>, link: &Arc<Link>) {
+    fn take_for_nothing(self: &Arc<Self>, connection: &Arc<Connection>) {
         if self.trading().buying.free {
-            self.with_machine(|swarm| swarm.priced(link, Price::FREE));
+            self.with_machine(|swarm| swarm.priced(connection, Price::FREE));
         }
     }
 }

@@ -9,8 +9,8 @@ use sparewire_content::{
 use sparewire_core::{ByteCount, Price, Timestamp};
 
 use super::{
+    connection::{Connection, ConnectionError},
     intake::Outcome,
-    link::{Link, LinkError},
 };
 
 /// How many requests a peer keeps waiting at least: what clients of others take for granted.
@@ -26,7 +26,7 @@ pub(super) enum Errand {
     /// Forget what has arrived of a piece and has not passed.
     Forget(u32),
     /// Ask for the leaf hashes of a piece.
-    AskLeaves(Arc<Link>, u32),
+    AskLeaves(Arc<Connection>, u32),
     /// All is there.
     Complete,
 }
@@ -35,24 +35,32 @@ pub(super) enum Errand {
 #[derive(Debug)]
 pub(super) struct Swarm {
     download: Download,
-    links: BTreeMap<u32, Arc<Link>>,
+    connections: BTreeMap<u32, Arc<Connection>>,
+    /// Whether what is missing is asked for.
+    wants: bool,
     /// The machine's clock begins here: it wants one that does not jump.
     born: Instant,
 }
 
-impl PartialEq for Link {
+impl PartialEq for Connection {
     fn eq(&self, other: &Self) -> bool {
         self.number == other.number
     }
 }
 
-impl Eq for Link {}
+impl Eq for Connection {}
 
 impl Swarm {
-    pub(super) fn new(metainfo: &Metainfo, have: Bitfield, price_max: Price, random: u64) -> Self {
+    pub(super) fn new(
+        metainfo: &Metainfo,
+        have: Bitfield,
+        price_max: Price,
+        random: u64,
+        wants: bool,
+    ) -> Self {
         let born = Instant::now();
         let download = download(metainfo, have, price_max, random);
-        Self { download, links: BTreeMap::new(), born }
+        Self { download, connections: BTreeMap::new(), wants, born }
     }
 
     fn now(&self) -> Timestamp {
@@ -61,13 +69,13 @@ impl Swarm {
     }
 
     /// All connections.
-    pub(super) fn links(&self) -> impl Iterator<Item = &Arc<Link>> {
-        self.links.values()
+    pub(super) fn connections(&self) -> impl Iterator<Item = &Arc<Connection>> {
+        self.connections.values()
     }
 
     /// How many there are.
     pub(super) fn peers(&self) -> usize {
-        self.links.len()
+        self.connections.len()
     }
 
     /// Whether all pieces are there.
@@ -77,29 +85,29 @@ impl Swarm {
 
     /// Ends all connections.
     pub(super) fn end(self) {
-        self.links.values().for_each(|link| link.ended.cancel());
+        self.connections.values().for_each(|connection| connection.ended.cancel());
     }
 
     /// A peer; what it takes is said by [`Swarm::priced`].
-    pub(super) fn join(&mut self, link: &Arc<Link>) {
-        self.links.insert(link.number, Arc::clone(link));
+    pub(super) fn join(&mut self, connection: &Arc<Connection>) {
+        self.connections.insert(connection.number, Arc::clone(connection));
         let supply = Supply { price: None, queue_max: QUEUE_MAX };
-        self.download.peer_joined(PeerId(link.number), supply);
+        self.download.peer_joined(PeerId(connection.number), supply);
     }
 
     /// What a peer takes.
-    pub(super) fn priced(&mut self, link: &Link, price: Price) {
-        self.download.priced(PeerId(link.number), price);
+    pub(super) fn priced(&mut self, connection: &Connection, price: Price) {
+        self.download.priced(PeerId(connection.number), price);
     }
 
     /// How many bytes may come from a peer in all.
-    pub(super) fn allow(&mut self, link: &Link, bytes: u64) {
-        self.download.allow(PeerId(link.number), ByteCount::new(bytes));
+    pub(super) fn allow(&mut self, connection: &Connection, bytes: u64) {
+        self.download.allow(PeerId(connection.number), ByteCount::new(bytes));
     }
 
-    pub(super) fn leave(&mut self, link: &Link) {
-        self.links.remove(&link.number);
-        self.download.peer_left(PeerId(link.number));
+    pub(super) fn leave(&mut self, connection: &Connection) {
+        self.connections.remove(&connection.number);
+        self.download.peer_left(PeerId(connection.number));
     }
 
     pub(super) fn tick(&mut self) {
@@ -108,35 +116,39 @@ impl Swarm {
     }
 
     /// A block came; whether it is to be judged and written.
-    pub(super) fn arrived(&mut self, link: &Link, block: Block) -> bool {
+    pub(super) fn arrived(&mut self, connection: &Connection, block: Block) -> bool {
         let now = self.now();
-        self.download.arrived(PeerId(link.number), block, now) == Verdict::Wanted
+        self.download.arrived(PeerId(connection.number), block, now) == Verdict::Wanted
     }
 
     /// What a peer says of itself.
     pub(super) fn handle(
         &mut self,
-        link: &Link,
+        connection: &Connection,
         message: &PeerMessage<'_>,
-    ) -> Result<(), LinkError> {
-        let peer = PeerId(link.number);
+    ) -> Result<(), ConnectionError> {
+        let peer = PeerId(connection.number);
         match message {
             PeerMessage::Choke => {
-                link.admission().withdrawn(u64::MAX);
+                connection.admission().withdrawn(u64::MAX);
                 self.download.choked(peer);
             }
             PeerMessage::Unchoke => self.download.unchoked(peer),
-            PeerMessage::Have(piece) => self.download.have(peer, *piece),
+            PeerMessage::Have(piece) if self.wants => self.download.have(peer, *piece),
             PeerMessage::Bitfield(bits) => {
                 let pieces = self.download.pieces_had().pieces();
                 let bits = Bitfield::from_bytes(bits, pieces)
-                    .ok_or(LinkError::Nonsense("a bitfield of another length"))?;
-                link.state().has_all = bits.is_all();
-                self.download.bitfield(peer, &bits.to_bytes());
+                    .ok_or(ConnectionError::Nonsense("a bitfield of another length"))?;
+                connection.state().has_all = bits.is_all();
+                if self.wants {
+                    self.download.bitfield(peer, &bits.to_bytes());
+                }
             }
             PeerMessage::HaveAll => {
-                link.state().has_all = true;
-                self.download.have_all(peer);
+                connection.state().has_all = true;
+                if self.wants {
+                    self.download.have_all(peer);
+                }
             }
             PeerMessage::Reject(block) => self.download.rejected(peer, *block),
             _ => {}
@@ -145,15 +157,15 @@ impl Swarm {
     }
 
     /// A peer does not give the leaf hashes of a piece.
-    pub(super) fn leaves_refused(&mut self, link: &Link, piece: u32) {
-        self.download.leaves_refused(PeerId(link.number), piece);
+    pub(super) fn leaves_refused(&mut self, connection: &Connection, piece: u32) {
+        self.download.leaves_refused(PeerId(connection.number), piece);
     }
 
     /// Blocks were judged.
     pub(super) fn settle(&mut self, outcome: Outcome) {
         let count = |from: u32, bytes: u64| {
-            if let Some(link) = self.links.get(&from) {
-                link.admission().passed(bytes);
+            if let Some(connection) = self.connections.get(&from) {
+                connection.admission().passed(bytes);
             }
         };
         match outcome {
@@ -163,6 +175,9 @@ impl Swarm {
                 self.download.passed(block);
             }
             Outcome::BlockFailed { from, block } => {
+                if let Some(connection) = self.connections.get(&from) {
+                    connection.admission().unwanted(u64::from(block.len));
+                }
                 self.download.block_failed(PeerId(from), block);
             }
             Outcome::PiecePassed { piece, by, digests } => {
@@ -180,32 +195,36 @@ impl Swarm {
         let mut errands = Vec::new();
         while let Some(order) = self.download.poll_order() {
             let send = |peer: PeerId, message: &PeerMessage<'_>| {
-                if let Some(link) = self.links.get(&peer.0) {
-                    link.send(message);
+                if let Some(connection) = self.connections.get(&peer.0) {
+                    connection.send(message);
                 }
             };
             match order {
                 Order::Request(peer, block) => {
-                    if let Some(link) = self.links.get(&peer.0) {
-                        link.admission().asked(u64::from(block.len));
-                        link.send(&PeerMessage::Request(block));
+                    if let Some(connection) = self.connections.get(&peer.0) {
+                        connection.admission().asked(u64::from(block.len));
+                        connection.send(&PeerMessage::Request(block));
                     }
                 }
                 Order::Cancel(peer, block) => {
-                    if let Some(link) = self.links.get(&peer.0) {
-                        link.admission().withdrawn(u64::from(block.len));
-                        link.send(&PeerMessage::Cancel(block));
+                    if let Some(connection) = self.connections.get(&peer.0) {
+                        connection.admission().withdrawn(u64::from(block.len));
+                        connection.send(&PeerMessage::Cancel(block));
                     }
                 }
                 Order::Interested(peer) => {
                     send(peer, &PeerMessage::Interested);
-                    if let Some(trade) = self.links.get(&peer.0).and_then(|link| link.trade()) {
+                    if let Some(trade) =
+                        self.connections.get(&peer.0).and_then(|connection| connection.trade())
+                    {
                         trade.wanted.send_replace(true);
                     }
                 }
                 Order::NotInterested(peer) => send(peer, &PeerMessage::NotInterested),
-                Order::AskLeaves(peer, piece) => match self.links.get(&peer.0) {
-                    Some(link) => errands.push(Errand::AskLeaves(Arc::clone(link), piece)),
+                Order::AskLeaves(peer, piece) => match self.connections.get(&peer.0) {
+                    Some(connection) => {
+                        errands.push(Errand::AskLeaves(Arc::clone(connection), piece))
+                    }
                     None => self.download.leaves_refused(peer, piece),
                 },
                 Order::Check(piece) => {
@@ -214,14 +233,16 @@ impl Swarm {
                 }
                 Order::Forget(piece) => errands.push(Errand::Forget(piece)),
                 Order::Have(piece) => {
-                    self.links.values().for_each(|link| link.send(&PeerMessage::Have(piece)));
+                    self.connections
+                        .values()
+                        .for_each(|connection| connection.send(&PeerMessage::Have(piece)));
                 }
                 Order::Drop(peer, reason) => {
-                    if let Some(link) = self.links.get(&peer.0) {
-                        tracing::debug!(address = %link.address, "left: {reason}");
-                        link.ended.cancel();
+                    if let Some(connection) = self.connections.get(&peer.0) {
+                        tracing::debug!(address = %connection.address, "left: {reason}");
+                        connection.ended.cancel();
                         if reason == DropReason::BadData {
-                            errands.push(Errand::Ban(link.address.ip()));
+                            errands.push(Errand::Ban(connection.address.ip()));
                         }
                     }
                 }

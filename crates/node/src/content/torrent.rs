@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     admission::{Admission, Free, Rate},
     candidates::Candidates,
+    connection::{Connection, ConnectionError},
     discovery::{Progress, Source, Wanted},
     disk::Storage,
     download,
@@ -33,7 +34,6 @@ use super::{
     files::DiskError,
     intake::{Intake, Landed, Outcome},
     leaves::{Answer, Leaves},
-    link::{Link, LinkError},
     money::{Money, Trading},
     outbox::REQUESTS_MAX,
     swarm::{Errand, Swarm},
@@ -58,6 +58,9 @@ pub enum TorrentState {
     Downloading,
     /// All is there.
     Seeding,
+    /// Not all is there, and nothing is written: it was not to be downloaded, or files were changed
+    /// after they had been complete. What is there is served.
+    Partial,
     /// Something is wrong with its files: it stands still until it is started again.
     Failed(DiskError),
     /// It was ended.
@@ -97,6 +100,7 @@ pub struct Torrent {
     leaves: Arc<Leaves>,
     shared: Arc<Shared>,
     trading: Trading,
+    download: bool,
     /// `None` until it is known what is on disk.
     swarm: Mutex<Option<Swarm>>,
     candidates: Mutex<Candidates>,
@@ -104,7 +108,7 @@ pub struct Torrent {
     dialable: Notify,
     state: watch::Sender<TorrentState>,
     cancel: CancellationToken,
-    connections: Mutex<JoinSet<()>>,
+    conversations: Mutex<JoinSet<()>>,
     next_number: AtomicU64,
     sent: AtomicU64,
     got: AtomicU64,
@@ -124,6 +128,7 @@ impl Torrent {
         shared: Arc<Shared>,
         trading: Trading,
         cancel: CancellationToken,
+        download: bool,
     ) -> Result<Arc<Self>, EngineError> {
         if storage.metainfo().missing_layers().next().is_some() {
             return Err(EngineError::Layers);
@@ -135,12 +140,13 @@ impl Torrent {
             storage,
             shared,
             trading,
+            download,
             swarm: Mutex::new(None),
             candidates: Mutex::default(),
             dialable: Notify::new(),
             state: watch::Sender::new(TorrentState::Checking),
             cancel,
-            connections: Mutex::default(),
+            conversations: Mutex::default(),
             next_number: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             got: AtomicU64::new(0),
@@ -184,12 +190,15 @@ impl Torrent {
     /// What was paid and earned.
     fn money_moved(&self) -> (Amount, Amount) {
         let swarm = lock(&self.swarm);
-        let links = swarm.iter().flat_map(|swarm| swarm.links());
+        let connections = swarm.iter().flat_map(|swarm| swarm.connections());
         let add = |sum: Amount, more| sum.checked_add(more).unwrap_or(Amount::MAX);
-        links.filter_map(|link| link.trade()).fold(self.trading.before(), |sum, trade| {
-            let (paid, earned) = trade.figures();
-            (add(sum.0, paid), add(sum.1, earned))
-        })
+        connections.filter_map(|connection| connection.trade()).fold(
+            self.trading.before(),
+            |sum, trade| {
+                let (paid, earned) = trade.figures();
+                (add(sum.0, paid), add(sum.1, earned))
+            },
+        )
     }
 
     pub(super) fn trading(&self) -> &Trading {
@@ -241,6 +250,7 @@ impl Torrent {
                     () = self.search() => {}
                     () = self.dial_all() => {}
                     () = self.save_often() => {}
+                    () = self.failed() => {}
                     () = self.cancel.cancelled() => {}
                 }
             }
@@ -252,8 +262,8 @@ impl Torrent {
         if let Some(swarm) = lock(&self.swarm).take() {
             swarm.end();
         }
-        let mut connections = std::mem::take(&mut *lock(&self.connections));
-        while connections.join_next().await.is_some() {}
+        let mut conversations = std::mem::take(&mut *lock(&self.conversations));
+        while conversations.join_next().await.is_some() {}
         if let Err(error) = self.save().await {
             tracing::warn!(torrent = self.storage.metainfo().name(), "not saved: {error}");
         }
@@ -270,7 +280,9 @@ impl Torrent {
         let this = Arc::clone(self);
         let looked = spawn_blocking(move || {
             this.storage.look_for_more(|_, _| !this.cancel.is_cancelled())?;
-            if this.storage.held().is_all() { this.storage.finish() } else { Ok(()) }
+            // Not even an empty file where nothing is to be written.
+            let finished = this.download && this.storage.held().is_all();
+            if finished { this.storage.finish() } else { Ok(()) }
         });
         looked.await.unwrap_or(Ok(()))?;
         if self.cancel.is_cancelled() {
@@ -280,21 +292,28 @@ impl Torrent {
         let _ = getrandom::fill(&mut random); // where it begins: no secret
         let held = self.storage.held();
         let full = held.is_all();
-        *lock(&self.swarm) = Some(self.machine(held, u64::from_le_bytes(random)));
+        let random = u64::from_le_bytes(random);
+        *lock(&self.swarm) = Some(self.machine(held, random, self.download));
         self.state.send_replace(match full {
             true => TorrentState::Seeding,
-            false => TorrentState::Downloading,
+            false if self.download => TorrentState::Downloading,
+            false => TorrentState::Partial,
         });
         Ok(())
     }
 
-    fn machine(&self, held: Bitfield, random: u64) -> Swarm {
-        Swarm::new(self.storage.metainfo(), held, self.trading.buying.price_max, random)
+    fn machine(&self, held: Bitfield, random: u64, wants: bool) -> Swarm {
+        Swarm::new(self.storage.metainfo(), held, self.trading.buying.price_max, random, wants)
     }
 
     async fn save(self: &Arc<Self>) -> Result<(), DiskError> {
         let this = Arc::clone(self);
         spawn_blocking(move || this.storage.save()).await.unwrap_or(Ok(()))
+    }
+
+    async fn failed(&self) {
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| matches!(state, TorrentState::Failed(_))).await;
     }
 
     async fn save_often(self: &Arc<Self>) {
@@ -330,18 +349,17 @@ impl Torrent {
             "its files were changed: what is not in them any more is neither offered nor sold"
         );
         // Everybody was told of pieces that are not there: they, and the machine, begin anew with
-        // what is.
+        // what is. It is not downloaded again: whoever changed a file may have meant to.
         let held = self.storage.held();
-        let full = held.is_all();
         let mut swarm = lock(&self.swarm);
         if swarm.is_some()
-            && let Some(old) = swarm.replace(self.machine(held, 0))
+            && let Some(old) = swarm.replace(self.machine(held, 0, false))
         {
             old.end();
             self.state.send_if_modified(|state| {
-                let was = *state == TorrentState::Seeding && !full;
+                let was = matches!(state, TorrentState::Seeding | TorrentState::Downloading);
                 if was {
-                    *state = TorrentState::Downloading;
+                    *state = TorrentState::Partial;
                 }
                 was
             });
@@ -425,8 +443,8 @@ impl Torrent {
         outgoing: bool,
         permit: OwnedSemaphorePermit,
     ) {
-        let mut connections = lock(&self.connections);
-        while connections.try_join_next().is_some() {}
+        let mut conversations = lock(&self.conversations);
+        while conversations.try_join_next().is_some() {}
         if self.cancel.is_cancelled() {
             return;
         }
@@ -442,34 +460,34 @@ impl Torrent {
         // A torrent has far fewer connections in its life.
         let number = self.next_number.fetch_add(1, Ordering::Relaxed) as u32;
         let admission = self.stranger();
-        let link = Arc::new(Link::new(number, address, theirs, outgoing, admission));
+        let connection = Arc::new(Connection::new(number, address, theirs, outgoing, admission));
         let this = Arc::clone(self);
-        connections.spawn(async move {
+        conversations.spawn(async move {
             let _permit = permit;
-            let result = this.converse(&link, stream).await;
+            let result = this.converse(&connection, stream).await;
             tracing::debug!(%address, "connection over: {}", result.as_ref().err().map_or_else(
                 || "closed".to_owned(), ToString::to_string));
-            this.left(&link);
+            this.left(&connection);
         });
     }
 
     async fn converse(
         self: &Arc<Self>,
-        link: &Arc<Link>,
+        connection: &Arc<Connection>,
         stream: TcpStream,
-    ) -> Result<(), LinkError> {
+    ) -> Result<(), ConnectionError> {
         let _ = stream.set_nodelay(true); // messages are put together before they are written
-        self.joined(link)?;
+        self.joined(connection)?;
         let (from, to) = stream.into_split();
         // Whichever half ends first ends the other, which finishes what it has in hand.
         let up = async {
-            let ended = upload::send(Arc::clone(self), Arc::clone(link), to).await;
-            link.ended.cancel();
+            let ended = upload::send(Arc::clone(self), Arc::clone(connection), to).await;
+            connection.ended.cancel();
             ended
         };
         let down = async {
-            let ended = download::receive(Arc::clone(self), Arc::clone(link), from).await;
-            link.ended.cancel();
+            let ended = download::receive(Arc::clone(self), Arc::clone(connection), from).await;
+            connection.ended.cancel();
             ended
         };
         let (up, down) = tokio::join!(up, down);
@@ -477,23 +495,23 @@ impl Torrent {
     }
 
     /// A connection begins: it is told what we are and have.
-    fn joined(self: &Arc<Self>, link: &Arc<Link>) -> Result<(), LinkError> {
+    fn joined(self: &Arc<Self>, connection: &Arc<Connection>) -> Result<(), ConnectionError> {
         let mut guard = lock(&self.swarm);
-        let swarm = guard.as_mut().ok_or(LinkError::Closed("the torrent is not running"))?;
+        let swarm = guard.as_mut().ok_or(ConnectionError::Closed("the torrent is not running"))?;
         if swarm.peers() >= self.shared.config.peers_max {
-            return Err(LinkError::Closed("enough others"));
+            return Err(ConnectionError::Closed("enough others"));
         }
-        if swarm.links().any(|other| other.peer_id == link.peer_id) {
-            if link.outgoing {
-                lock(&self.candidates).forget(link.address);
+        if swarm.connections().any(|other| other.peer_id == connection.peer_id) {
+            if connection.outgoing {
+                lock(&self.candidates).forget(connection.address);
             }
-            return Err(LinkError::Closed("it is connected already"));
+            return Err(ConnectionError::Closed("it is connected already"));
         }
         let held = self.storage.held();
         if held.count() > 0 {
-            link.send(&PeerMessage::Bitfield(&held.to_bytes()));
+            connection.send(&PeerMessage::Bitfield(&held.to_bytes()));
         }
-        if link.extended {
+        if connection.extended {
             let config = &self.shared.config.discovery;
             let private = self.storage.metainfo().is_private();
             let ours = ExtensionIds::OURS;
@@ -503,36 +521,36 @@ impl Torrent {
                 ..ours
             };
             let info_len = u32::try_from(self.storage.metainfo().info_bytes().len());
-            link.send(&PeerMessage::Extended(Extended::Handshake(ExtensionHandshake {
+            connection.send(&PeerMessage::Extended(Extended::Handshake(ExtensionHandshake {
                 ids,
                 client: Some(concat!("Sparewire ", env!("CARGO_PKG_VERSION")).to_owned()),
                 port: Some(self.shared.listens.port()),
                 queue_max: Some(REQUESTS_MAX as u32),
                 metadata_len: info_len.ok(),
-                your_ip: Some(link.address.ip()),
+                your_ip: Some(connection.address.ip()),
                 upload_only: held.is_all(),
             })));
         }
-        swarm.join(link);
-        if !link.extended && self.trading.buying.free {
-            swarm.priced(link, Price::FREE); // it will not say anything of money
+        swarm.join(connection);
+        if !connection.extended && self.trading.buying.free {
+            swarm.priced(connection, Price::FREE); // it will not say anything of money
         }
         self.carry_out(swarm);
         Ok(())
     }
 
     /// A connection is over.
-    fn left(self: &Arc<Self>, link: &Arc<Link>) {
-        if let Some(trade) = link.trade() {
+    fn left(self: &Arc<Self>, connection: &Arc<Connection>) {
+        if let Some(trade) = connection.trade() {
             self.trading.gone(&trade);
         }
-        self.sent.fetch_add(link.sent.swap(0, Ordering::Relaxed), Ordering::Relaxed);
-        if link.outgoing {
-            lock(&self.candidates).ended(link.address, true, Instant::now());
+        self.sent.fetch_add(connection.sent.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+        if connection.outgoing {
+            lock(&self.candidates).ended(connection.address, true, Instant::now());
         }
         if let Some(swarm) = lock(&self.swarm).as_mut() {
-            self.leaves.left(link.number);
-            swarm.leave(link);
+            self.leaves.left(connection.number);
+            swarm.leave(connection);
             self.carry_out(swarm);
             self.serve(swarm);
         }
@@ -544,14 +562,17 @@ impl Torrent {
     /// A block came, whose bytes are at `range` of a buffer. If it is wanted it goes to the intake.
     pub(super) fn arrived(
         self: &Arc<Self>,
-        link: &Link,
+        connection: &Connection,
         block: Block,
         range: Range<usize>,
     ) -> Option<Landed> {
         let mut guard = lock(&self.swarm);
         let swarm = guard.as_mut()?;
-        link.admission().arrived(u64::from(block.len));
-        let wanted = swarm.arrived(link, block);
+        connection.admission().arrived(u64::from(block.len));
+        let wanted = swarm.arrived(connection, block);
+        if !wanted {
+            connection.admission().unwanted(u64::from(block.len));
+        }
         // Before the machine says what is to be done with it.
         let landed = wanted.then(|| self.intake.land(block, range));
         self.carry_out(swarm);
@@ -561,82 +582,86 @@ impl Torrent {
     /// Any other message.
     pub(super) fn handle(
         self: &Arc<Self>,
-        link: &Arc<Link>,
+        connection: &Arc<Connection>,
         message: &PeerMessage<'_>,
-    ) -> Result<(), LinkError> {
+    ) -> Result<(), ConnectionError> {
         match message {
             PeerMessage::Interested => {
-                link.state().interested = true;
+                connection.state().interested = true;
                 self.with_swarm(|swarm| self.serve(swarm));
             }
             PeerMessage::NotInterested => {
-                link.state().interested = false;
-                if link.admission().needs_slot() {
-                    link.choke(self.turns.load(Ordering::Relaxed));
+                connection.state().interested = false;
+                if connection.admission().needs_slot() {
+                    connection.choke(self.turns.load(Ordering::Relaxed));
                 }
                 self.with_swarm(|swarm| self.serve(swarm));
             }
             PeerMessage::Request(block) => {
                 if !self.storage.is_block(*block) {
-                    return Err(LinkError::Nonsense("a block that there is not"));
+                    return Err(ConnectionError::Nonsense("a block that there is not"));
                 }
-                link.asked(*block)?;
+                connection.asked(*block)?;
             }
-            PeerMessage::Cancel(block) => link.outbox.cancel(*block),
-            PeerMessage::HashRequest(request) => self.leaves.give(link, *request),
+            PeerMessage::Cancel(block) => connection.outbox.cancel(*block),
+            PeerMessage::HashRequest(request) => self.leaves.give(connection, *request),
             PeerMessage::Hashes { request, hashes } => {
-                let answer = self.leaves.answered(link.number, request, hashes);
-                self.take_leaves(link, answer);
+                let answer = self.leaves.answered(connection.number, request, hashes);
+                self.take_leaves(connection, answer);
             }
             PeerMessage::HashReject(request) => {
-                let answer = self.leaves.rejected(link.number, request);
-                self.take_leaves(link, answer);
+                let answer = self.leaves.rejected(connection.number, request);
+                self.take_leaves(connection, answer);
             }
-            PeerMessage::Extended(Extended::Pay(message)) => self.handle_pay(link, message)?,
-            PeerMessage::Extended(extended) => self.handle_extended(link, extended),
+            PeerMessage::Extended(Extended::Pay(message)) => {
+                self.handle_pay(connection, message)?
+            }
+            PeerMessage::Extended(extended) => self.handle_extended(connection, extended),
             PeerMessage::KeepAlive | PeerMessage::Port(_) | PeerMessage::Unknown(_) => {}
             other => {
                 let mut guard = lock(&self.swarm);
                 let Some(swarm) = guard.as_mut() else {
-                    return Err(LinkError::Closed("the torrent is not running"));
+                    return Err(ConnectionError::Closed("the torrent is not running"));
                 };
-                swarm.handle(link, other)?;
+                swarm.handle(connection, other)?;
                 self.carry_out(swarm);
             }
         }
         Ok(())
     }
 
-    fn take_leaves(self: &Arc<Self>, link: &Arc<Link>, answer: Answer) {
+    fn take_leaves(self: &Arc<Self>, connection: &Arc<Connection>, answer: Answer) {
         match answer {
             Answer::Nothing => {}
             Answer::Refused(piece) => self.with_swarm(|swarm| {
-                swarm.leaves_refused(link, piece);
+                swarm.leaves_refused(connection, piece);
                 self.carry_out(swarm);
             }),
             Answer::All(piece, leaves) => {
-                self.on_disk(move |this| this.intake.set_leaves(piece, leaves));
+                // On another thread: a block of the piece may be under way to the disk.
+                self.on_disk(move |this| Ok(this.intake.set_leaves(piece, leaves)));
             }
         }
     }
 
-    fn handle_extended(self: &Arc<Self>, link: &Arc<Link>, message: &Extended<'_>) {
+    fn handle_extended(self: &Arc<Self>, connection: &Arc<Connection>, message: &Extended<'_>) {
         match message {
             Extended::Handshake(handshake) => {
-                let listens = handshake.port.map(|port| SocketAddr::new(link.address.ip(), port));
+                let listens =
+                    handshake.port.map(|port| SocketAddr::new(connection.address.ip(), port));
                 {
-                    let mut state = link.state();
+                    let mut state = connection.state();
                     state.ids = handshake.ids;
                     state.client = handshake.client.clone();
                     state.listens = state.listens.or(listens);
                 }
-                self.introduce(link, handshake.ids.pay.is_some());
+                self.introduce(connection, handshake.ids.pay.is_some());
             }
             Extended::Metadata(Metadata::Request(part)) => {
                 let info = self.storage.metainfo().info_bytes();
                 let data = info.chunks(BLOCK_LEN as usize).nth(*part as usize);
                 let total = u32::try_from(info.len()).unwrap_or(u32::MAX);
-                link.send_extended(&Extended::Metadata(match data {
+                connection.send_extended(&Extended::Metadata(match data {
                     Some(data) => Metadata::Data { part: *part, total, data },
                     None => Metadata::Reject(*part),
                 }));
@@ -715,9 +740,9 @@ impl Torrent {
                 }
             }
             Errand::Forget(piece) => self.intake.forget(piece),
-            Errand::AskLeaves(link, piece) => {
-                if !self.leaves.ask(&link, piece) {
-                    swarm.leaves_refused(&link, piece);
+            Errand::AskLeaves(connection, piece) => {
+                if !self.leaves.ask(&connection, piece) {
+                    swarm.leaves_refused(&connection, piece);
                 }
             }
             Errand::Complete => self.on_disk(|this| {
@@ -759,8 +784,8 @@ impl Torrent {
                 _ = tick.tick() => self.with_swarm(|swarm| {
                     swarm.tick();
                     self.carry_out(swarm);
-                    for link in swarm.links() {
-                        let sent = link.sent.swap(0, Ordering::Relaxed);
+                    for connection in swarm.connections() {
+                        let sent = connection.sent.swap(0, Ordering::Relaxed);
                         self.sent.fetch_add(sent, Ordering::Relaxed);
                     }
                 }),
@@ -778,27 +803,27 @@ impl Torrent {
         let turn = self.turns.load(Ordering::Relaxed);
         let mut slots = self.shared.config.upload_slots;
         let mut waiting = Vec::new();
-        for link in swarm.links() {
-            let admission = link.admission();
+        for connection in swarm.connections() {
+            let admission = connection.admission();
             let (interested, unchoked, served_at) = {
-                let state = link.state();
+                let state = connection.state();
                 (state.interested, state.unchoked, state.served_at)
             };
             if !admission.may_serve() {
-                link.choke(turn);
+                connection.choke(turn);
             } else if !admission.needs_slot() {
                 if interested {
-                    link.unchoke(turn);
+                    connection.unchoke(turn);
                 }
             } else if unchoked {
                 slots = slots.saturating_sub(1);
             } else if interested {
-                waiting.push((served_at, link));
+                waiting.push((served_at, connection));
             }
         }
-        waiting.sort_by_key(|(served_at, link)| (*served_at, link.number));
-        for (_, link) in waiting.into_iter().take(slots) {
-            link.unchoke(turn);
+        waiting.sort_by_key(|(served_at, connection)| (*served_at, connection.number));
+        for (_, connection) in waiting.into_iter().take(slots) {
+            connection.unchoke(turn);
         }
     }
 
@@ -806,14 +831,15 @@ impl Torrent {
     fn rotate(&self, swarm: &mut Swarm) {
         let turn = self.turns.fetch_add(1, Ordering::Relaxed) + 1;
         let places = |unchoked: bool| {
-            let of = swarm.links().filter(|link| link.admission().needs_slot());
-            of.filter(move |link| {
-                let state = link.state();
+            let of = swarm.connections().filter(|connection| connection.admission().needs_slot());
+            of.filter(move |connection| {
+                let state = connection.state();
                 state.interested && state.unchoked == unchoked
             })
         };
         if places(false).next().is_some() {
-            let longest = places(true).min_by_key(|link| link.state().served_at).cloned();
+            let longest =
+                places(true).min_by_key(|connection| connection.state().served_at).cloned();
             if let Some(longest) = longest {
                 longest.choke(turn);
             }
@@ -821,10 +847,14 @@ impl Torrent {
         self.serve(swarm);
     }
 
-    /// Who has all cannot want anything of us, nor we of it.
+    /// Who has all cannot want anything of us, nor we of it, once nothing is owed.
     fn part_from_seeds(&self, swarm: &mut Swarm) {
         if swarm.is_complete() {
-            swarm.links().filter(|link| link.state().has_all).for_each(|link| link.ended.cancel());
+            swarm
+                .connections()
+                .filter(|connection| connection.state().has_all)
+                .filter(|connection| connection.trade().is_none_or(|trade| !trade.deal.is_busy()))
+                .for_each(|connection| connection.ended.cancel());
         }
     }
 
@@ -833,11 +863,11 @@ impl Torrent {
         if self.shared.config.discovery.peer_exchange.is_none() || private {
             return;
         }
-        let listening = |link: &Arc<Link>| link.state().listens;
-        let all: Vec<SocketAddr> = swarm.links().filter_map(listening).collect();
-        for link in swarm.links() {
-            let own = link.state().listens;
-            let mut state = link.state();
+        let listening = |connection: &Arc<Connection>| connection.state().listens;
+        let all: Vec<SocketAddr> = swarm.connections().filter_map(listening).collect();
+        for connection in swarm.connections() {
+            let own = connection.state().listens;
+            let mut state = connection.state();
             let others = all.iter().filter(|address| Some(**address) != own);
             let others: Vec<SocketAddr> = others.copied().take(EXCHANGE_PEERS_MAX).collect();
             let told = std::mem::replace(&mut state.told, others.clone());
@@ -847,7 +877,7 @@ impl Torrent {
                 dropped: told.into_iter().filter(|address| !others.contains(address)).collect(),
             };
             if !pex.added.is_empty() || !pex.dropped.is_empty() {
-                link.send_extended(&Extended::Pex(pex));
+                connection.send_extended(&Extended::Pex(pex));
             }
         }
     }

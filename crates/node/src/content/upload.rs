@@ -14,8 +14,9 @@ use tokio::{
 };
 
 use super::{
+    connection::{Connection, ConnectionError},
     disk::{Standing, Storage},
-    link::{Link, LinkError},
+    files::DiskError,
     torrent::Torrent,
 };
 
@@ -31,25 +32,26 @@ const KEEP_ALIVE: Duration = Duration::from_secs(90);
 /// Sends until the connection ends.
 pub(super) async fn send(
     torrent: Arc<Torrent>,
-    link: Arc<Link>,
+    connection: Arc<Connection>,
     to: impl AsyncWrite + Unpin,
-) -> Result<(), LinkError> {
+) -> Result<(), ConnectionError> {
     let storage = Arc::clone(torrent.storage());
     let mut sender = Sender {
-        link,
+        connection,
         storage,
         to,
         run_max: 2 * BLOCK_LEN,
         waiting: Vec::new(),
         admitted: 0,
+        epoch: 0,
         spare: Vec::new(),
     };
-    let closed = Arc::clone(&sender.link);
+    let closed = Arc::clone(&sender.connection);
     let ended = tokio::select! {
         ended = sender.run() => ended,
-        () = closed.ended.cancelled() => Err(LinkError::Closed("closed by us")),
+        () = closed.ended.cancelled() => Err(ConnectionError::Closed("closed by us")),
     };
-    if let Err(LinkError::Closed(SPOILT)) = &ended {
+    if let Err(ConnectionError::Closed(SPOILT)) = &ended {
         torrent.spoilt();
     }
     ended
@@ -58,15 +60,17 @@ pub(super) async fn send(
 const SPOILT: &str = "the files were changed: what was offered is not there any more";
 
 struct Sender<W> {
-    link: Arc<Link>,
+    connection: Arc<Connection>,
     storage: Arc<Storage>,
     to: W,
     /// How many bytes are sent at once.
     run_max: u32,
     /// Blocks that wait for admission, one after the other in one piece.
     waiting: Vec<Block>,
-    /// Bytes that may pass and have not.
+    /// Bytes that may pass and have not, under the session of this `epoch`: what one session paid
+    /// for is not sent in another.
     admitted: usize,
+    epoch: u64,
     /// A buffer to read into.
     spare: Vec<u8>,
 }
@@ -79,12 +83,12 @@ struct Run {
 }
 
 impl<W: AsyncWrite + Unpin> Sender<W> {
-    async fn run(&mut self) -> Result<(), LinkError> {
+    async fn run(&mut self) -> Result<(), ConnectionError> {
         // What was read and is to be sent while the next is read.
         let mut ready = Run::default();
         loop {
-            let taken = self.link.outbox.take(self.run_max, self.waiting.is_empty());
-            let Some(next) = taken else { return Err(LinkError::Closed("closed by us")) };
+            let taken = self.connection.outbox.take(self.run_max, self.waiting.is_empty());
+            let Some(next) = taken else { return Err(ConnectionError::Closed("closed by us")) };
             if !next.messages.is_empty() {
                 within(self.to.write_all(&next.messages)).await?;
             }
@@ -96,14 +100,14 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
                 let buffer = std::mem::take(&mut self.spare);
                 let read = read(Arc::clone(&self.storage), now, buffer);
                 let sent = std::mem::take(&mut ready);
-                let write = write(&mut self.to, &self.link, sent);
+                let write = write(&mut self.to, &self.connection, sent);
                 let (read, (sent, took)) = tokio::try_join!(read, write)?;
                 self.pace(sent.blocks.len(), took);
                 self.spare = sent.bytes;
                 ready = read;
             } else if !ready.blocks.is_empty() {
                 let sent = std::mem::take(&mut ready);
-                let (sent, took) = write(&mut self.to, &self.link, sent).await?;
+                let (sent, took) = write(&mut self.to, &self.connection, sent).await?;
                 self.pace(sent.blocks.len(), took);
                 self.spare = sent.bytes;
             } else if next.messages.is_empty() {
@@ -118,9 +122,14 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
         if self.waiting.is_empty() {
             return Vec::new();
         }
+        let admission = self.connection.admission();
+        let epoch = admission.epoch();
+        if epoch != self.epoch {
+            (self.admitted, self.epoch) = (0, epoch);
+        }
         let wanted: usize = self.waiting.iter().map(|block| block.len as usize).sum();
         if let Some(missing) = wanted.checked_sub(self.admitted).filter(|missing| *missing > 0) {
-            self.admitted += self.link.admission().try_admit(missing);
+            self.admitted += admission.try_admit(missing);
         }
         let mut whole = 0;
         for block in &self.waiting {
@@ -134,18 +143,18 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
 
     /// Until there is something to send, or something may be sent.
     async fn wait(&mut self) {
-        let admission = self.link.admission();
+        let admission = self.connection.admission();
         let blocked = !self.waiting.is_empty();
         tokio::select! {
-            () = self.link.outbox.changed() => {}
+            () = self.connection.outbox.changed() => {}
             goes_on = admission.wait(), if blocked => {
                 if !goes_on {
                     // Nothing of it will ever be sent.
                     self.waiting.clear();
-                    self.link.choke(0);
+                    self.connection.choke(0);
                 }
             }
-            () = tokio::time::sleep(KEEP_ALIVE) => self.link.send(&PeerMessage::KeepAlive),
+            () = tokio::time::sleep(KEEP_ALIVE) => self.connection.send(&PeerMessage::KeepAlive),
         }
     }
 
@@ -159,37 +168,45 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
     }
 }
 
-async fn within<T>(writing: impl Future<Output = std::io::Result<T>>) -> Result<T, LinkError> {
-    Ok(timeout(WRITE_TIMEOUT, writing).await.map_err(|_| LinkError::Silent)??)
+async fn within<T>(
+    writing: impl Future<Output = std::io::Result<T>>,
+) -> Result<T, ConnectionError> {
+    Ok(timeout(WRITE_TIMEOUT, writing).await.map_err(|_| ConnectionError::Silent)??)
 }
 
 async fn read(
     storage: Arc<Storage>,
     blocks: Vec<Block>,
     mut bytes: Vec<u8>,
-) -> Result<Run, LinkError> {
+) -> Result<Run, ConnectionError> {
     let Some(first) = blocks.first().copied() else { return Ok(Run::default()) };
     let reading = spawn_blocking(move || {
         let len: u32 = blocks.iter().map(|block| block.len).sum();
         match storage.stands(first.piece, first.begin, len)? {
             Standing::Good => {}
             Standing::Absent => {
-                return Err(LinkError::Nonsense("a piece that we do not have"));
+                return Err(ConnectionError::Nonsense("a piece that we do not have"));
             }
-            Standing::Spoilt => return Err(LinkError::Closed(SPOILT)),
+            Standing::Spoilt => return Err(ConnectionError::Closed(SPOILT)),
         }
         bytes.resize(len as usize, 0);
-        storage.read(first.piece, first.begin, &mut bytes)?;
+        match storage.read(first.piece, first.begin, &mut bytes) {
+            Err(DiskError::Missing(_) | DiskError::EndsEarly(_)) => {
+                storage.lose_piece(first.piece);
+                return Err(ConnectionError::Closed(SPOILT));
+            }
+            read => read?,
+        }
         Ok(Run { blocks, bytes })
     });
-    reading.await.map_err(|_| LinkError::Closed("reading stopped"))?
+    reading.await.map_err(|_| ConnectionError::Closed("reading stopped"))?
 }
 
 async fn write(
     to: &mut (impl AsyncWrite + Unpin),
-    link: &Link,
+    connection: &Connection,
     run: Run,
-) -> Result<(Run, Duration), LinkError> {
+) -> Result<(Run, Duration), ConnectionError> {
     let begun = Instant::now();
     if run.blocks.is_empty() {
         return Ok((run, Duration::ZERO));
@@ -208,10 +225,10 @@ async fn write(
     while !parts.is_empty() {
         let written = within(to.write_vectored(parts)).await?;
         if written == 0 {
-            return Err(LinkError::Left);
+            return Err(ConnectionError::Left);
         }
         IoSlice::advance_slices(&mut parts, written);
     }
-    link.count_sent(run.bytes.len() as u64);
+    connection.count_sent(run.bytes.len() as u64);
     Ok((run, begun.elapsed()))
 }

@@ -38,15 +38,11 @@ impl Provider {
                 let CloseMessage::Ask(request) = asked else {
                     return Err(ProtocolError::Unexpected("question about a close").into());
                 };
-                // Not cut off where the other end goes meanwhile: its channel's place is kept until
-                // it is known what was signed.
-                let (provider, peer) = (Arc::clone(self), connection.peer());
-                let stop = shutdown.child_token();
-                let answer = async move { provider.seller.answer_close(peer, request, stop).await };
-                let answer = match self.tracker.spawn(answer).await {
-                    Err(error) => return Err(SessionError::Policy(format!("cut off: {error}"))),
-                    Ok(Ok(agreed)) => CloseMessage::Agreed(agreed),
-                    Ok(Err((error, code))) => {
+                let (peer, tasks) = (connection.peer(), &self.tracker);
+                let answered = self.seller.answer_close(peer, request, shutdown, tasks).await;
+                let answer = match answered {
+                    Ok(agreed) => CloseMessage::Agreed(agreed),
+                    Err((error, code)) => {
                         tracing::info!(peer = %connection.peer(), %error, "no close is agreed on");
                         let reason = short_reason(&error.for_peer());
                         CloseMessage::Refused(Refused { code, reason })

@@ -1,14 +1,17 @@
 //! Agreeing to cooperative closes: a channel at a time, while no session of it is open, and never
 //! before what is signed is durable.
 
-use std::sync::Arc;
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use sparewire_core::{ChannelId, NodeId, Signer};
 use sparewire_protocol::{
     AgreedClose, ChannelFacts, CloseRequest, CloseSetup, ProtocolError, RefusalCode, Role, agree,
 };
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{LiveSession, Seller, SlotGuard};
 use crate::{
@@ -18,38 +21,127 @@ use crate::{
     store::{Store, ask},
 };
 
+/// How many closes of each kind are decided on at a time: twice as many as are checked on chain at
+/// once, so that whoever begins a session behind them waits for two checks and not for a crowd.
+const CLOSES_MAX: usize = 32;
+
 type Refusal = (SessionError, RefusalCode);
 
+/// The closes that are being decided on. Each goes on when whoever asked has hung up, so that their
+/// number is bounded here: one for each channel, and so many in all of channels that have paid and
+/// of others, which hold up nobody who has.
+#[derive(Debug)]
+pub(super) struct Closes {
+    paid_before: Arc<Semaphore>,
+    new: Arc<Semaphore>,
+    channels: Mutex<HashSet<ChannelId>>,
+}
+
+impl Default for Closes {
+    fn default() -> Self {
+        let line = || Arc::new(Semaphore::new(CLOSES_MAX));
+        Self { paid_before: line(), new: line(), channels: Mutex::default() }
+    }
+}
+
+/// One of them; it makes room when this is dropped.
+#[derive(Debug)]
+struct ClosePlace {
+    closes: Arc<Closes>,
+    channel: ChannelId,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Closes {
+    /// `None` where one of this channel is being decided on, or too many are. Nobody waits.
+    fn enter(self: &Arc<Self>, channel: ChannelId, has_paid: bool) -> Option<ClosePlace> {
+        let line = if has_paid { &self.paid_before } else { &self.new };
+        let room = Arc::clone(line).try_acquire_owned().ok()?;
+        if !self.channels().insert(channel) {
+            return None;
+        }
+        Some(ClosePlace { closes: Arc::clone(self), channel, _room: room })
+    }
+
+    fn channels(&self) -> MutexGuard<'_, HashSet<ChannelId>> {
+        // Plain inserts and removes: a panic leaves no half.
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ClosePlace {
+    fn drop(&mut self) {
+        self.closes.channels().remove(&self.channel);
+    }
+}
+
 impl Seller {
-    /// What costs nothing comes first; the chain is asked only about channels that we have served
-    /// over, for their payers.
+    /// What costs nothing comes first: what our store alone decides is answered from it. The chain
+    /// is asked only about channels that we have served over, for their payers.
     pub(crate) async fn answer_close(
-        &self,
+        self: &Arc<Self>,
         peer: NodeId,
         request: CloseRequest,
-        cancel: CancellationToken,
+        shutdown: &CancellationToken,
+        tasks: &TaskTracker,
     ) -> Result<AgreedClose, Refusal> {
-        let authorizer = Arc::clone(&self.identity.authorizer);
-        request
-            .verify(peer, &self.chain.domain(), authorizer.address(), (self.clock)())
-            .map_err(refusal)?;
+        let authorizer = self.identity.authorizer.address();
+        request.verify(peer, &self.chain.domain(), authorizer, (self.clock)()).map_err(refusal)?;
         let channel = request.channel();
-        let known = ask(&self.store, move |store| store.channel(channel)).await.map_err(busy)?;
+        let known = ask(&self.store, move |store| {
+            Ok((store.channel(channel)?, store.memory(channel, None)?))
+        });
+        let (known, memory) = known.await.map_err(busy)?;
         if known.is_none_or(|known| known.role != Role::Payee) {
             let unknown = "no session over it is remembered here";
             return Err(refusal(ProtocolError::ChannelUnusable(unknown)));
         }
+        // Agreed on already, or refused for good: neither changes any more.
+        if memory.agreed.is_some() || memory.resync.is_some() {
+            return self.agree_to(request, None).await;
+        }
+        let has_paid = memory.payment.is_some();
+        let place = self.closes.enter(channel, has_paid).ok_or_else(|| {
+            busy(SessionError::Policy("it or too many others are being closed; come again".into()))
+        })?;
+        // Not cut off where the other end goes meanwhile: its channel's place is kept until it is
+        // known what was signed.
+        let (seller, stop) = (Arc::clone(self), shutdown.child_token());
+        let deciding = tasks.spawn(async move {
+            let _place = place;
+            seller.decide_close(peer, request, has_paid, stop).await
+        });
+        deciding.await.map_err(|error| busy(SessionError::Policy(format!("cut off: {error}"))))?
+    }
+
+    async fn decide_close(
+        &self,
+        peer: NodeId,
+        request: CloseRequest,
+        has_paid: bool,
+        cancel: CancellationToken,
+    ) -> Result<AgreedClose, Refusal> {
+        let channel = request.channel();
         // From here on no session of it begins before we are done, and then none at all.
-        let place = LiveSession {
+        let live = LiveSession {
             peer,
             figures: watch::channel(None).1,
             cancel,
             gone: CancellationToken::new(),
         };
-        self.take_slot(channel, &place).await.map_err(busy)?;
-        let _slot = SlotGuard { seller: self, channel, live: place };
-        let facts = self.facts_for_close(channel, &request).await?;
-        ask(&self.store, move |store| Ok(agree_durably(store, &request, facts, &*authorizer)))
+        self.take_slot(channel, &live).await.map_err(busy)?;
+        let _slot = SlotGuard { seller: self, channel, live };
+        let facts = self.facts_for_close(channel, &request, has_paid).await?;
+        self.agree_to(request, facts).await
+    }
+
+    async fn agree_to(
+        &self,
+        request: CloseRequest,
+        facts: Option<ChannelFacts>,
+    ) -> Result<AgreedClose, Refusal> {
+        let signer = Arc::clone(&self.identity.authorizer);
+        ask(&self.store, move |store| Ok(agree_durably(store, &request, facts, &*signer)))
             .await
             .map_err(busy)?
     }
@@ -58,8 +150,9 @@ impl Seller {
         &self,
         channel: ChannelId,
         request: &CloseRequest,
+        has_paid: bool,
     ) -> Result<Option<ChannelFacts>, Refusal> {
-        let _place = self.checks.enter(true).await.ok_or_else(|| {
+        let _place = self.checks.enter(has_paid).await.ok_or_else(|| {
             busy(SessionError::Policy("too many others are being checked; come again".into()))
         })?;
         let silent = |error: SessionError| (error, RefusalCode::ChainUnavailable);
@@ -102,4 +195,27 @@ fn refusal(error: ProtocolError) -> Refusal {
 
 fn busy(error: SessionError) -> Refusal {
     (error, RefusalCode::Busy)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_of_channels_that_never_paid_keeps_nobody_who_has_from_closing() {
+        let closes = Arc::new(Closes::default());
+        let channel = |number: usize| ChannelId([number as u8; 32].into());
+        let mut crowd: Vec<_> =
+            (0..CLOSES_MAX).map(|number| closes.enter(channel(number), false).unwrap()).collect();
+        assert!(closes.enter(channel(100), false).is_none(), "there is no room");
+        for _ in 0..2 {
+            assert!(closes.enter(channel(0), true).is_none(), "one of each channel");
+        }
+        let paid = closes.enter(channel(100), true).unwrap();
+        crowd.pop();
+        assert!(closes.enter(channel(100), false).is_none(), "it is under way");
+        drop(paid);
+        assert!(closes.enter(channel(100), false).is_some());
+    }
 }

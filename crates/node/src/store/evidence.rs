@@ -3,10 +3,11 @@
 
 use std::path::Path;
 
-use rusqlite::{OptionalExtension, params};
-use sparewire_core::{Domain, SessionId, Signature, Signed, Timestamp, encode};
+use rusqlite::{Connection, OptionalExtension, params};
+use sparewire_core::{Address, Domain, SessionId, Signature, Signed, Timestamp, encode};
 use sparewire_protocol::{
-    ChannelConfig, Countersigned, Delegation, Offer, Receipt, StopReason, stake::Contradiction,
+    ChannelConfig, Countersigned, Delegation, Offer, Receipt, Role, StopReason,
+    stake::Contradiction,
 };
 
 use super::{
@@ -279,16 +280,49 @@ impl SqliteStore {
 
     /// Says of every channel that it comes from a backup: its peer may know more of it than we do,
     /// and is asked first ([`Memory::resync`](sparewire_protocol::Memory::resync)), for as long as
-    /// the channel lives.
+    /// the channel lives. The node's `authorizers` are remembered as well
+    /// ([`Store::was_restored`](super::Store::was_restored)): they may have signed over channels
+    /// that the backup never knew, so that the same is said of each that the store meets from now on
+    /// and that pays one of them.
     ///
     /// # Errors
     /// [`StoreError`]; nothing is written then.
-    pub fn mark_restored(&self) -> Result<(), StoreError> {
-        self.with(|connection| {
-            connection.execute("update channels set restored = 1", [])?;
-            Ok(())
-        })
+    pub fn mark_restored(&self, authorizers: &[Address]) -> Result<(), StoreError> {
+        let mut connection = self.lock();
+        let mut write = || -> Result<(), Trouble> {
+            let transaction = connection.transaction()?;
+            transaction.execute("update channels set restored = 1", [])?;
+            for authorizer in authorizers {
+                transaction.execute(
+                    "insert into restored_authorizers values (?) on conflict do nothing",
+                    [authorizer.as_slice()],
+                )?;
+            }
+            Ok(transaction.commit()?)
+        };
+        write().map_err(|trouble| self.name(trouble))
     }
+}
+
+/// Whether `authorizer` may have signed what a restored store does not know of.
+pub(super) fn has_past(connection: &Connection, authorizer: Address) -> Result<bool, Trouble> {
+    let named: bool = connection
+        .prepare_cached("select exists (select 1 from restored_authorizers where authorizer = ?)")?
+        .query_row([authorizer.as_slice()], |row| row.get(0))?;
+    if named {
+        return Ok(true);
+    }
+    // A backup does not always know its node's keys, and older releases marked channels only.
+    let mut statement =
+        connection.prepare_cached("select config from channels where restored = 1 and role = ?")?;
+    let mut rows = statement.query([Role::Payee as i64])?;
+    while let Some(row) = rows.next()? {
+        let config: ChannelConfig = read(&row.get::<_, Vec<u8>>(0)?)?;
+        if config.payee_authorizer == authorizer {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn read_channel(domain: Vec<u8>, config: Vec<u8>) -> Result<(Domain, ChannelConfig), Trouble> {
@@ -298,9 +332,10 @@ fn read_channel(domain: Vec<u8>, config: Vec<u8>) -> Result<(Domain, ChannelConf
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use rusqlite::Connection;
+    use std::collections::BTreeSet;
+
     use sparewire_core::{Amount, B256, ByteCount, DeviceSignature, Signer, TypedData};
-    use sparewire_protocol::{Agreement, Reading, Record, Role};
+    use sparewire_protocol::{Agreement, Reading, Record, Terms};
     use sparewire_wallet::LocalKey;
 
     use super::*;
@@ -429,6 +464,17 @@ mod tests {
         let (directory, store) = payee.kept();
         let session = payee.agreement.session;
         let other = payee.receipt(6);
+        // Whether the channel is frozen, and whether the session goes on over it.
+        let stands = |store: &SqliteStore| {
+            let known = store.channel(payee.agreement.channel()).unwrap().unwrap();
+            assert_eq!(store.channels(Role::Payer).unwrap(), std::slice::from_ref(&known));
+            let Terms { provider, service, .. } = payee.agreement.terms;
+            let resumed =
+                crate::buyer::resumable(store, provider, service, &BTreeSet::new(), |_| None)
+                    .unwrap();
+            (known.frozen, resumed.is_some())
+        };
+        assert_eq!(stands(&store), (false, true));
         let found = store.contradicted(&payee.delegation, &other).unwrap().unwrap();
         assert_eq!(found.receipts().map(|receipt| receipt.body.amount.get()), [7, 6]);
         // The first is enough; our own receipt stays as it was.
@@ -444,6 +490,7 @@ mod tests {
         std::fs::copy(wal(&path), wal(&crashed)).unwrap();
         let after = SqliteStore::open(&crashed).unwrap();
         assert_eq!(after.contradictions(session).unwrap(), [found]);
+        assert_eq!(stands(&after), (true, false));
     }
 
     #[test]
@@ -475,6 +522,7 @@ mod tests {
         delegation.body.wallet = sparewire_core::Address::repeat_byte(9);
         nothing(&delegation, &payee.receipt(6));
         assert_eq!(store.contradictions(payee.agreement.session).unwrap(), []);
+        assert!(!store.channels(Role::Payer).unwrap()[0].frozen);
     }
 
     #[test]
@@ -497,11 +545,37 @@ mod tests {
         let restored = SqliteStore::open(&copy).unwrap();
         assert_eq!(restored.channels(Role::Payee).unwrap()[0].promised().get(), 100);
         assert_eq!(restored.memory(channel(), None).unwrap().resync, None);
-        restored.mark_restored().unwrap();
+        let past =
+            |store: &SqliteStore, key| store.was_restored(Address::repeat_byte(key)).unwrap();
+        let payee = agreement(1, 0).config.payee_authorizer;
+        assert!(!restored.was_restored(payee).unwrap() && !past(&restored, 0x77));
+        restored.mark_restored(&[0x77, 0x77, 0x78].map(Address::repeat_byte)).unwrap();
         drop(restored);
         let restored = SqliteStore::open(&copy).unwrap();
+        assert!(past(&restored, 0x77) && past(&restored, 0x78) && !past(&restored, 0x79));
+        assert!(restored.was_restored(payee).unwrap(), "as its channel says");
+        assert!(
+            !store.was_restored(payee).unwrap() && !past(&store, 0x77),
+            "the one it was made of"
+        );
         assert_eq!(restored.memory(channel(), None).unwrap().resync, Some(Amount::ZERO));
         assert_eq!(store.memory(channel(), None).unwrap().resync, None);
+
+        // A channel that it meets for the first time may be one that it has forgotten; not so where
+        // an authorizer is named that has no past, nor where we pay.
+        let config = agreement(1, 0).config;
+        let another = |role, payee_authorizer, salt, store: &SqliteStore| {
+            let config = ChannelConfig { payee_authorizer, salt, ..config };
+            let domain = agreement(1, 0).terms.domain;
+            store.keep_channel(role, &domain, &config).unwrap();
+            store.memory(config.id(&domain), None).unwrap().resync
+        };
+        assert_eq!(another(Role::Payee, payee, 8, &restored), Some(Amount::ZERO));
+        let named = Address::repeat_byte(0x77);
+        assert_eq!(another(Role::Payee, named, 9, &restored), Some(Amount::ZERO));
+        assert_eq!(another(Role::Payee, Address::repeat_byte(0x79), 10, &restored), None);
+        assert_eq!(another(Role::Payer, payee, 11, &restored), None);
+        assert_eq!(another(Role::Payee, payee, 8, &store), None);
     }
 
     #[test]
@@ -510,9 +584,19 @@ mod tests {
         let path = directory.path().join("store.sqlite");
         store.record(&[began(1, 0), paid(1, 100, 100), receipted(1, 1, true)]).unwrap();
         drop(store);
-        // As versions 3 and 2 left it.
-        let back = |to_2: bool| {
+        // As versions 4, 3 and 2 left it.
+        let back_to_4 = || {
             let file = Connection::open(&path).unwrap();
+            let undo_5 = "drop table restored_authorizers; pragma user_version = 4;";
+            file.execute_batch(undo_5).unwrap();
+            file
+        };
+        drop(back_to_4());
+        let reader = SqliteStore::open_to_read(&path).unwrap().unwrap();
+        assert!(!reader.was_restored(Address::ZERO).unwrap());
+        drop(reader);
+        let back = |to_2: bool| {
+            let file = back_to_4();
             let undo_4 = "drop table offers; drop table contradictions; drop table addresses;
                 alter table channels drop column agreed; pragma user_version = 3;";
             file.execute_batch(undo_4).unwrap();

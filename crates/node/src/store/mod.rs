@@ -7,7 +7,7 @@ mod sqlite;
 
 use serde::Serialize;
 use sparewire_core::{
-    Amount, ByteCount, ChannelId, Domain, NodeId, SessionId, Signature, Signed, Timestamp,
+    Address, Amount, ByteCount, ChannelId, Domain, NodeId, SessionId, Signature, Signed, Timestamp,
 };
 use sparewire_protocol::{
     Agreement, ChannelConfig, Claim, Countersigned, Delegation, Memory, Offer, Payment, Record,
@@ -35,6 +35,9 @@ pub struct KnownChannel {
     pub payment: Option<Payment>,
     /// The close that its payee agreed on: no session begins over it any more.
     pub agreed: Option<Signed<CooperativeClose>>,
+    /// Whether its payee signed two receipts with one number, and both are kept: no session begins
+    /// over it and nothing more is put into it, ever (A1). It can be closed.
+    pub frozen: bool,
 }
 
 impl KnownChannel {
@@ -184,6 +187,13 @@ pub trait Store: Send + Sync {
         theirs: &Countersigned,
     ) -> Result<Option<Contradiction>, StoreError>;
 
+    /// Whether `authorizer` may have signed what this store does not know of, since the store was
+    /// restored from a backup. That does not wear off: no peer's word rules it out.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn was_restored(&self, authorizer: Address) -> Result<bool, StoreError>;
+
     /// Remembers where a peer was reached last.
     ///
     /// # Errors
@@ -235,6 +245,14 @@ pub enum StoreError {
         found: i64,
         /// Ours.
         known: i64,
+    },
+    /// A payment over a channel whose close we have agreed on, at less.
+    #[error(
+        "the close of channel {channel} is agreed on: no payment above that is taken; let its payer open another channel"
+    )]
+    Agreed {
+        /// Which channel.
+        channel: ChannelId,
     },
     /// Damaged, or not readable.
     #[error("{path}: {reason}; restore it from a backup or move it away")]

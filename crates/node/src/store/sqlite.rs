@@ -14,18 +14,18 @@ use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Row, config::DbConfig, params,
 };
 use sparewire_core::{
-    Amount, B256, ByteCount, ChannelId, Domain, NodeId, SessionId, Signed, Timestamp, decode,
-    encode,
+    Address, Amount, B256, ByteCount, ChannelId, Domain, NodeId, SessionId, Signed, Timestamp,
+    decode, encode,
 };
 use sparewire_protocol::{
     Agreement, ChannelConfig, Countersigned, Delegation, Memory, Offer, Payment, Reading, Record,
-    Role, SessionMemory, short_reason, stake::Contradiction,
+    Role, SessionMemory, channel::CooperativeClose, short_reason, stake::Contradiction,
 };
 
-use super::{KnownChannel, KnownSession, Stop, Store, StoreError};
+use super::{KnownChannel, KnownSession, Stop, Store, StoreError, evidence::has_past};
 use crate::transport::PeerAddress;
 
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 /// The oldest version that is brought up to ours as it is opened.
 const VERSION_MIN: i64 = 2;
 /// Longest value that we ever wrote: what a damaged file can make us read.
@@ -38,7 +38,7 @@ create table channels (
     domain  blob not null,
     config  blob not null,
     lost    integer not null default 0,  -- bytes of sessions that are forgotten
-    restored integer not null default 0, -- 1 where it comes from a backup: the peer is asked first
+    restored integer not null default 0, -- 1 where more may be promised than is known here
     agreed  blob                         -- the close that was agreed on: nothing more is promised
 ) without rowid;
 create table sessions (
@@ -127,6 +127,11 @@ create table contradictions (            -- each with the receipt of its number 
 create index contradictions_by_session on contradictions (session);
 ";
 
+/// Whose past a restored store may not know all of; new in version 5.
+const RESTORED: &str = "
+create table restored_authorizers (authorizer blob primary key) without rowid;
+";
+
 /// The store in one SQLite file.
 pub struct SqliteStore {
     connection: Mutex<Connection>,
@@ -187,9 +192,10 @@ impl SqliteStore {
         let found = version(&transaction, path)?;
         if found < VERSION {
             let missing: &[&str] = match found {
-                0 => &[SCHEMA, STOPS, OFFERS, CONTRADICTIONS, ADDRESSES],
-                2 => &[SINCE_2, STOPS, SINCE_3, OFFERS, CONTRADICTIONS, ADDRESSES],
-                _ => &[SINCE_3, OFFERS, CONTRADICTIONS, ADDRESSES],
+                0 => &[SCHEMA, STOPS, OFFERS, CONTRADICTIONS, ADDRESSES, RESTORED],
+                2 => &[SINCE_2, STOPS, SINCE_3, OFFERS, CONTRADICTIONS, ADDRESSES, RESTORED],
+                3 => &[SINCE_3, OFFERS, CONTRADICTIONS, ADDRESSES, RESTORED],
+                _ => &[RESTORED],
             };
             for tables in missing {
                 transaction.execute_batch(tables).map_err(failed)?;
@@ -267,6 +273,7 @@ impl SqliteStore {
     pub(super) fn name(&self, trouble: Trouble) -> StoreError {
         match trouble {
             Trouble::Sqlite(error) => failure(&self.path, error),
+            Trouble::Agreed(channel) => StoreError::Agreed { channel },
             // What a damaged file says is shown on terminals.
             Trouble::Content(reason) => StoreError::Damaged {
                 path: self.path.display().to_string(),
@@ -424,6 +431,10 @@ impl Store for SqliteStore {
         self.keep_contradiction(delegation, theirs)
     }
 
+    fn was_restored(&self, authorizer: Address) -> Result<bool, StoreError> {
+        self.with(|connection| has_past(connection, authorizer))
+    }
+
     fn reached(&self, peer: &PeerAddress) -> Result<(), StoreError> {
         self.with(|connection| {
             // Each new session tells it, and most tell nothing new: that is not written.
@@ -449,7 +460,10 @@ impl Store for SqliteStore {
     }
 }
 
-const CHANNEL: &str = "select id, role, domain, config, agreed from channels";
+const CHANNEL: &str = "
+select id, role, domain, config, agreed,
+       exists (select 1 from contradictions c where c.channel = channels.id)
+from channels";
 
 const SESSION: &str = "
 select s.role, s.peer, s.agreement, s.started, s.lost, s.statement, p.payment,
@@ -479,6 +493,12 @@ fn write_record(connection: &Connection, record: &Record) -> Result<(), Trouble>
         }
         Record::Payment { channel, payment } => {
             let bytes = payment.reading.checked_total().unwrap_or_default().get();
+            // The invariant: after a payee has agreed to a close, nothing is promised to it over that
+            // channel. The write of a session that was cut off for the close may come after it.
+            let amount = payment.voucher.body.amount;
+            if agreed_by_us(connection, *channel)?.is_some_and(|agreed| amount > agreed) {
+                return Err(Trouble::Agreed(*channel));
+            }
             // The invariant of this table: what is promised over a channel never shrinks.
             let changed = connection
                 .prepare_cached(
@@ -588,18 +608,40 @@ fn keep_channel(
     domain: &Domain,
     config: &ChannelConfig,
 ) -> Result<(), Trouble> {
+    let channel = config.id(domain);
+    let is_known: bool = connection
+        .prepare_cached("select exists (select 1 from channels where id = ?)")?
+        .query_row([blob(&channel.0)], |row| row.get(0))?;
+    if is_known {
+        return Ok(());
+    }
+    // The invariant (R1): of a channel that a restored store meets for the first time nobody can tell
+    // whether it is new or was promised money over while the store knew of it.
+    let restored = role == Role::Payee && has_past(connection, config.payee_authorizer)?;
     connection
         .prepare_cached(
-            "insert into channels (id, role, domain, config) values (?, ?, ?, ?)
-             on conflict (id) do nothing",
+            "insert into channels (id, role, domain, config, restored) values (?, ?, ?, ?, ?)",
         )?
         .execute(params![
-            blob(&config.id(domain).0),
+            blob(&channel.0),
             role as i64,
             encode(domain),
-            encode(config)
+            encode(config),
+            restored
         ])?;
     Ok(())
+}
+
+/// At what a close of a channel that we are paid over was agreed on.
+fn agreed_by_us(connection: &Connection, channel: ChannelId) -> Result<Option<Amount>, Trouble> {
+    let agreed: Option<Vec<u8>> = connection
+        .prepare_cached(
+            "select agreed from channels where id = ? and role = ? and agreed is not null",
+        )?
+        .query_row(params![blob(&channel.0), Role::Payee as i64], |row| row.get(0))
+        .optional()?;
+    let agreed = agreed.map(|bytes| read::<Signed<CooperativeClose>>(&bytes)).transpose()?;
+    Ok(agreed.map(|close| close.body.amount))
 }
 
 fn newest_payment(connection: &Connection, channel: ChannelId) -> Result<Option<Payment>, Trouble> {
@@ -625,6 +667,7 @@ fn read_channel(row: &Row<'_>) -> Result<KnownChannel, Trouble> {
         config: read(&row.get::<_, Vec<u8>>(3)?)?,
         payment: None,
         agreed: agreed.map(|bytes| read(&bytes)).transpose()?,
+        frozen: row.get(5)?,
     })
 }
 
@@ -708,6 +751,7 @@ fn read_id(bytes: &[u8]) -> Result<B256, Trouble> {
 pub(super) enum Trouble {
     Sqlite(rusqlite::Error),
     Content(String),
+    Agreed(ChannelId),
 }
 
 impl From<rusqlite::Error> for Trouble {

@@ -452,7 +452,8 @@ mod tests {
             voucher: Signed { body: Voucher { channel: id, amount }, signature },
         };
         let role = Role::Payee;
-        KnownChannel { id, role, domain: DOMAIN, config, payment: Some(payment), agreed: None }
+        let (domain, payment) = (DOMAIN, Some(payment));
+        KnownChannel { id, role, domain, config, payment, agreed: None, frozen: false }
     }
 
     fn keep(tower: &mut Tower, told: &[KnownChannel]) {

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::SeqCst},
 };
 
-use sparewire_core::{ChannelId, Domain, NodeId, SessionId, Signed};
+use sparewire_core::{Address, ChannelId, Domain, NodeId, SessionId, Signed};
 use sparewire_node::{
     store::{KnownChannel, KnownSession, SqliteStore, Stop, Store, StoreError},
     transport::PeerAddress,
@@ -85,6 +85,10 @@ impl Store for Disk {
     ) -> Result<Option<Contradiction>, StoreError> {
         self.room()?;
         self.sqlite.contradicted(delegation, theirs)
+    }
+
+    fn was_restored(&self, authorizer: Address) -> Result<bool, StoreError> {
+        self.sqlite.was_restored(authorizer)
     }
 
     fn reached(&self, peer: &PeerAddress) -> Result<(), StoreError> {

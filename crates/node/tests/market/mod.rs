@@ -206,6 +206,7 @@ pub fn consumer_config() -> ConsumerConfig {
             withdraw_delay_secs_max: 86_400,
             keys: Some(REGISTRY),
             keys_every: Duration::from_secs(60),
+            forgive: false,
         },
         streams_max: 512,
     }
@@ -385,6 +386,15 @@ impl Buyer {
         self.shutdown.cancel();
         let result = within(40, self.run).await.unwrap();
         self.serve.abort();
+        self.endpoint.close().await;
+        result
+    }
+
+    /// Waits for its end, which comes by itself.
+    pub async fn ended(self) -> Result<Statement, SessionError> {
+        let result = within(30, self.run).await.unwrap();
+        self.serve.abort();
+        let _ = self.serve.await;
         self.endpoint.close().await;
         result
     }

@@ -20,6 +20,32 @@ pub fn is_there(program: &str) -> bool {
     found
 }
 
+/// Where webtorrent's modules are, from the environment: npm has it, and no system.
+fn webtorrent_modules() -> Option<std::ffi::OsString> {
+    std::env::var_os("SPAREWIRE_WEBTORRENT")
+}
+
+/// Whether webtorrent can be run; as [`is_there`].
+pub fn is_webtorrent_there() -> bool {
+    let required = std::env::var_os("SPAREWIRE_REQUIRE_CLIENTS").is_some();
+    let found = webtorrent_modules().is_some();
+    assert!(found || !required, "SPAREWIRE_WEBTORRENT names no folder of modules");
+    if !found {
+        eprintln!("skipped: SPAREWIRE_WEBTORRENT names no folder of modules");
+    }
+    found && is_there("node")
+}
+
+/// webtorrent: downloads what is missing in `folder`, then seeds.
+pub fn webtorrent(torrent: &str, folder: &Path, _: &Path) -> Client {
+    let port = free_port();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/swarm/webtorrent.mjs");
+    let mut command = Command::new("node");
+    command.arg(script).arg(webtorrent_modules().unwrap());
+    command.arg(torrent).arg(folder).arg(port.to_string());
+    run(command, port)
+}
+
 /// A port that nobody listens at, which may be taken by somebody else before it is used.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind(super::anywhere()).unwrap();

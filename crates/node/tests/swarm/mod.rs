@@ -130,7 +130,7 @@ impl Content {
 
     /// What is added to an engine to serve it.
     pub fn seed(&self) -> AddTorrent {
-        self.below(self.folder.path())
+        AddTorrent { download: false, ..self.below(self.folder.path()) }
     }
 
     /// What is added to download it into `root`.

@@ -1,6 +1,6 @@
 //! Torrents: what a file, a peer or a link says of one.
 
-use std::{collections::HashSet, path::Component};
+use std::{collections::BTreeSet, path::Component};
 
 use sparewire_content::{
     Builder, Format, Magnet, Metainfo, NAME_LEN_MAX, PATH_LEN_MAX, PATH_NAMES_MAX,
@@ -43,8 +43,8 @@ fn read_torrent(data: &[u8]) {
 /// Every file is in the folder, and no two are one.
 fn assert_paths(metainfo: &Metainfo) {
     let layout = metainfo.layout();
-    let mut seen = HashSet::new();
-    let mut folders = HashSet::new();
+    let mut seen = BTreeSet::new();
+    let mut folders = BTreeSet::new();
     for file in 0..layout.files().len() {
         let path = layout.path(file);
         let text = path.to_str().expect("names are text").to_lowercase();
@@ -71,7 +71,7 @@ fn assert_pieces(metainfo: &Metainfo) {
     if metainfo.hashes().v2().is_some() {
         assert_eq!(geometry.data_len(), of_files);
     }
-    let unknown: HashSet<usize> = metainfo.missing_layers().collect();
+    let unknown: BTreeSet<usize> = metainfo.missing_layers().collect();
     for piece in (0..pieces.min(PIECES_MAX)).chain(pieces.saturating_sub(PIECES_MAX)..pieces) {
         let len = geometry.len_of(piece);
         assert!(len > 0);

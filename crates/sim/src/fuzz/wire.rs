@@ -94,7 +94,7 @@ fn judge_close(request: &CloseRequest) {
             Ok((_, agreed)) => {
                 assert!(agreed.close.body.amount == told && told <= reserved);
                 if request.config.payee_authorizer == signer.address() {
-                    assert!(request.take(&agreed, None).is_ok(), "the payer takes that");
+                    assert!(request.take(&agreed, None, reserved).is_ok(), "the payer takes that");
                 }
             }
             Err(error) => assert_tame(&error, WORDS_MAX),
@@ -107,12 +107,12 @@ fn judge_agreed(agreed: &AgreedClose) {
     let (domain, config) = (super::chain::contracts().domain, super::chain::config());
     let delegation = seeds::delegation();
     let request = CloseRequest { domain, config, delegation, payment: None };
-    match request.take(agreed, None) {
-        Ok((_, claim)) => {
-            let told = agreed.payment.map_or(Amount::ZERO, |payment| payment.voucher.body.amount);
-            assert_eq!(claim.amount, told);
+    let told = agreed.payment.map_or(Amount::ZERO, |payment| payment.voucher.body.amount);
+    for reserved in [Amount::ZERO, told, Amount::MAX] {
+        match request.take(agreed, None, reserved) {
+            Ok((_, claim)) => assert!(claim.amount == told && told <= reserved),
+            Err(error) => assert_tame(&error, WORDS_MAX),
         }
-        Err(error) => assert_tame(&error, WORDS_MAX),
     }
 }
 

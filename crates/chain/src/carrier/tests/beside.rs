@@ -23,6 +23,10 @@ struct Pooled {
     waiting: BTreeMap<u64, Bytes>,
     /// What is taken and forgotten.
     forgets: Option<u64>,
+    /// What is not taken: the wallet is said to be too poor for it.
+    refuses: Option<u64>,
+    /// How often that was said.
+    refused: u64,
     /// Every nonce that was ever taken, in the order in which they came first.
     came: Vec<u64>,
     used: u64,
@@ -50,6 +54,10 @@ impl Pool {
         let nonce = sent.nonce();
         if nonce < pooled.used {
             return Verdict::Error(-32000, "nonce too low");
+        }
+        if pooled.refuses == Some(nonce) {
+            pooled.refused += 1;
+            return Verdict::Error(-32000, "insufficient funds for gas * price + value");
         }
         if !pooled.came.contains(&nonce) {
             pooled.came.push(nonce);
@@ -105,6 +113,10 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 
 impl World {
     async fn new(channels: u64) -> Self {
+        Self::with(channels, quick()).await
+    }
+
+    async fn with(channels: u64, policy: Policy) -> Self {
         let chain = embedded();
         let endpoint = Endpoint::Embedded(chain.clone());
         let deployed = deploy(endpoint.clone(), signer(PAYER), quick()).await.unwrap();
@@ -137,7 +149,7 @@ impl World {
             _ => Verdict::Pass,
         };
         let endpoint = Misbehaving::endpoint(&chain, judge);
-        let payee = Arc::new(connect(endpoint, &deployed, PAYEE, quick()).await);
+        let payee = Arc::new(connect(endpoint, &deployed, PAYEE, policy).await);
         Self { chain, deployed, pool, payee, configs, looks, blind, purse }
     }
 
@@ -337,6 +349,85 @@ async fn no_more_is_signed_beside_others_than_the_wallet_can_pay_for() {
     // Enough for one of them at a time.
     let reserved: u64 = world.payee.follower.reserved().unwrap().to();
     world.purse.store(reserved + reserved / 2, Ordering::SeqCst);
+    let second = world.claim(1);
+    world.looked().await;
+    assert_eq!(world.pool.len(), 1);
+    world.mine();
+    world.pooled(1).await;
+    world.mine();
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+    assert_eq!(world.claimed().await, [60; 2]);
+}
+
+#[tokio::test]
+async fn what_all_nodes_refused_beside_others_is_signed_again_the_same() {
+    let world = World::new(1).await;
+    let first = world.transfer(1);
+    world.pooled(1).await;
+    world.pool.lock().refuses = Some(1);
+    let claim = world.claim(0);
+    until("it is refused", || world.pool.lock().refused == 1).await;
+    world.looked().await;
+    world.pool.lock().refuses = None;
+    // Nonce, gas and fee are what they were, so that its hash is as well.
+    world.mine();
+    world.pooled(1).await;
+    world.mine();
+    first.await.unwrap().unwrap();
+    claim.await.unwrap().unwrap();
+    assert_eq!(world.claimed().await, [60]);
+    let attempts = world.payee.follower.journal.attempts(2).unwrap();
+    assert_eq!(attempts.len(), 1, "one transaction, signed twice");
+}
+
+#[tokio::test]
+async fn what_all_nodes_refused_alone_is_signed_again_the_same_when_it_is_asked_for_again() {
+    let world = World::new(1).await;
+    world.pool.lock().refuses = Some(0);
+    let error = world.claim(0).await.unwrap().unwrap_err();
+    let ChainError::InsufficientFunds { available, needed, .. } = error else { panic!("{error}") };
+    assert!(needed > available && needed < 2 * available, "{needed} of {available}");
+    world.pool.lock().refuses = None;
+    let again = world.claim(0);
+    world.pooled(1).await;
+    world.mine();
+    again.await.unwrap().unwrap();
+    assert_eq!(world.claimed().await, [60]);
+}
+
+#[tokio::test]
+async fn a_nonce_that_another_program_took_and_a_reorganisation_gave_back_is_filled() {
+    let world = World::with(1, Policy { finality: Finality::Blocks(3), ..quick() }).await;
+    let claim = world.claim(0);
+    world.pooled(1).await;
+    // Another program's transaction takes its nonce, and ours is signed anew with the next one.
+    let (_, foreign) = crate::testing::signed(PAYEE, |transaction| transaction.nonce = 0);
+    let before = world.chain.block_number();
+    world.chain.submit(&foreign).unwrap();
+    world.chain.mine().unwrap();
+    {
+        let mut pooled = world.pool.lock();
+        pooled.waiting.remove(&0);
+        pooled.used = 1;
+    }
+    until("it is signed anew", || world.pool.lock().waiting.contains_key(&1)).await;
+    // That is never mined: the other transaction is gone for good.
+    world.chain.rollback(world.chain.block_number() - before).unwrap();
+    world.pool.lock().used = 0;
+    world.mining(claim).await.unwrap().unwrap();
+    assert_eq!(world.claimed().await, [60]);
+    assert_eq!(world.payee.follower.journal.signed().len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_signed_beside_others_leaves_enough_to_raise_them() {
+    let world = World::new(2).await;
+    let first = world.claim(0);
+    world.pooled(1).await;
+    // Enough for both as they are signed, and for little more.
+    let reserved: u64 = world.payee.follower.reserved().unwrap().to();
+    world.purse.store(2 * reserved + reserved / 2, Ordering::SeqCst);
     let second = world.claim(1);
     world.looked().await;
     assert_eq!(world.pool.len(), 1);

@@ -53,6 +53,11 @@ impl Scene {
 
     /// Two receipts of that number by the payee's authorizer.
     fn contradiction(&self, sequence: u64) -> Contradiction {
+        self.contradiction_until(sequence, 1 << 40)
+    }
+
+    /// The same under a delegation that ends then.
+    fn contradiction_until(&self, sequence: u64, expiry_secs: u64) -> Contradiction {
         let (domain, config) = (self.deployed.domain, config(self.deployed.token, 1));
         let both = |units: u128| {
             let body = Receipt {
@@ -72,7 +77,7 @@ impl Scene {
             wallet: self.payee.wallet(),
             device: NodeId(B256::repeat_byte(6)),
             authorizer: config.payee_authorizer,
-            expiry_secs: 1 << 40,
+            expiry_secs,
         };
         let delegation = Verified::sign(delegation, &domain, &TestSigner::new(PAYEE)).unwrap();
         Contradiction::new(&domain, *delegation.signed(), config, [both(5), both(6)]).unwrap()
@@ -231,4 +236,58 @@ async fn nothing_is_bonded_announced_or_reported_where_there_is_no_stake_contrac
     let bond = Intent::Bond { stake, holder, token: other, amount: amount(1) };
     refused(scene.payee.perform(&bond).await, "holds bonds in token");
     assert_eq!(scene.tokens(holder).await, 1_000);
+}
+
+#[tokio::test]
+async fn the_same_call_of_two_contracts_is_two_intents() {
+    let pass = |_: &str, _: &serde_json::Value| Verdict::Pass;
+    let (_, _, chain) = misbehaving(quick(), Journal::in_memory().unwrap(), pass).await;
+    let of = |contract: u8| {
+        let contract = Address::repeat_byte(contract);
+        let (device, authorizer) = (Some(NodeId::default()), None);
+        [Intent::Unbond { stake: contract }, Intent::Revoke { keys: contract, device, authorizer }]
+            .map(|intent| chain.digest_of(&intent))
+    };
+    let (one, other) = (of(1), of(2));
+    assert_eq!(one, of(1));
+    assert!(one.iter().all(|digest| !other.contains(digest)));
+}
+
+#[tokio::test]
+async fn a_wallet_answers_until_its_delegation_ended_or_was_revoked_and_a_week_more() {
+    const WEEK: u64 = 7 * 86_400;
+    let scene = Scene::new().await;
+    let (payee, stake) = (&scene.payee, scene.stake);
+    payee.perform(&scene.bond(300)).await.unwrap();
+    let first_end = payee.head().await.unwrap().time_secs + 10 * 86_400;
+    let contradiction = scene.contradiction_until(1, first_end);
+    let delegation = contradiction.delegation().body;
+    let keys = payee.read_newest(stake, Stake::KEYSCall {}).await.unwrap();
+    let liability = async || payee.liability(stake, &delegation).await.unwrap();
+    let signed = liability().await;
+    assert_eq!(signed.expiry_secs, delegation.expiry_secs);
+    assert_eq!(signed.until_secs, delegation.expiry_secs + WEEK);
+
+    // Registered for longer, the wallet answers for longer, and the contract wants that expiry.
+    let expiry_secs = delegation.expiry_secs + 100 * 86_400;
+    let delegation_later = Delegation { expiry_secs, ..delegation };
+    payee.perform(&Intent::Register { keys, delegation: delegation_later }).await.unwrap();
+    assert_eq!(liability().await.until_secs, expiry_secs + WEEK);
+    let now = payee.head().await.unwrap().time_secs;
+    scene.embedded.increase_time(delegation.expiry_secs + WEEK + 1 - now).unwrap();
+    refused(scene.reported(&contradiction).await, "answered for");
+    let later = contradiction.clone().registered_until(expiry_secs);
+    assert_eq!(later.evidence(), contradiction.evidence());
+    scene.payer.perform(&scene.report(&later, 1)).await.unwrap();
+    assert_eq!(scene.bonded().await, 200);
+
+    // Revoked, it answers for a week.
+    let authorizer = Some(delegation.authorizer);
+    payee.perform(&Intent::Revoke { keys, device: None, authorizer }).await.unwrap();
+    let now = payee.head().await.unwrap().time_secs;
+    let until = liability().await.until_secs;
+    assert!(until > now && until <= now + WEEK, "{until} at {now}");
+    scene.embedded.increase_time(WEEK + 1).unwrap();
+    let another = scene.contradiction_until(2, first_end).registered_until(expiry_secs);
+    refused(scene.reported(&another).await, "answered for");
 }

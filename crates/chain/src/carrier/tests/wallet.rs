@@ -519,3 +519,74 @@ async fn a_step_that_fails_leaves_no_signed_transaction_behind() {
     assert_eq!(carrier.follower.node.nonce(carrier.wallet()).await.unwrap(), before + 2);
     assert!(carrier.work().unwrap().under_way.is_empty());
 }
+
+/// A payer behind a node that cannot simulate anything while it is told so.
+async fn dumb() -> (EmbeddedChain, EvmChain, Arc<AtomicBool>) {
+    let silent = Arc::new(AtomicBool::new(false));
+    let told = silent.clone();
+    let judge = move |method: &str, _: &Value| match method {
+        "eth_estimateGas" if told.load(Ordering::SeqCst) => Verdict::Silence,
+        _ => Verdict::Pass,
+    };
+    let (chain, _, carrier) = misbehaving(quick(), Journal::in_memory().unwrap(), judge).await;
+    (chain, carrier, silent)
+}
+
+#[tokio::test]
+async fn an_urgent_intent_outlives_a_start_at_which_the_node_is_silent() {
+    let (chain, carrier, silent) = dumb().await;
+    // Its caller was killed while it waited for its turn.
+    let call = crate::Call { target: Some(TO), data: Bytes::new(), value: U256::from(100) };
+    carrier.follower.journal.plan("revoke", B256::ZERO, &[call], true, 0).unwrap();
+    silent.store(true, Ordering::SeqCst);
+    let error = carrier.resume().await.unwrap_err();
+    assert!(matches!(error, ChainError::Unreachable { .. }), "{error:?}");
+    silent.store(false, Ordering::SeqCst);
+    assert_eq!(carrier.resume().await.unwrap(), 1);
+    assert_eq!(balance(&chain, TO), 100);
+}
+
+#[tokio::test]
+async fn what_its_caller_was_told_was_not_sent_is_not_sent_later() {
+    let (chain, carrier, silent) = dumb().await;
+    silent.store(true, Ordering::SeqCst);
+    let error = carrier.transfer(TO, 100).await.unwrap_err();
+    assert!(matches!(error, ChainError::Unreachable { .. }), "{error:?}");
+    silent.store(false, Ordering::SeqCst);
+    assert_eq!(carrier.resume().await.unwrap(), 0);
+    assert_eq!(balance(&chain, TO), 0);
+}
+
+#[tokio::test]
+async fn where_the_wallet_cannot_pay_for_the_raise_what_was_taken_before_is_sent_again() {
+    // The first version is taken and forgotten, and the wallet cannot pay for more than that.
+    let (mut taken, mut refused) = (None, 0);
+    let judge = move |method: &str, params: &Value| {
+        if method != "eth_sendRawTransaction" {
+            return Verdict::Pass;
+        }
+        let raw: Bytes = serde_json::from_value(params[0].clone()).unwrap();
+        let sent = alloy_consensus::TxEnvelope::decode_2718_exact(&raw).unwrap();
+        if sent.max_fee_per_gas() > *taken.get_or_insert(sent.max_fee_per_gas()) {
+            refused += 1;
+            return Verdict::Error(-32000, "insufficient funds for gas * price + value");
+        }
+        // Asked often enough that a raise of a raise would have come by now.
+        if refused > 4 { Verdict::Pass } else { Verdict::Result(json!(sent.tx_hash())) }
+    };
+    let policy = Policy { bump_after: Duration::from_millis(10), ..quick() };
+    let (chain, _, carrier) = misbehaving(policy, Journal::in_memory().unwrap(), judge).await;
+    let blocks = async {
+        loop {
+            chain.mine().unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        done = carrier.transfer(TO, 1_000) => assert_eq!(done.unwrap().transactions.len(), 1),
+        () = blocks => {}
+    }
+    assert_eq!(balance(&chain, TO), 1_000);
+    let attempts = carrier.follower.journal.attempts(1).unwrap();
+    assert_eq!(attempts.len(), 2, "one that is refused is not raised further");
+}

@@ -1,5 +1,6 @@
 //! `sparewire demo`: a whole bandwidth market on this machine.
 
+mod content;
 mod market;
 mod origin;
 mod statement;
@@ -7,7 +8,7 @@ mod statement;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use sparewire_core::{Amount, ByteCount, Price};
 use sparewire_node::{
@@ -38,7 +39,10 @@ use crate::{
 
 /// Run a whole bandwidth market on this machine and show that it adds up.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct DemoArgs {
+    #[command(subcommand)]
+    what: Option<DemoCommand>,
     /// End after the statement; the exit code is 0 only if all figures agree.
     #[arg(long)]
     once: bool,
@@ -50,7 +54,17 @@ pub(crate) struct DemoArgs {
     price: String,
 }
 
+#[derive(Debug, Subcommand)]
+enum DemoCommand {
+    /// A paid swarm: one seeder, and four downloaders that also serve each other.
+    Content(content::ContentDemoArgs),
+}
+
 pub(crate) async fn run(args: DemoArgs, data_dir: Option<PathBuf>, json: bool) -> Result<()> {
+    if let Some(DemoCommand::Content(args)) = &args.what {
+        ensure!(data_dir.is_none(), "a demo of content keeps nothing: leave --data-dir out");
+        return passing(args, json).await;
+    }
     let size = ByteCount::parse(&args.size).context("--size")?;
     ensure!(size > ByteCount::ZERO, "--size must be above 0");
     let price = Price::parse(&args.price, network::TOKEN_DECIMALS).context("--price")?;
@@ -77,12 +91,26 @@ pub(crate) async fn run(args: DemoArgs, data_dir: Option<PathBuf>, json: bool) -
     let demo = Demo { size, cost, price: args.price, dir, keep: temporary.is_none() };
     let result = demo.run(args.once, json, &mut interrupts).await;
     if let Some(temporary) = temporary {
-        let dir = temporary.path().to_owned();
-        if let Err(error) = temporary.close() {
-            eprintln!("warning: {} is left behind: {error}", dir.display());
-        }
+        remove(temporary);
     }
     result
+}
+
+/// A demo of which nothing is left.
+async fn passing(args: &content::ContentDemoArgs, json: bool) -> Result<()> {
+    let temporary = tempfile::tempdir()?;
+    let mut interrupts = Interrupts::listen()?;
+    let cut = "nothing is left of this demo; its money was test money";
+    let ran = interrupts.or(cut, content::run(args, temporary.path(), json)).await;
+    remove(temporary);
+    ran?
+}
+
+fn remove(temporary: tempfile::TempDir) {
+    let dir = temporary.path().to_owned();
+    if let Err(error) = temporary.close() {
+        eprintln!("warning: {} is left behind: {error}", dir.display());
+    }
 }
 
 struct Demo {
@@ -218,6 +246,7 @@ impl Market {
         let (consumer, endpoint) = assemble::consumer(
             &self.consumer_config,
             self.provider_addr.clone(),
+            false,
             &self.buying.side,
         )
         .await?;

@@ -1,8 +1,5 @@
 use sparewire_core::{Address, NodeId, Price, Signature, Signed};
-use sparewire_protocol::{
-    CountingRule, CreditRule, Receipt, Service, Statement, Terms, Voucher,
-    channel::CooperativeClose,
-};
+use sparewire_protocol::{CountingRule, CreditRule, Receipt, Service, Statement, Terms, Voucher};
 
 use super::*;
 
@@ -352,4 +349,17 @@ fn where_a_peer_was_reached_last_is_remembered() {
     let store = SqliteStore::open(&directory.path().join("store.sqlite")).unwrap();
     let at = store.address(node).unwrap().unwrap();
     assert_eq!((at.node, at.addrs), (node, vec!["[::1]:3".parse().unwrap()]));
+}
+
+#[test]
+fn a_payment_that_comes_after_the_close_was_agreed_on_changes_nothing_about_it() {
+    let (_directory, store) = store();
+    store.record(&[began(1, 0), paid(1, 100, 100), agreed(100)]).unwrap();
+    // The write of a session that was cut off for the close.
+    let late = store.record(&[paid(1, 150, 150)]).unwrap_err();
+    assert_eq!(late, StoreError::Agreed { channel: channel() });
+    let known = store.channel(channel()).unwrap().unwrap();
+    assert_eq!(known.promised().get(), 100);
+    assert!(known.agreed_close().is_some(), "the same answer for ever");
+    store.record(&[paid(1, 100, 100)]).unwrap(); // told again
 }

@@ -19,7 +19,7 @@ use super::{
 
 /// Why a connection ends.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(super) enum LinkError {
+pub(super) enum ConnectionError {
     /// The network.
     #[error("the connection broke: {0}")]
     Network(String),
@@ -43,7 +43,7 @@ pub(super) enum LinkError {
     Disk(#[from] super::files::DiskError),
 }
 
-impl From<std::io::Error> for LinkError {
+impl From<std::io::Error> for ConnectionError {
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::UnexpectedEof => Self::Left,
@@ -54,7 +54,7 @@ impl From<std::io::Error> for LinkError {
 
 /// What is known of a connection, and what it is to be sent.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct Connection {
     /// Its number among the torrent's connections; never used twice.
     pub(super) number: u32,
     pub(super) address: SocketAddr,
@@ -97,7 +97,7 @@ pub(super) struct State {
     pub(super) served_at: u64,
 }
 
-impl Link {
+impl Connection {
     pub(super) fn new(
         number: u32,
         address: SocketAddr,
@@ -189,9 +189,9 @@ impl Link {
     }
 
     /// The peer wants a block. Not served are those who are choked: they know.
-    pub(super) fn asked(&self, block: Block) -> Result<(), LinkError> {
+    pub(super) fn asked(&self, block: Block) -> Result<(), ConnectionError> {
         if self.state().unchoked && !self.outbox.ask(block) {
-            return Err(LinkError::Nonsense("more requests than we said that we keep"));
+            return Err(ConnectionError::Nonsense("more requests than we said that we keep"));
         }
         Ok(())
     }
