@@ -47,9 +47,6 @@ pub trait Admission: Debug + Send + Sync {
 
     /// Counts bytes from the peer that have passed their hash.
     fn passed(&self, bytes: u64);
-
-    /// How many bytes the peer may still send us; `None` without a bound.
-    fn allowance(&self) -> Option<u64>;
 }
 
 /// A peer that neither pays nor is paid: it shares one rate with all others like it.
@@ -91,10 +88,6 @@ impl Admission for Free {
 
     fn passed(&self, bytes: u64) {
         self.got.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn allowance(&self) -> Option<u64> {
-        None
     }
 }
 

@@ -152,8 +152,6 @@ pub struct Deal {
     sales: AtomicU64,
     /// Whether there is anything to buy here.
     sells: bool,
-    /// The session in which we pay is to end: nothing more is asked for in it.
-    winding_up: watch::Sender<bool>,
     /// Bytes that were asked of the peer and are neither there nor given up.
     asked: AtomicU64,
     /// Bytes that ever came from the peer.
@@ -194,7 +192,6 @@ impl Deal {
             figures: Default::default(),
             sales: AtomicU64::new(0),
             sells,
-            winding_up: watch::channel(false).0,
             asked: AtomicU64::new(0),
             came: AtomicU64::new(0),
             quiet: Notify::new(),
@@ -310,8 +307,9 @@ impl Deal {
         self.selling.borrow().is_some() || self.buying.borrow().is_some()
     }
 
-    /// Buys from the peer, for no more than `price_max`, until `shutdown`, or until the connection has `ended` or trying again
-    /// would not help. Blocks can be asked for while [`Admission::allowance`] is not 0.
+    /// Buys from the peer, for no more than `price_max`, until `shutdown`, or until the connection
+    /// has `ended` or trying again would not help. Blocks can be asked for up to what
+    /// [`Figures::allowed`] says.
     ///
     /// # Errors
     /// [`SessionError`] where it did not end properly.
@@ -439,7 +437,6 @@ impl Purchase for Downloading<'_> {
     /// Nothing more is asked for; what was is waited for a little.
     async fn wind_up(&self, _why: &Ending) {
         // Still counted: the meter stays where the blocks under way are judged.
-        self.deal.winding_up.send_replace(true);
         self.deal.tell(Side::Buying, Figures::close);
         let deal = self.deal;
         let _ = timeout(WIND_UP, deal.quiet(&deal.asked)).await;
@@ -448,7 +445,6 @@ impl Purchase for Downloading<'_> {
 
     fn over(&self, _error: Option<&SessionError>) {
         self.deal.buying.send_replace(None);
-        self.deal.winding_up.send_replace(false);
         self.deal.tell(Side::Buying, Figures::end);
     }
 }
@@ -524,10 +520,5 @@ impl Admission for Deal {
             bought.meter.count(Direction::Down, part);
             counts -= part as u64;
         }
-    }
-
-    fn allowance(&self) -> Option<u64> {
-        let on = self.buying.borrow().is_some() && !*self.winding_up.borrow();
-        if on { None } else { Some(0) }
     }
 }

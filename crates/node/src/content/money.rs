@@ -233,9 +233,6 @@ impl Admission for Known {
         self.deal.passed(bytes);
         self.otherwise.passed(bytes);
     }
-    fn allowance(&self) -> Option<u64> {
-        self.deal.allowance()
-    }
 }
 
 struct ConnectionSink {
