@@ -7,15 +7,13 @@ mod swarm;
 
 use std::{sync::Arc, time::Duration};
 
-use market::{Disk, FakeChain, Keys, PRICE, Seat, WEALTH, amount, clock, open_store, until};
+use market::{FakeChain, PRICE, Trader, amount, until};
 use sparewire_content::Format;
-use sparewire_core::{Price, Signer};
+use sparewire_core::Price;
 use sparewire_node::{
-    buyer::{Buyer, BuyerConfig},
     content::{
         AddTorrent, Buying, Engine, EngineConfig, Money, Sale, Torrent, TorrentState, TorrentStatus,
     },
-    seller::Seller,
     store::Store,
 };
 use sparewire_protocol::{CreditRule, Role};
@@ -24,34 +22,20 @@ use tempfile::TempDir;
 
 /// A node that shares and downloads.
 struct Node {
-    disk: Arc<Disk>,
-    seller: Arc<Seller>,
+    trader: Trader,
     engine: Engine,
     files: TempDir,
-    _directory: TempDir,
 }
 
 impl Node {
     async fn new(chain: &Arc<FakeChain>) -> Self {
-        Self::with(chain, market::consumer_config().buying).await
-    }
-
-    async fn with(chain: &Arc<FakeChain>, buying: BuyerConfig) -> Self {
-        let (keys, directory) = (Keys::random(), tempfile::tempdir().unwrap());
-        chain.mint(keys.wallet.address(), WEALTH);
-        let seat = Seat::new(chain, keys.wallet.address());
-        let sqlite = open_store(directory.path()).await;
-        let disk = Arc::new(Disk { sqlite, full: false.into() });
-        let selling = market::provider_config().selling;
-        let buyer = Buyer::new(buying, keys.identity(), disk.clone(), seat.clone(), clock());
-        let seller = Seller::new(selling, keys.identity(), disk.clone(), seat.clone(), clock());
-        let (buyer, seller) = (Arc::new(buyer), Arc::new(seller));
-        let money = Money::new(Some(buyer), Some(seller.clone()), keys.device.clone());
+        let trader = Trader::new(chain).await;
+        let (buyer, seller) = (trader.buyer.clone(), trader.seller.clone());
+        let money = Money::new(Some(buyer), Some(seller), trader.keys.device.clone());
         let money = Some(Arc::new(money));
         let engine =
             Engine::start(EngineConfig { money, ..EngineConfig::new(anywhere()) }).await.unwrap();
-        let files = tempfile::tempdir().unwrap();
-        Self { disk, seller, engine, files, _directory: directory }
+        Self { trader, engine, files: tempfile::tempdir().unwrap() }
     }
 
     /// Sells `content` at a price, and gives nothing away.
@@ -71,9 +55,7 @@ impl Node {
 
     /// What all its sessions on one side come to, in bytes and in money.
     fn sum(&self, role: Role) -> (u64, u128) {
-        let sessions = self.disk.sessions().unwrap();
-        let mine = sessions.iter().filter(|known| known.role == role);
-        mine.fold((0, 0), |(bytes, money), known| {
+        self.trader.sessions(role).iter().fold((0, 0), |(bytes, money), known| {
             let payment = known.payment.unwrap();
             let paid = payment.voucher.body.amount.saturating_sub(known.agreement.base);
             (bytes + payment.reading.down.get(), money + paid.get())
@@ -81,7 +63,7 @@ impl Node {
     }
 
     fn all_ended(&self) -> bool {
-        self.disk.sessions().unwrap().iter().all(|known| known.statement.is_some())
+        self.trader.disk.sessions().unwrap().iter().all(|known| known.statement.is_some())
     }
 }
 
@@ -115,12 +97,13 @@ async fn is_paid_for(content: Content) {
     until("it is shown", || got.status().paid == amount(u128::from(SEVERAL_LEN))).await;
     assert_eq!(shared.status().earned, amount(u128::from(SEVERAL_LEN)));
     assert_eq!(got.status().earned, amount(0));
-    seeder.seller.settler().settle().await.unwrap();
+    seeder.trader.seller.settler().settle().await.unwrap();
     // Nobody is served for nothing.
     let beggar = swarm::engine().await;
     let below = tempfile::tempdir().unwrap();
     let begging = beggar.add(content.below(below.path())).await.unwrap();
     begging.add_peer(seeder.engine.listens());
+    until("it is connected", || begging.status().peers > 0).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(begging.status().have, 0);
 }
@@ -217,5 +200,5 @@ async fn a_dear_seller_is_left_and_the_reason_is_told() {
     let refusal = got.status().refusal.unwrap();
     assert!(refusal.contains("more than the limit"), "{refusal}");
     assert_eq!(got.status().have, 0);
-    assert!(getter.disk.channels(Role::Payer).unwrap().is_empty());
+    assert!(getter.trader.disk.channels(Role::Payer).unwrap().is_empty());
 }

@@ -5,6 +5,7 @@ mod chain;
 mod client;
 mod disk;
 mod origins;
+mod trader;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -43,6 +44,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
+pub use trader::Trader;
 
 /// One unit for each byte: what is paid can be read as bytes.
 pub const PRICE: u128 = 1 << 30;
