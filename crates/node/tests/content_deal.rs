@@ -81,18 +81,19 @@ struct Trade {
 impl Trade {
     /// `buyer` at one end of a line buys from `seller` at the other.
     fn begin((buyer, buys): (&Trader, &Arc<Deal>), (seller, sells): (&Trader, &Arc<Deal>)) -> Self {
-        Self::at(PRICE, (buyer, buys), (seller, sells))
+        Self::at((PRICE, PRICE), (buyer, buys), (seller, sells))
     }
 
+    /// At a price, for no more than another.
     fn at(
-        price: u128,
+        (price, most): (u128, u128),
         (buyer, buys): (&Trader, &Arc<Deal>),
         (seller, sells): (&Trader, &Arc<Deal>),
     ) -> Self {
         let stop = CancellationToken::new();
         let (machine, deal, done) = (buyer.buyer.clone(), buys.clone(), stop.clone());
         let bought = tokio::spawn(async move {
-            let most = Price::per_gib(PRICE).unwrap();
+            let most = Price::per_gib(most).unwrap();
             deal.buy(&machine, most, &done, &CancellationToken::new()).await
         });
         let (machine, deal, done) =
@@ -254,6 +255,8 @@ async fn a_budget_holds_over_all_sellers_together_whatever_their_number() {
     let config = market::consumer_config().buying;
     let two = config.channel_amount.checked_add(config.channel_amount).unwrap();
     let buyer = Trader::with(&chain, BuyerConfig { budget: two, ..config.clone() }).await;
+    // All are asked for before the first stands on chain.
+    *buyer.seat.slow_blocks.lock().unwrap() = std::time::Duration::from_millis(200);
     let mut sellers = Vec::new();
     for _ in 0..4 {
         sellers.push(Trader::new(&chain).await);
@@ -276,6 +279,17 @@ async fn a_budget_holds_over_all_sellers_together_whatever_their_number() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seller_that_asks_more_than_it_was_quoted_at_is_refused() {
+    let chain = Arc::new(FakeChain::default());
+    let (buyer, seller) = (Trader::new(&chain).await, Trader::new(&chain).await);
+    let line = Line::new(&buyer, &seller, 1);
+    let trade = Trade::at((PRICE, PRICE - 1), (&buyer, &line.near), (&seller, &line.far));
+    let refused = trade.refused().await;
+    assert!(refused.contains(&format!("more than the limit of {}", PRICE - 1)), "{refused}");
+    assert!(buyer.disk.channels(Role::Payer).unwrap().is_empty(), "no channel was opened");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -106,6 +106,8 @@ pub struct Seat {
     wallet: Address,
     pub unreachable: AtomicBool,
     pub slow: Mutex<Duration>,
+    /// How long it takes until what is sent stands anywhere.
+    pub slow_blocks: Mutex<Duration>,
     /// Channels about which it answers nonsense.
     pub muddled: Mutex<HashSet<ChannelId>>,
     /// What a transaction costs, and what each claim in it adds, in wei.
@@ -138,6 +140,7 @@ impl Seat {
             wallet,
             unreachable: false.into(),
             slow: Mutex::default(),
+            slow_blocks: Mutex::default(),
             muddled: Mutex::default(),
             fee_wei: Mutex::new((1, 0)),
             unheard: 0.into(),
@@ -264,6 +267,8 @@ impl Chain for Seat {
 
     async fn perform(&self, intent: &Intent) -> Result<Outcome, ChainError> {
         self.reach().await?;
+        let slow = *self.slow_blocks.lock().unwrap();
+        tokio::time::sleep(slow).await;
         let outcome = self.apply(intent)?;
         let one_less = |left: usize| left.checked_sub(1);
         if self.unheard.fetch_update(SeqCst, SeqCst, one_less).is_ok() {

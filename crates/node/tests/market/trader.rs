@@ -17,6 +17,7 @@ use super::{Disk, FakeChain, Keys, Seat, WEALTH, clock, open_store};
 pub struct Trader {
     pub keys: Arc<Keys>,
     pub disk: Arc<Disk>,
+    pub seat: Arc<Seat>,
     pub buyer: Arc<Buyer>,
     pub seller: Arc<Seller>,
     _directory: TempDir,
@@ -35,9 +36,9 @@ impl Trader {
         let disk = Arc::new(Disk { sqlite, full: false.into() });
         let selling = super::provider_config().selling;
         let buyer = Buyer::new(buying, keys.identity(), disk.clone(), seat.clone(), clock());
-        let seller = Seller::new(selling, keys.identity(), disk.clone(), seat, clock());
+        let seller = Seller::new(selling, keys.identity(), disk.clone(), seat.clone(), clock());
         let (buyer, seller) = (Arc::new(buyer), Arc::new(seller));
-        Self { keys, disk, buyer, seller, _directory: directory }
+        Self { keys, disk, seat, buyer, seller, _directory: directory }
     }
 
     pub fn sessions(&self, role: Role) -> Vec<KnownSession> {
