@@ -81,6 +81,9 @@ pub(crate) struct Story<'a> {
     receipted: (Amount, ByteCount),
     paid: Amount,
     paid_bytes: ByteCount,
+    /// What of their price is not in that: the provider owed it to the consumer for the other
+    /// direction.
+    set_off: Amount,
     /// Whether the provider's device signed the terms, by the word of the wallet that is paid.
     terms_signed: Option<bool>,
     voucher_signed: Option<bool>,
@@ -123,6 +126,10 @@ impl<'a> Story<'a> {
             Some(statement) => statement.counted,
             None => evidence.carried,
         };
+        let set_off = session
+            .payment
+            .and_then(|paid| agreement.set_off(paid.reading, paid.voucher.body.amount))
+            .unwrap_or(Amount::ZERO);
         let unpaid = counted.checked_total().unwrap_or_default().saturating_sub(paid_bytes);
         let domain = agreement.domain();
         let terms_signed = evidence.offer.map(|offer| is_signed(&offer, agreement));
@@ -133,7 +140,7 @@ impl<'a> Story<'a> {
         });
         let voucher_right = session
             .payment
-            .map(|paid| agreement.owed(paid.reading) == Some(paid.voucher.body.amount));
+            .map(|paid| agreement.set_off(paid.reading, paid.voucher.body.amount).is_some());
 
         let channel = agreement.channel();
         let mut claims = Vec::new();
@@ -173,6 +180,7 @@ impl<'a> Story<'a> {
             receipted,
             paid: top.saturating_sub(base),
             paid_bytes,
+            set_off,
             terms_signed,
             voucher_signed,
             voucher_right,
@@ -255,6 +263,12 @@ impl<'a> Story<'a> {
                 output::bytes(unreceipted)
             ));
         }
+        if self.set_off > Amount::ZERO {
+            found.push(format!(
+                "{} units of the price were not promised but set off against what the provider bought of the consumer over the same connection: the receipts of that session are short of as much",
+                self.set_off
+            ));
+        }
         if self.unpaid > ByteCount::ZERO {
             let (bytes, units) = (output::bytes(self.unpaid), self.worth(self.unpaid));
             found.push(match self.role() {
@@ -318,7 +332,7 @@ impl<'a> Story<'a> {
             "started_ms": session.started,
             "ended_ms": session.statement.as_ref().map(|statement| statement.ended),
             "promised_before": base, "promised_since": top,
-            "paid": self.paid, "paid_bytes": self.paid_bytes,
+            "paid": self.paid, "paid_bytes": self.paid_bytes, "set_off": self.set_off,
             "receipted": self.receipted.0, "receipted_bytes": self.receipted.1,
             "voucher": session.payment.map(|payment| json!({
                 "amount": payment.voucher.body.amount, "signature_valid": self.voucher_signed,
@@ -388,7 +402,7 @@ fn check_receipts(evidence: &Evidence<'_>) -> Vec<ReceiptLine> {
                 time_ms: body.time,
                 payer_signed: of_channel && kept.receipt.verify(domain, payer).is_ok(),
                 payee_signed: kept.payee_signature.map(by_payee),
-                amount_right: agreement.owed(body.reading) == Some(body.amount),
+                amount_right: agreement.set_off(body.reading, body.amount).is_some(),
                 follows,
             }
         })

@@ -224,7 +224,15 @@ pub fn resumable(
     if store.channel(channel)?.is_some_and(|known| known.frozen) {
         return Ok(None);
     }
-    let mut memory = store.memory(channel, Some(session))?.session;
+    let memory = store.memory(channel, Some(session))?;
+    let newest = memory.payment.filter(|newest| newest.session == session);
+    let mut memory = memory.session;
+    // What was set off over a connection that is gone is not known to both alike.
+    if let (Some(known), Some(newest)) = (&memory, newest)
+        && known.agreement.owed(known.paid) != Some(newest.voucher.body.amount)
+    {
+        return Ok(None);
+    }
     if let (Some(known), Some(broken)) = (&mut memory, broken(session)) {
         (known.counted, known.reported_up) = (broken.counted, broken.reported_up);
     }

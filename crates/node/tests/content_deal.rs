@@ -74,6 +74,7 @@ impl Line {
 
 struct Trade {
     stop: CancellationToken,
+    shut: CancellationToken,
     bought: JoinHandle<Result<Statement, SessionError>>,
     sold: JoinHandle<()>,
 }
@@ -96,8 +97,8 @@ impl Trade {
             let most = Price::per_gib(most).unwrap();
             deal.buy(&machine, most, &done, &CancellationToken::new()).await
         });
-        let (machine, deal, done) =
-            (seller.seller.clone(), sells.clone(), CancellationToken::new());
+        let shut = CancellationToken::new();
+        let (machine, deal, done) = (seller.seller.clone(), sells.clone(), shut.clone());
         let sold = tokio::spawn(async move {
             let service = Service::Content(InfoHash([1; 20].into()));
             let offering = Offering {
@@ -107,13 +108,14 @@ impl Trade {
             };
             deal.sell(&machine, &offering, &done, &CancellationToken::new()).await;
         });
-        Self { stop, bought, sold }
+        Self { stop, shut, bought, sold }
     }
 
     async fn settle(self) -> Statement {
         self.stop.cancel();
         let statement = within(20, self.bought).await.unwrap().unwrap();
-        self.sold.abort();
+        self.shut.cancel();
+        within(20, self.sold).await.unwrap();
         statement
     }
 
@@ -159,7 +161,7 @@ fn ended(trader: &Trader, session: SessionId) -> Option<KnownSession> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_ends_of_a_line_buy_from_each_other_at_once_and_each_pays_what_it_got() {
+async fn both_ends_of_a_line_buy_from_each_other_at_once_and_the_difference_is_paid() {
     let chain = Arc::new(FakeChain::default());
     let (near, far) = (Trader::new(&chain).await, Trader::new(&chain).await);
     let line = Line::new(&near, &far, 1);
@@ -167,19 +169,67 @@ async fn both_ends_of_a_line_buy_from_each_other_at_once_and_each_pays_what_it_g
     let to_far = Trade::begin((&far, &line.far), (&near, &line.near));
     tokio::join!(carry(&line.far, &line.near, 200, true), carry(&line.near, &line.far, 50, true),);
     let (down, up) = tokio::join!(to_near.settle(), to_far.settle());
-    assert_eq!(down.paid.get(), u128::from(200 * BLOCK));
-    assert_eq!(up.paid.get(), u128::from(50 * BLOCK));
+    let (gross_down, gross_up) = (u128::from(200 * BLOCK), u128::from(50 * BLOCK));
+    assert_eq!(down.paid.get() - up.paid.get(), gross_down - gross_up);
+    assert!(up.paid.get() < gross_up, "something is set off");
+    let bought = |deal: &Deal| *deal.figures(Side::Buying).borrow();
+    let sold = |deal: &Deal| *deal.figures(Side::Selling).borrow();
+    for (payer, payee, paid, gross) in
+        [(&line.near, &line.far, &down, gross_down), (&line.far, &line.near, &up, gross_up)]
+    {
+        assert_eq!(bought(payer).paid().get(), gross);
+        assert_eq!(bought(payer).set_off().get(), gross - paid.paid.get());
+        assert_eq!(sold(payee).paid(), bought(payer).paid());
+        assert_eq!(sold(payee).set_off(), bought(payer).set_off());
+    }
     assert_ne!(down.channel, up.channel);
     for (payer, payee, mine) in [(&near, &far, &down), (&far, &near, &up)] {
         until("the payee has recorded the end", || ended(payee, mine.session).is_some()).await;
         let theirs = ended(payee, mine.session).unwrap();
-        market::assert_agree(mine, theirs.statement.as_ref().unwrap());
+        let told = theirs.statement.as_ref().unwrap();
+        assert_eq!((mine.counted, mine.cumulative), (told.counted, told.cumulative));
+        assert_eq!((mine.receipted, told.receipted), (mine.counted, mine.counted));
         assert_eq!(theirs.lost.get(), 0);
         assert_eq!(payer.sessions(Role::Payer).len(), 1);
     }
     // Nothing stands in the way of the money.
     far.seller.settler().settle().await.unwrap();
     near.seller.settler().settle().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_something_was_set_off_a_new_connection_begins_new_sessions() {
+    let chain = Arc::new(FakeChain::default());
+    let (near, far) = (Trader::new(&chain).await, Trader::new(&chain).await);
+    let line = Line::new(&near, &far, 1);
+    let to_near = Trade::begin((&near, &line.near), (&far, &line.far));
+    let to_far = Trade::begin((&far, &line.far), (&near, &line.near));
+    tokio::join!(carry(&line.far, &line.near, 60, true), carry(&line.near, &line.far, 60, true));
+    let bought = |deal: &Deal| *deal.figures(Side::Buying).borrow();
+    let some = |deal: &Deal| bought(deal).set_off().get() > 0;
+    until("something is set off", || some(&line.near) && some(&line.far)).await;
+    let first = near.sessions(Role::Payer)[0].agreement.session;
+    line.cut();
+    until("both are gone", || !line.far.may_serve() && !line.near.may_serve()).await;
+    until("both are gone", || !is_bought(&line.near) && !is_bought(&line.far)).await;
+    // Whoever broke off has nothing more to say on that connection.
+    for trade in [to_near, to_far] {
+        trade.bought.abort();
+        trade.sold.abort();
+    }
+
+    let line = Line::new(&near, &far, 1);
+    let trade = Trade::begin((&near, &line.near), (&far, &line.far));
+    carry(&line.far, &line.near, 10, true).await;
+    let statement = trade.settle().await;
+    assert_ne!(statement.session, first, "a new session");
+    assert_eq!(statement.paid.get(), u128::from(10 * BLOCK));
+    // What was under way is lost to neither beyond its credit.
+    let promised = |payer: &Trader| {
+        payer.sessions(Role::Payer)[0].payment.map_or(0, |first| first.voucher.body.amount.get())
+    };
+    let (down, up) = (promised(&near), promised(&far));
+    assert!(down.abs_diff(up) <= u128::from(2 * INITIAL), "{down} {up}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

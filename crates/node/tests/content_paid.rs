@@ -149,12 +149,15 @@ async fn who_has_downloaded_earns_it_back_and_the_money_of_a_swarm_adds_up() {
     assert_eq!(sum(Role::Payer), sum(Role::Payee), "what was paid was earned");
     let twice = u128::from(sparewire_content::BLOCK_LEN) * 64;
     for getter in &getters {
-        let (bytes, paid) = getter.sum(Role::Payer);
-        assert_eq!(u128::from(bytes), paid);
-        assert!((6_000_000..=6_000_000 + twice).contains(&paid), "{paid}");
+        let (bought, paid) = getter.sum(Role::Payer);
+        let (sold, earned) = getter.sum(Role::Payee);
+        assert!((6_000_000..=6_000_000 + twice).contains(&u128::from(bought)), "{bought}");
+        // What it did not pay of what it bought, it was not paid of what it sold.
+        assert_eq!(u128::from(bought) - paid, u128::from(sold) - earned, "it is set off");
     }
-    let earned: u128 = getters.iter().map(|getter| getter.sum(Role::Payee).1).sum();
-    assert!(earned > 0, "they served each other");
+    assert_eq!(u128::from(seeder.sum(Role::Payee).0), seeder.sum(Role::Payee).1);
+    let sold: u64 = getters.iter().map(|getter| getter.sum(Role::Payee).0).sum();
+    assert!(sold > 0, "they served each other");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -53,6 +53,7 @@ mod payee;
 mod payer;
 mod receipt;
 mod session;
+mod set_off;
 pub mod settlement;
 pub mod stake;
 mod terms;
@@ -81,4 +82,5 @@ pub use session::{
     ANSWER_MS_MAX, Agreement, CHECKPOINT_BYTES, CHECKPOINT_MS, Event, Memory, Output, Record, Role,
     SessionMemory, Statement, StopReason,
 };
+pub use set_off::SetOff;
 pub use terms::{Acceptance, CLOCK_SKEW_MS_MAX, CountingRule, Offer, Service, Terms};

@@ -159,6 +159,12 @@ pub enum Message {
     },
     /// Consumer: it has put more into the channel; look at the chain.
     Funded,
+    /// Consumer: so much has come that it will pay for, or set off ([`crate::SetOff`]) where the
+    /// provider owes it something too.
+    Due {
+        /// Its reading.
+        reading: Reading,
+    },
     /// Either: wants to end the session. The consumer answers with its own `Close`, the provider
     /// with its last report.
     Close {
@@ -189,6 +195,7 @@ impl Message {
             Self::Funded => (11, Vec::new()),
             Self::Close { reason } => (12, encode(reason)),
             Self::Flow { stream, paused } => (13, encode(&(stream, paused))),
+            Self::Due { reading } => (14, encode(reading)),
         };
         join_frame(kind, &body, FRAME_LEN_MAX)
     }
@@ -241,6 +248,7 @@ impl Message {
                 let (stream, paused) = read(body)?;
                 Self::Flow { stream, paused }
             }
+            14 => Self::Due { reading: read(body)? },
             _ => return Ok(None),
         }))
     }

@@ -38,6 +38,15 @@ impl Reading {
         self.up.checked_add(self.down)
     }
 
+    /// What of it fits `most` bytes, what came down left out first, and nothing below `floor`.
+    pub(crate) fn within(self, most: ByteCount, floor: Self) -> Self {
+        let all = self.checked_total().unwrap_or(ByteCount::new(u64::MAX));
+        let over = all.saturating_sub(most);
+        let down = over.min(self.down.saturating_sub(floor.down));
+        let up = over.saturating_sub(down).min(self.up.saturating_sub(floor.up));
+        Self { up: self.up.saturating_sub(up), down: self.down.saturating_sub(down) }
+    }
+
     /// Whether neither direction is below `other`'s.
     pub fn covers(self, other: Self) -> bool {
         self.up >= other.up && self.down >= other.down

@@ -1,6 +1,7 @@
 //! The provider's side of a session: grants credit, takes payments, countersigns receipts.
 //!
-//! It keeps the exposure invariant: what was served and is not paid never exceeds the credit.
+//! It keeps the exposure invariant: what was served and is not paid never exceeds the credit. Paid is
+//! also what the consumer sets off against what we owe it ourselves: [`crate::SetOff`].
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -18,7 +19,7 @@ use crate::{
     receipt::{Countersigned, Receipt, ReceiptChain},
     session::{
         AGREED, ANSWER_MS_MAX, Agreement, Event, Memory, Output, Record, Role, SUPERSEDED,
-        Statement, StopReason, total,
+        Statement, StopReason, WAS_SET_OFF, total,
     },
     terms::{Acceptance, Terms},
 };
@@ -44,8 +45,8 @@ pub struct PayeeSetup {
     /// What our store remembers of the channel.
     pub memory: Memory,
     /// What was agreed in the session that the acceptance's pending receipt is of, where that is
-    /// another one and is remembered.
-    pub pending_of: Option<Agreement>,
+    /// another one and is remembered; and what is known to be paid for in that.
+    pub pending_of: Option<(Agreement, Reading)>,
     /// Our authorizer's key.
     pub signer: Arc<dyn Signer>,
 }
@@ -62,6 +63,15 @@ pub struct Payee {
     paid: Reading,
     payment: Option<Payment>,
     promised: Amount,
+    /// What the consumer told that it owes, no less than what is paid; and what we owe it ourselves,
+    /// as we told.
+    told: Reading,
+    set_off_max: Amount,
+    /// A payment that sets off more than that, of which only a part was taken, and a receipt for it:
+    /// we paid at once what it was about to set off, and it will pay what is missing when it sees
+    /// that.
+    held: Option<Payment>,
+    held_receipt: Option<Signed<Receipt>>,
     receipts: ReceiptChain,
     receipted: Reading,
     last_countersigned: Option<Countersigned>,
@@ -148,6 +158,11 @@ impl Payee {
             Some(ours) => agreement.verify_voucher(channel, ours)?.amount,
             None => Amount::ZERO,
         };
+        let whole = |paid| agreement.owed(paid) == Some(promised);
+        let is_newest = memory.payment.is_some_and(|newest| newest.session == acceptance.session);
+        if resumed && is_newest && !whole(paid) {
+            return Err(ProtocolError::CannotResume(WAS_SET_OFF));
+        }
         let superseded = memory.payment.is_some_and(|newest| {
             newest.session != acceptance.session && newest.voucher.body.amount > agreement.base
         });
@@ -181,7 +196,7 @@ impl Payee {
                             "more was paid than is remembered",
                         ));
                     }
-                    agreement.verify_payment(channel, &theirs)?;
+                    agreement.verify_whole_payment(channel, &theirs)?;
                     if !theirs.reading.covers(paid) {
                         return Err(ProtocolError::Inconsistent(
                             "payment for less than is paid already",
@@ -297,12 +312,17 @@ impl Payee {
             // bytes that it speaks of are worth no more: exactly, where we know its session, whose
             // price may have been another.
             let worth = receipt.reading.checked_total().and_then(|total| terms.price.owed(total));
-            let of = pending_of.filter(|of| of.session == receipt.session && of.config == config);
+            let of =
+                pending_of.filter(|(of, _)| of.session == receipt.session && of.config == config);
             let fits = if receipt.session == agreement.session {
                 paid.covers(receipt.reading)
                     && agreement.owed(receipt.reading) == Some(receipt.amount)
-            } else if let Some(of) = of {
-                of.owed(receipt.reading) == Some(receipt.amount)
+            } else if let Some((of, of_paid)) = of {
+                // What it sets off we had taken, or no more than our credit is missing.
+                let most = of_paid.checked_total().and_then(|paid| paid.checked_add(credit));
+                let set_off = of.set_off(receipt.reading, receipt.amount);
+                set_off == Some(Amount::ZERO)
+                    || (set_off.is_some() && receipt.reading.checked_total() <= most)
             } else {
                 worth.is_some_and(|worth| worth <= receipt.amount)
             };
@@ -334,6 +354,10 @@ impl Payee {
             paid,
             payment,
             promised,
+            told: paid,
+            set_off_max: Amount::ZERO,
+            held: None,
+            held_receipt: None,
             receipts,
             receipted,
             last_countersigned: last,
@@ -387,13 +411,23 @@ impl Payee {
         }
         match message {
             Message::Payment { payment, receipt } => {
-                let brings = total(payment.reading).saturating_sub(total(self.paid));
-                if brings < ByteCount::new(self.report_step().get() / 4) {
-                    self.spend_patience(now)?;
-                }
+                let known = self.held.map_or(self.paid, |held| held.reading);
+                self.has_brought(payment.reading, known, now)?;
                 self.take_payment(&payment)?;
-                if let Some(receipt) = receipt {
-                    self.take_receipt(receipt, now)?;
+                match receipt {
+                    Some(receipt) if self.held.is_some() => self.held_receipt = Some(receipt),
+                    Some(receipt) => self.take_receipt(receipt, now)?,
+                    None => self.take_held(now)?,
+                }
+                Ok(())
+            }
+            Message::Due { reading } if self.agreement.terms.service.sets_off() => {
+                self.has_brought(reading, self.told, now)?;
+                if !self.counted.covers(reading) || self.agreement.owed(reading).is_none() {
+                    return Err(ProtocolError::Inconsistent("more is said to be due than came"));
+                }
+                if reading.covers(self.told) {
+                    self.told = reading;
                 }
                 Ok(())
             }
@@ -448,6 +482,30 @@ impl Payee {
         self.status = facts.status;
         self.exhausted = false;
         self.grant();
+    }
+
+    /// Takes what we owe the consumer ourselves by [`SetOff`](crate::SetOff).
+    ///
+    /// # Errors
+    /// As [`Payee::handle_message`]: a payment may have waited for it.
+    pub fn handle_set_off(&mut self, ours: Amount, now: Timestamp) -> Result<(), ProtocolError> {
+        self.set_off_max = ours;
+        if self.phase != Phase::Ended {
+            self.take_held(now)?;
+        }
+        Ok(())
+    }
+
+    /// What the consumer told that it owes and has not promised.
+    pub fn debt(&self) -> Amount {
+        let owed = self.agreement.owed(self.told).unwrap_or(Amount::MAX);
+        owed.saturating_sub(self.promised)
+    }
+
+    /// What we have taken as set off: never more than we owed the consumer ourselves.
+    pub fn set_off(&self) -> Amount {
+        let set_off = self.agreement.set_off(self.paid, self.promised);
+        set_off.unwrap_or(Amount::ZERO)
     }
 
     /// Asks the consumer to end the session; it pays what it owes and closes.
@@ -588,7 +646,7 @@ impl Payee {
         {
             return Ok(()); // a duplicate, or one that a later payment has superseded
         }
-        let voucher = self.agreement.verify_payment(self.channel, payment)?;
+        let (voucher, set_off) = self.agreement.verify_payment(self.channel, payment)?;
         if voucher.amount > self.reserved {
             return Err(ProtocolError::OverDeposit {
                 amount: voucher.amount,
@@ -601,9 +659,30 @@ impl Payee {
         if !payment.reading.covers(self.paid) {
             return Err(ProtocolError::Inconsistent("payment for less than is paid already"));
         }
-        // A1: what is promised over the channel only grows. (Amounts follow readings, and this
-        // reading covers the one before.)
+        if voucher.amount < self.promised {
+            return Err(ProtocolError::Inconsistent("payment of less than is promised already"));
+        }
+        if payment.reading.covers(self.told) {
+            self.told = payment.reading;
+        }
+        self.held = (set_off > self.set_off_max).then_some(*payment);
+        let reading = match self.held {
+            Some(_) => self.covered(payment.reading, voucher.amount),
+            None => payment.reading,
+        };
+        if reading == self.paid && voucher.amount == self.promised {
+            return Ok(());
+        }
+        let payment = Payment { reading, ..*payment };
+        // A1: what is promised over the channel only grows; and what is paid is promised, or we owe
+        // it to the consumer ourselves.
         assert!(voucher.amount >= self.promised, "a promise never shrinks");
+        let owed = self.agreement.owed(reading).unwrap_or(Amount::MAX);
+        let set_off = owed.saturating_sub(voucher.amount);
+        assert!(
+            set_off <= self.set_off_max.max(self.set_off()),
+            "nothing is set off that we do not owe"
+        );
         self.watch_exposure();
         let durable = total(self.paid);
         let rule = self.agreement.terms.credit;
@@ -613,21 +692,54 @@ impl Payee {
             .unwrap_or(ByteCount::new(u64::MAX));
         self.paid = payment.reading;
         self.promised = voucher.amount;
-        self.payment = Some(*payment);
+        self.payment = Some(payment);
         self.payments_count += 1;
         // Up to one step of the new credit may be used while the voucher is being made durable,
         // the rest after: a crash costs at most one step more than the credit.
         self.grant_at_most(ahead);
-        self.outputs.push_back(Output::Persist(vec![Record::Payment {
-            channel: self.channel,
-            payment: *payment,
-        }]));
+        self.outputs
+            .push_back(Output::Persist(vec![Record::Payment { channel: self.channel, payment }]));
         self.grant();
         self.outputs.push_back(Output::Event(Event::Paid {
             reading: payment.reading,
             amount: voucher.amount,
+            set_off,
         }));
         Ok(())
+    }
+
+    /// What of `reading`, which covers what is paid, a promise of `amount` pays for with what we owe.
+    fn covered(&self, reading: Reading, amount: Amount) -> Reading {
+        let worth = amount.saturating_sub(self.agreement.base).checked_add(self.set_off_max);
+        let most = self.agreement.terms.price.affordable(worth.unwrap_or(Amount::MAX));
+        reading.within(most, self.paid)
+    }
+
+    /// Takes what was held back, where it can be taken now.
+    fn take_held(&mut self, now: Timestamp) -> Result<(), ProtocolError> {
+        if let Some(held) = self.held {
+            self.take_payment(&held)?;
+        }
+        match self.held_receipt.take() {
+            Some(receipt) if self.held.is_some() => self.held_receipt = Some(receipt),
+            Some(receipt) => self.take_receipt(receipt, now)?,
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Messages that bring little are rare where a consumer is honest.
+    fn has_brought(
+        &mut self,
+        reading: Reading,
+        known: Reading,
+        now: Timestamp,
+    ) -> Result<(), ProtocolError> {
+        let brings = total(reading).saturating_sub(total(known));
+        match brings < ByteCount::new(self.report_step().get() / 4) {
+            true => self.spend_patience(now),
+            false => Ok(()),
+        }
     }
 
     /// Messages that cost us more than they bring (payments far below the step, hints to look at
@@ -676,7 +788,8 @@ impl Payee {
             && receipt.previous == self.receipts.hash
             && receipt.reading.covers(self.receipted)
             && self.paid.covers(receipt.reading)
-            && self.agreement.owed(receipt.reading) == Some(receipt.amount);
+            && receipt.amount <= self.promised
+            && self.agreement.set_off(receipt.reading, receipt.amount).is_some();
         if !fits {
             return Err(ProtocolError::Inconsistent("receipt that does not follow the one before"));
         }
@@ -697,6 +810,9 @@ impl Payee {
         if matches!(self.phase, Phase::Closing { .. })
             && self.paid == self.counted
             && self.receipted == self.paid
+            // Where something was set off it may still find that it was less, and says when it has
+            // paid all.
+            && self.agreement.owed(receipt.reading) == Some(receipt.amount)
         {
             self.end(now);
         }

@@ -1,7 +1,8 @@
 //! The consumer's side of a session: counts what it receives, signs for it, and pays.
 //!
 //! It never pays ahead: it signs for what arrived, and upwards for what the provider says it has
-//! carried of what was sent.
+//! carried of what was sent. Where the provider buys of us too, what each owes the other is set off
+//! before a voucher is signed: [`crate::SetOff`].
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -18,7 +19,7 @@ use crate::{
     receipt::{Countersigned, Receipt, ReceiptChain},
     session::{
         AGREED, ANSWER_MS_MAX, Agreement, CHECKPOINT_BYTES, CHECKPOINT_MS, Event, Memory, Output,
-        Record, Role, SUPERSEDED, Statement, StopReason, total,
+        Record, Role, SUPERSEDED, Statement, StopReason, WAS_SET_OFF, total,
     },
     terms::{Acceptance, Terms, check_channel},
 };
@@ -63,6 +64,12 @@ pub struct Payer {
     paid: Reading,
     payment: Option<Payment>,
     promised: Amount,
+    /// What we told that we owe, no less than what is paid; and what the provider owes us in the same
+    /// way; `None` where it buys nothing of us.
+    told: Reading,
+    set_off_max: Option<Amount>,
+    /// More was promised for what the last receipt speaks of.
+    raised: bool,
     last_payment: Timestamp,
     receipts: ReceiptChain,
     receipted: Reading,
@@ -132,6 +139,12 @@ impl Payer {
             {
                 return Err(ProtocolError::CannotResume(SUPERSEDED));
             }
+            Some(known)
+                if memory.payment.is_some_and(|newest| newest.session == session)
+                    && known.agreement.owed(known.paid) != Some(promised) =>
+            {
+                return Err(ProtocolError::CannotResume(WAS_SET_OFF));
+            }
             Some(known) => known.agreement.clone(),
             None => Agreement { session, config, terms, base: promised, history: memory.history },
         };
@@ -180,6 +193,9 @@ impl Payer {
             paid,
             payment: memory.payment,
             promised,
+            told: paid,
+            set_off_max: None,
+            raised: false,
             last_payment: now,
             receipts,
             receipted,
@@ -297,6 +313,25 @@ impl Payer {
         self.pay(now)
     }
 
+    /// Takes what the provider owes us by [`SetOff`](crate::SetOff), or that it buys nothing of us.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Signer`] where our own key does not sign.
+    pub fn handle_set_off(
+        &mut self,
+        theirs: Option<Amount>,
+        now: Timestamp,
+    ) -> Result<(), ProtocolError> {
+        self.set_off_max = theirs.filter(|_| self.agreement.terms.service.sets_off());
+        self.pay(now)
+    }
+
+    /// What we told that we owe and have not promised: it is, or is to be, set off or paid.
+    pub fn debt(&self) -> Amount {
+        let owed = self.agreement.owed(self.told).unwrap_or(Amount::MAX);
+        owed.saturating_sub(self.promised)
+    }
+
     /// Our application gave up on a stream.
     pub fn handle_abort(&mut self, stream: u64) {
         if matches!(self.phase, Phase::Live | Phase::Closing { .. }) {
@@ -367,7 +402,8 @@ impl Payer {
     /// earliest.
     pub fn poll_mark(&self) -> ByteCount {
         let unpaid = total(self.payable()).saturating_sub(total(self.paid));
-        let missing = self.step().saturating_sub(unpaid).max(ByteCount::new(1));
+        let missing = self.step().saturating_sub(unpaid).min(self.untold_rest());
+        let missing = missing.max(ByteCount::new(1));
         total(self.counted).checked_add(missing).unwrap_or(ByteCount::new(u64::MAX))
     }
 
@@ -429,6 +465,26 @@ impl Payer {
         self.agreement.terms.credit.step(self.agreement.paid(total(self.paid)))
     }
 
+    /// After how many more bytes we tell what we owe; never where nothing is set off.
+    fn untold_rest(&self) -> ByteCount {
+        if self.set_off_max.is_none() {
+            return ByteCount::new(u64::MAX);
+        }
+        let told = total(self.told);
+        let untold = total(self.payable()).saturating_sub(told);
+        ByteCount::new((self.step().get() / 4).max(1)).saturating_sub(untold)
+    }
+
+    /// What of `reading` is set off: what the provider owes us, as far as we owe it for this.
+    fn set_off(&self, reading: Reading) -> Result<Amount, ProtocolError> {
+        let owed = self
+            .agreement
+            .owed(reading)
+            .ok_or(ProtocolError::Inconsistent("more is owed than a channel can hold"))?;
+        let unpromised = owed.saturating_sub(self.promised);
+        Ok(unpromised.min(self.set_off_max.unwrap_or(Amount::ZERO)))
+    }
+
     fn handle_accepted(&mut self, accepted: Accepted, now: Timestamp) -> Result<(), ProtocolError> {
         if accepted.session != self.agreement.session {
             return Err(ProtocolError::Inconsistent("acceptance of another session"));
@@ -465,8 +521,9 @@ impl Payer {
                 } else if theirs.session == self.agreement.session {
                     // The reading beside a voucher is not signed, only what it is worth: it counts
                     // as far as the voucher is above what we remember, and only in all.
-                    self.agreement.verify_payment(self.channel, &theirs)?;
+                    self.agreement.verify_whole_payment(self.channel, &theirs)?;
                     self.paid = theirs.reading;
+                    self.told = theirs.reading;
                     down_max = down_max.max(theirs.reading.down);
                     up_max = up_max.max(theirs.reading.up);
                     total_max = total_max.max(total(theirs.reading));
@@ -584,19 +641,37 @@ impl Payer {
             self.outputs.push_back(Output::Event(Event::Exhausted));
         }
         let payable = self.within_channel(self.payable());
+        let told_before = self.told;
+        if self.untold_rest() == ByteCount::ZERO && self.phase == Phase::Live {
+            self.told = payable;
+            self.outputs.push_back(Output::Transmit(Message::Due { reading: payable }));
+        }
         let unpaid = total(payable).saturating_sub(total(self.paid));
         let overdue = now.ms_since(self.last_payment) >= CHECKPOINT_MS;
         let pays = payable.covers(self.paid)
             && unpaid > ByteCount::ZERO
             && (unpaid >= self.step() || overdue || settling);
-        let reading = if pays { payable } else { self.paid };
+        // Both paid at once what the other was about to set off: what we owe is to be paid after all.
+        let set_off = self.agreement.owed(self.paid).map(|owed| owed.saturating_sub(self.promised));
+        let short = set_off > Some(self.set_off_max.unwrap_or(Amount::ZERO));
+        // Against what was told before, the provider may have told something; against what is told
+        // only now it had no time to. So a part of the step stays told and unpaid, to be set off.
+        let waits = self.set_off_max.is_some() && !overdue && !settling;
+        let reading = match pays {
+            true if waits => {
+                let most = total(payable).saturating_sub(ByteCount::new(self.step().get() / 2));
+                payable.within(most.max(total(told_before)), self.paid)
+            }
+            true => payable,
+            false => self.paid,
+        };
         let unreceipted = total(reading).saturating_sub(total(self.receipted));
         let checkpoint = self.pending.is_none()
-            && unreceipted > ByteCount::ZERO
+            && (unreceipted > ByteCount::ZERO || self.raised || (short && settling))
             && (unreceipted >= CHECKPOINT_BYTES
                 || now.ms_since(self.last_receipt) >= CHECKPOINT_MS
                 || settling);
-        if pays || checkpoint {
+        if pays || short || checkpoint {
             self.send_payment(reading, checkpoint, now)?;
         }
         // The end: everything payable is paid and receipted, and nothing waits for a signature.
@@ -617,10 +692,9 @@ impl Payer {
         now: Timestamp,
     ) -> Result<(), ProtocolError> {
         let channel = self.channel;
-        let amount = self
-            .agreement
-            .owed(reading)
-            .ok_or(ProtocolError::Inconsistent("more is owed than a channel can hold"))?;
+        let set_off = self.set_off(reading)?;
+        let owed = self.agreement.owed(reading).unwrap_or(Amount::MAX);
+        let amount = owed.saturating_sub(set_off);
         // The money invariants of this side: promises only grow, never exceed the channel (A1,
         // A2), and are made only for what was received or reported carried.
         assert!(amount >= self.promised, "a promise never shrinks");
@@ -658,16 +732,21 @@ impl Payer {
             None
         };
         // A checkpoint alone repeats the payment before it.
-        if reading != self.paid {
+        if reading != self.paid || amount != self.promised {
             self.payments_count += 1;
             self.last_payment = now;
         }
+        self.raised =
+            !checkpoint && (self.raised || (reading == self.paid && amount > self.promised));
         self.paid = reading;
+        if reading.covers(self.told) {
+            self.told = reading;
+        }
         self.promised = amount;
         self.payment = Some(payment);
         self.outputs.push_back(Output::Persist(records));
         self.outputs.push_back(Output::Transmit(Message::Payment { payment, receipt }));
-        self.outputs.push_back(Output::Event(Event::Paid { reading, amount }));
+        self.outputs.push_back(Output::Event(Event::Paid { reading, amount, set_off }));
         Ok(())
     }
 
@@ -687,14 +766,7 @@ impl Payer {
 
     /// What of `payable` the channel can pay for. The provider stops by itself before that.
     fn within_channel(&self, payable: Reading) -> Reading {
-        let affordable = self.agreement.affordable(self.reserved);
-        let over = total(payable).saturating_sub(affordable);
-        let cut_down = over.min(payable.down.saturating_sub(self.paid.down));
-        let cut_up = over.saturating_sub(cut_down);
-        Reading {
-            up: payable.up.saturating_sub(cut_up),
-            down: payable.down.saturating_sub(cut_down),
-        }
+        payable.within(self.agreement.affordable(self.reserved), self.paid)
     }
 }
 

@@ -25,6 +25,7 @@ pub const ANSWER_MS_MAX: u64 = 10_000;
 
 pub(crate) const AGREED: &str = "its close is agreed on; use another one";
 pub(crate) const SUPERSEDED: &str = "another session paid in between";
+pub(crate) const WAS_SET_OFF: &str = "part of it was set off over a connection that is gone";
 
 /// Which side of a channel we are on.
 #[derive(
@@ -72,6 +73,15 @@ impl Agreement {
         self.base.checked_add(self.terms.price.owed(reading.checked_total()?)?)
     }
 
+    /// What of a reading's price is not in `amount`, but set off against what the payee owes the
+    /// payer; `None` where the reading is not worth that amount, or nothing is set off in such
+    /// sessions.
+    pub fn set_off(&self, reading: Reading, amount: Amount) -> Option<Amount> {
+        let set_off = self.owed(reading)?.checked_sub(amount)?;
+        let may = set_off == Amount::ZERO || self.terms.service.sets_off();
+        (may && amount >= self.base).then_some(set_off)
+    }
+
     /// The bytes of this session that a channel holding `reserved` can pay for.
     pub fn affordable(&self, reserved: Amount) -> ByteCount {
         match reserved.checked_sub(self.base) {
@@ -85,12 +95,13 @@ impl Agreement {
         self.history.checked_add(session).unwrap_or(ByteCount::new(u64::MAX))
     }
 
-    /// Checks a payment's voucher and that it is worth what the payment says.
+    /// Checks a payment's voucher and that it is worth what the payment says; what it is short of
+    /// that is to be set off.
     pub(crate) fn verify_payment(
         &self,
         channel: ChannelId,
         payment: &Payment,
-    ) -> Result<Verified<Voucher>, ProtocolError> {
+    ) -> Result<(Verified<Voucher>, Amount), ProtocolError> {
         if payment.session != self.session {
             return Err(ProtocolError::Inconsistent("payment of another session"));
         }
@@ -98,10 +109,22 @@ impl Agreement {
         let expected = self
             .owed(payment.reading)
             .ok_or(ProtocolError::Inconsistent("payment for more bytes than can be counted"))?;
-        if voucher.amount != expected {
-            return Err(ProtocolError::WrongAmount { expected, actual: voucher.amount });
+        let wrong = ProtocolError::WrongAmount { expected, actual: voucher.amount };
+        let set_off = self.set_off(payment.reading, voucher.amount).ok_or(wrong)?;
+        Ok((voucher, set_off))
+    }
+
+    /// As [`Self::verify_payment`], in a session that goes on over a new connection: what was set
+    /// off over another one is not known to both alike.
+    pub(crate) fn verify_whole_payment(
+        &self,
+        channel: ChannelId,
+        payment: &Payment,
+    ) -> Result<(), ProtocolError> {
+        match self.verify_payment(channel, payment)? {
+            (_, Amount::ZERO) => Ok(()),
+            _ => Err(ProtocolError::CannotResume(WAS_SET_OFF)),
         }
-        Ok(voucher)
     }
 
     /// Checks the voucher alone; the payment may be of an earlier session.
@@ -285,6 +308,8 @@ pub enum Event {
         reading: Reading,
         /// What is promised over the channel now.
         amount: Amount,
+        /// What of the reading's price is not in that, but set off.
+        set_off: Amount,
     },
     /// A receipt has both signatures.
     Receipted {
@@ -339,7 +364,7 @@ pub struct Statement {
     pub receipted: Reading,
     /// The price.
     pub price: Price,
-    /// What this session paid.
+    /// What this session paid over the channel: what was set off ([`crate::SetOff`]) is not in it.
     pub paid: Amount,
     /// What is promised over the channel in all.
     pub cumulative: Amount,

@@ -42,6 +42,12 @@ impl Service {
             Self::Content(_) => CountingRule::VerifiedBlocks,
         }
     }
+
+    /// Whether what is owed for it may be set off ([`crate::SetOff`]): those who take a torrent's
+    /// blocks have some to sell to those whom they take them from.
+    pub fn sets_off(self) -> bool {
+        matches!(self, Self::Content(_))
+    }
 }
 
 /// How bytes are counted.

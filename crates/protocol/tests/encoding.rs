@@ -238,6 +238,7 @@ fn message() -> impl Strategy<Value = Message> {
             .prop_map(|(reading, credit, last)| Message::Report { reading, credit, last }),
         any::<u64>().prop_map(|stream| Message::Abort { stream }),
         any::<(u64, bool)>().prop_map(|(stream, paused)| Message::Flow { stream, paused }),
+        any_reading().prop_map(|reading| Message::Due { reading }),
         any::<u64>().prop_map(|stream| Message::Broken { stream }),
         Just(Message::Funded),
         reason().prop_map(|reason| Message::Close { reason }),
@@ -284,7 +285,7 @@ proptest! {
 
     #[test]
     fn kinds_of_newer_versions_are_skipped_unless_they_are_too_long(
-        kind in 14u8..,
+        kind in 15u8..,
         body in prop::collection::vec(any::<u8>(), 0..64),
     ) {
         let frame = [&[kind][..], &body].concat();
@@ -455,6 +456,7 @@ fn examples() -> BTreeMap<&'static str, Message> {
         ),
         ("abort", Message::Abort { stream: 12 }),
         ("flow", Message::Flow { stream: 12, paused: true }),
+        ("due", Message::Due { reading: payment.reading }),
         ("broken", Message::Broken { stream: 16 }),
         ("funded", Message::Funded),
         ("close", Message::Close { reason: "settled".into() }),
@@ -468,7 +470,7 @@ fn frames_are_the_golden_ones() {
         .into_iter()
         .map(|(name, message)| (name, format!("0x{}", hex::encode(message.to_frame()))))
         .collect();
-    assert_eq!(frames.len(), 13, "one of each kind");
+    assert_eq!(frames.len(), 14, "one of each kind");
     let now = serde_json::to_string_pretty(&frames).unwrap() + "\n";
     if std::env::var_os("UPDATE_VECTORS").is_some() {
         std::fs::write(path, &now).unwrap();

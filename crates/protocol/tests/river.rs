@@ -15,7 +15,7 @@ use std::{
 ///   appointments are framed as messages are.
 /// * `payer`, `payee` are the two banks of one session and check a channel in the same way;
 ///   `closing` is how both leave it.
-const STATIONS: [(&str, u8); 16] = [
+const STATIONS: [(&str, u8); 17] = [
     ("meter", 1),
     ("credit", 1),
     ("receipt", 2),
@@ -25,6 +25,7 @@ const STATIONS: [(&str, u8); 16] = [
     ("error", 4),
     ("appointment", 4),
     ("session", 5),
+    ("set_off", 5),
     ("payer", 6),
     ("payee", 6),
     ("closing", 6),

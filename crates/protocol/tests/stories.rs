@@ -1153,6 +1153,6 @@ fn a_pending_receipt_is_weighed_by_the_price_of_its_own_session() {
         let written = records(&outputs(|| payee.poll_output()));
         written.iter().any(|it| matches!(it, Record::Receipt { payee_signature: Some(_), .. }))
     };
-    assert!(countersigned(Some(agreement)));
+    assert!(countersigned(Some((agreement, Reading::ZERO))));
     assert!(!countersigned(None), "by today's price it speaks of more than its money");
 }

@@ -47,6 +47,7 @@ impl Coverage {
             Message::Abort { .. } => "Abort",
             Message::Broken { .. } => "Broken",
             Message::Flow { .. } => "Flow",
+            Message::Due { .. } => "Due",
             Message::Funded => "Funded",
             Message::Close { .. } => "Close",
         });

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{BrokenSession, Buyer, InUse, gives_up_session, resumable};
 use crate::{
     identity::{check_standing, until_lapsed},
-    session::{Command, ControlReader, ControlWriter, Driver, SessionError, SessionMeter},
+    session::{Balance, Command, ControlReader, ControlWriter, Driver, SessionError, SessionMeter},
     store::ask,
     transport::PeerAddress,
 };
@@ -64,6 +64,10 @@ pub(crate) trait Purchase: Sync {
     fn event(&self, event: Event);
     /// The session is to end: returns when nothing more is under way, after a bounded time.
     fn wind_up(&self, why: &Ending) -> impl Future<Output = ()> + Send;
+    /// What is set off against what the provider buys of us over the same connection.
+    fn balance(&self) -> Option<Arc<Balance>> {
+        None
+    }
     /// The session is over, or broke off with this error.
     fn over(&self, error: Option<&SessionError>);
 }
@@ -222,6 +226,7 @@ impl Buyer {
             store: Arc::clone(&self.store),
             figures,
             offer: Some(*offer),
+            balance: purchase.balance(),
             clock: Arc::clone(&self.clock),
         };
         let top_up = Notify::new();

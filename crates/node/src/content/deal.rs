@@ -25,7 +25,7 @@ use crate::{
     buyer::{Bought, Buyer, Ending, Purchase, may_retry},
     copy::{Gate, Tally},
     seller::{Begun, Offering, Sale, Seller},
-    session::{ControlReader, ControlWriter, FrameSink, SessionError, SessionMeter},
+    session::{Balance, ControlReader, ControlWriter, FrameSink, SessionError, SessionMeter},
 };
 
 /// How many frames of a session may wait for its machine. A peer that sends more before we have read
@@ -64,6 +64,8 @@ pub enum DealError {
 pub struct Figures {
     /// What was paid, in the token's smallest units, in sessions that are over.
     before: Amount,
+    /// What of that was not paid but set off.
+    set_off_before: Amount,
     /// The session that is on.
     session: Option<Account>,
     /// Bytes that may come from the peer in all, before it is paid more (buying only); 0 where
@@ -81,6 +83,7 @@ struct Account {
     history: ByteCount,
     began: ByteCount,
     paid: ByteCount,
+    set_off: Amount,
     /// What had come of the peer when it began.
     came: u64,
 }
@@ -101,10 +104,16 @@ impl Account {
 }
 
 impl Figures {
-    /// What was paid, in the token's smallest units.
+    /// What was paid, in the token's smallest units; what was set off ([`sparewire_protocol::SetOff`]) is in it.
     pub fn paid(&self) -> Amount {
         let session = self.session.map_or(Amount::ZERO, |session| session.amount());
         self.before.checked_add(session).unwrap_or(Amount::MAX)
+    }
+
+    /// What of it was set off against what the other end owed for the other direction.
+    pub fn set_off(&self) -> Amount {
+        let session = self.session.map_or(Amount::ZERO, |session| session.set_off);
+        self.set_off_before.checked_add(session).unwrap_or(Amount::MAX)
     }
 
     fn take(&mut self, event: &Event, start: impl FnOnce(ByteCount) -> Account) {
@@ -112,8 +121,9 @@ impl Figures {
             Event::Started { reading } => {
                 (self.session, self.closing) = (Some(start(reading.down)), false);
             }
-            Event::Paid { reading, .. } => {
+            Event::Paid { reading, set_off, .. } => {
                 if let Some(session) = &mut self.session {
+                    session.set_off = *set_off;
                     session.paid = session.paid.max(reading.down);
                 }
             }
@@ -129,7 +139,7 @@ impl Figures {
     }
 
     fn end(&mut self) {
-        (self.before, self.session) = (self.paid(), None);
+        (self.before, self.set_off_before, self.session) = (self.paid(), self.set_off(), None);
         self.close();
     }
 }
@@ -145,6 +155,8 @@ pub struct Deal {
     applying: tokio::sync::Mutex<mpsc::Receiver<mpsc::Receiver<Bytes>>>,
     selling: watch::Sender<Option<Arc<SessionMeter>>>,
     buying: watch::Sender<Option<Bought>>,
+    /// What both sessions owe each other.
+    balance: Arc<Balance>,
     /// A half of a session has ended.
     over: Notify,
     figures: [watch::Sender<Figures>; 2],
@@ -188,6 +200,7 @@ impl Deal {
             applying: tokio::sync::Mutex::new(applying),
             selling: watch::channel(None).0,
             buying: watch::channel(None).0,
+            balance: Arc::default(),
             over: Notify::new(),
             figures: Default::default(),
             sales: AtomicU64::new(0),
@@ -289,6 +302,7 @@ impl Deal {
             };
             if let Err(error) = served {
                 tracing::info!(peer = %self.peer, %error, "a session broke off");
+                self.end_where_broken(ended);
             }
         }
     }
@@ -328,7 +342,9 @@ impl Deal {
                 let wanted = (self.service, price_max);
                 buyer.session(self.peer, None, wanted, control, shutdown, begin).await
             };
-            let error = match bought.await {
+            let bought = bought.await;
+            self.end_where_broken(ended);
+            let error = match bought {
                 Ok(statement) if shutdown.is_cancelled() => return Ok(statement),
                 Ok(_) => None, // the peer wanted to end it; the next session is a new one
                 Err(error)
@@ -345,6 +361,14 @@ impl Deal {
                 () = ended.cancelled() => return Err(error.unwrap_or(SessionError::Shutdown)),
             }
             pause = (pause * 2).min(RETRY.1);
+        }
+    }
+
+    /// Where something was to be set off in a session that broke off, sessions begin anew over a new
+    /// connection.
+    fn end_where_broken(&self, ended: &CancellationToken) {
+        if self.balance.is_broken() {
+            ended.cancel();
         }
     }
 
@@ -397,6 +421,10 @@ struct Seeding<'a> {
 }
 
 impl Sale for Seeding<'_> {
+    fn balance(&self) -> Option<Arc<Balance>> {
+        Some(Arc::clone(&self.deal.balance))
+    }
+
     async fn carry(&self) -> std::convert::Infallible {
         self.deal.sales.fetch_add(1, Ordering::AcqRel);
         self.deal.selling.send_replace(Some(Arc::clone(&self.meter)));
@@ -405,7 +433,14 @@ impl Sale for Seeding<'_> {
 
     fn event(&self, event: Event) {
         let (terms, history, came) = (self.terms, ByteCount::ZERO, 0);
-        let start = |began| Account { terms, history, began, paid: ByteCount::ZERO, came };
+        let start = |began| Account {
+            terms,
+            history,
+            began,
+            paid: ByteCount::ZERO,
+            set_off: Amount::ZERO,
+            came,
+        };
         self.deal.tell(Side::Selling, |figures| figures.take(&event, start));
     }
 
@@ -423,6 +458,10 @@ struct Downloading<'a> {
 }
 
 impl Purchase for Downloading<'_> {
+    fn balance(&self) -> Option<Arc<Balance>> {
+        Some(Arc::clone(&self.deal.balance))
+    }
+
     fn event(&self, event: Event) {
         if let Event::Started { .. } = event {
             self.deal.unjudged.store(0, Ordering::Release);
@@ -430,7 +469,7 @@ impl Purchase for Downloading<'_> {
         }
         let (terms, history, paid) = (self.bought.terms, self.bought.history, self.bought.paid);
         let came = self.deal.came.load(Ordering::Acquire);
-        let start = |began| Account { terms, history, began, paid, came };
+        let start = |began| Account { terms, history, began, paid, set_off: Amount::ZERO, came };
         self.deal.tell(Side::Buying, |figures| figures.take(&event, start));
     }
 

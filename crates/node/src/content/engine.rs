@@ -142,7 +142,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn torrents(&self) -> MutexGuard<'_, BTreeMap<[u8; 20], Arc<Torrent>>> {
+    pub(super) fn torrents(&self) -> MutexGuard<'_, BTreeMap<[u8; 20], Arc<Torrent>>> {
         self.torrents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -250,11 +250,8 @@ impl Engine {
         }
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
-        let (running, shared) = (Arc::clone(&torrent), Arc::clone(&self.shared));
-        tasks.spawn(async move {
-            running.run().await;
-            shared.torrents().retain(|_, torrent| !Arc::ptr_eq(torrent, &running));
-        });
+        let running = Arc::clone(&torrent);
+        tasks.spawn(async move { running.run().await });
         Ok(torrent)
     }
 

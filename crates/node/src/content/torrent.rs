@@ -267,6 +267,8 @@ impl Torrent {
         if let Err(error) = self.save().await {
             tracing::warn!(torrent = self.storage.metainfo().name(), "not saved: {error}");
         }
+        // Before it is told: whoever waited for that may add it again at once.
+        self.shared.torrents().retain(|_, torrent| !Arc::ptr_eq(torrent, self));
         self.state.send_if_modified(|state| {
             let running = !matches!(state, TorrentState::Failed(_));
             if running {

@@ -26,6 +26,8 @@ const RUN_MAX: u32 = 16 * BLOCK_LEN;
 const RUN_TIME_MAX: Duration = Duration::from_millis(100);
 /// How long a peer may leave unread what we send.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long what was said last may still take to be sent when we end a connection.
+const PARTING: Duration = Duration::from_secs(1);
 /// Others close what has been silent for two minutes (BEP 3).
 const KEEP_ALIVE: Duration = Duration::from_secs(90);
 
@@ -47,9 +49,13 @@ pub(super) async fn send(
         spare: Vec::new(),
     };
     let closed = Arc::clone(&sender.connection);
+    let parted = async {
+        closed.ended.cancelled().await;
+        tokio::time::sleep(PARTING).await;
+    };
     let ended = tokio::select! {
         ended = sender.run() => ended,
-        () = closed.ended.cancelled() => Err(ConnectionError::Closed("closed by us")),
+        () = parted => Err(ConnectionError::Closed("closed by us")),
     };
     if let Err(ConnectionError::Closed(SPOILT)) = &ended {
         torrent.spoilt();
@@ -91,6 +97,9 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
             let Some(next) = taken else { return Err(ConnectionError::Closed("closed by us")) };
             if !next.messages.is_empty() {
                 within(self.to.write_all(&next.messages)).await?;
+            }
+            if self.connection.ended.is_cancelled() {
+                return Err(ConnectionError::Closed("closed by us"));
             }
             if self.waiting.is_empty() {
                 self.waiting = next.run;
@@ -147,6 +156,7 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
         let blocked = !self.waiting.is_empty();
         tokio::select! {
             () = self.connection.outbox.changed() => {}
+            () = self.connection.ended.cancelled() => {}
             goes_on = admission.wait(), if blocked => {
                 if !goes_on {
                     // Nothing of it will ever be sent.

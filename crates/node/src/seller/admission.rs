@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sparewire_core::{DeviceSignature, NodeId, SessionId, Signer, Timestamp};
 use sparewire_protocol::{
-    Acceptance, ChannelFacts, Payee, PayeeSetup, ProtocolError, RefusalCode, Role, Terms,
+    Acceptance, ChannelFacts, Payee, PayeeSetup, ProtocolError, Reading, RefusalCode, Role, Terms,
 };
 
 use crate::{
@@ -75,7 +75,10 @@ pub fn admit(
         let ended = SessionError::Policy("this session has ended; start a new one".into());
         return Err((ended, RefusalCode::UnknownSession));
     }
-    let pending_of = pending_of.filter(|of| !is_anothers(of)).map(|of| of.agreement);
+    let pending_of = pending_of.filter(|of| !is_anothers(of)).map(|of| {
+        let paid = of.payment.map_or(Reading::ZERO, |payment| payment.reading);
+        (of.agreement, paid)
+    });
     let setup = PayeeSetup {
         terms,
         consumer: peer,

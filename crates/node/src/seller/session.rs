@@ -20,7 +20,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Applicant, LiveSession, Offering, Seller, SlotGuard, admit, terms_of};
 use crate::{
     identity::{check_standing, until_lapsed},
-    session::{Command, ControlReader, ControlWriter, Driver, SessionError, SessionMeter, persist},
+    session::{
+        Balance, Command, ControlReader, ControlWriter, Driver, SessionError, SessionMeter, persist,
+    },
     store::ask,
 };
 
@@ -51,6 +53,10 @@ pub(crate) trait Sale: Sync {
     fn carry(&self) -> impl Future<Output = Infallible> + Send;
     /// Takes what the machine tells.
     fn event(&self, event: Event);
+    /// What is set off against what we buy of the consumer over the same connection.
+    fn balance(&self) -> Option<Arc<Balance>> {
+        None
+    }
     /// The session is over; nothing passes any more.
     fn over(&self);
 }
@@ -165,6 +171,7 @@ impl Seller {
         let start = payee.statement((self.clock)()).counted;
         let meter = Arc::new(SessionMeter::new(start, ByteCount::ZERO));
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let sale = begin(Begun { channel, meter: Arc::clone(&meter), commands: commands.clone() });
         let mut driver = Driver {
             control,
             messages: reader.into_queue(),
@@ -173,9 +180,9 @@ impl Seller {
             store: Arc::clone(&self.store),
             figures,
             offer: Some(offer),
+            balance: sale.balance(),
             clock: Arc::clone(&self.clock),
         };
-        let sale = begin(Begun { channel, meter: Arc::clone(&meter), commands: commands.clone() });
         let look = Notify::new();
         let result = {
             let run = driver.run(&mut payee, |event| match event {

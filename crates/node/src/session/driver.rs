@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use sparewire_core::{Amount, ByteCount, DecodeError, SessionId, Timestamp};
 use sparewire_protocol::{
     ChannelFacts, Event, Message, Offer, Output, Payee, Payer, ProtocolError, Reading, Record,
-    Role, Statement, StopReason,
+    Role, SetOff, Statement, StopReason,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    ControlWriter, SessionMeter,
+    Balance, ControlWriter, SessionMeter,
     stops::{Look, StopWatch},
 };
 use crate::{
@@ -98,9 +98,24 @@ pub(crate) trait Machine: Send {
     fn poll_output(&mut self) -> Option<Output>;
     fn statement(&self, now: Timestamp) -> Statement;
     fn stopped(&self) -> Option<StopReason>;
+    /// Takes what the other session of the connection owes.
+    fn hear(&mut self, account: &SetOff, now: Timestamp) -> Result<(), ProtocolError>;
+    /// Puts down what this one does.
+    fn tell(&self, account: &mut SetOff);
+    /// It has ended properly.
+    fn leave(&self, account: &mut SetOff);
 }
 
 impl Machine for Payer {
+    fn hear(&mut self, account: &SetOff, now: Timestamp) -> Result<(), ProtocolError> {
+        self.handle_set_off(account.for_payer(), now)
+    }
+    fn tell(&self, account: &mut SetOff) {
+        account.payer(self.debt());
+    }
+    fn leave(&self, account: &mut SetOff) {
+        account.payer_over(self.debt());
+    }
     fn handle_message(&mut self, message: Message, now: Timestamp) -> Result<(), ProtocolError> {
         self.handle_message(message, now)
     }
@@ -138,6 +153,15 @@ impl Machine for Payer {
 }
 
 impl Machine for Payee {
+    fn hear(&mut self, account: &SetOff, now: Timestamp) -> Result<(), ProtocolError> {
+        self.handle_set_off(account.for_payee(), now)
+    }
+    fn tell(&self, account: &mut SetOff) {
+        account.payee(self.debt(), self.set_off());
+    }
+    fn leave(&self, account: &mut SetOff) {
+        account.payee_over(self.set_off());
+    }
     fn handle_message(&mut self, message: Message, now: Timestamp) -> Result<(), ProtocolError> {
         self.handle_message(message, now)
     }
@@ -192,6 +216,32 @@ pub(crate) async fn persist(
     }
 }
 
+/// What makes a machine turn.
+#[allow(clippy::large_enum_variant)] // lives for one turn on the stack
+enum Input {
+    Message(Message),
+    Command(Command),
+    Reading,
+    Timeout,
+}
+
+impl Input {
+    fn into_machine(
+        self,
+        machine: &mut dyn Machine,
+        reading: Reading,
+        now: Timestamp,
+    ) -> Result<(), ProtocolError> {
+        machine.handle_reading(reading, now)?;
+        match self {
+            Self::Message(message) => machine.handle_message(message, now),
+            Self::Command(command) => machine.handle_command(command, now),
+            Self::Timeout => machine.handle_timeout(now),
+            Self::Reading => Ok(()),
+        }
+    }
+}
+
 /// Everything that a machine is connected to.
 pub(crate) struct Driver {
     pub(crate) control: ControlWriter,
@@ -202,6 +252,8 @@ pub(crate) struct Driver {
     pub(crate) figures: watch::Sender<Option<Statement>>,
     /// What the session runs under, until it is kept as evidence.
     pub(crate) offer: Option<Offer>,
+    /// What is set off against the session that runs the other way over the same connection.
+    pub(crate) balance: Option<Arc<Balance>>,
     pub(crate) clock: Clock,
 }
 
@@ -218,6 +270,9 @@ impl Driver {
     ) -> Result<Statement, SessionError> {
         let mut stops = StopWatch::default();
         let result = self.turns(machine, on_event, &mut stops).await;
+        if let (Err(_), Some(balance)) = (&result, &self.balance) {
+            balance.break_off();
+        }
         let now = (self.clock)();
         if let Some(stop) = stops.end(now) {
             self.keep_stop(machine.statement(now).session, stop).await;
@@ -235,6 +290,9 @@ impl Driver {
         let mut heard = (self.clock)();
         loop {
             if let Some(statement) = self.drain(machine, &mut on_event).await? {
+                if let Some(balance) = &self.balance {
+                    balance.turn(statement.role, |account| machine.leave(account));
+                }
                 return Ok(statement);
             }
             let now = (self.clock)();
@@ -246,16 +304,16 @@ impl Driver {
             if let Some(stop) = stops.look(&self.seen(machine, &statement, heard), now) {
                 self.keep_stop(statement.session, stop).await;
             }
+            let role = statement.role;
             self.figures.send_replace(Some(statement));
             self.meter.set_mark(machine.poll_mark());
             let wake = machine.poll_timeout().map(|at| Duration::from_millis(at.ms_since(now)));
-            #[allow(clippy::large_enum_variant)] // lives for one turn on the stack
-            enum Input {
-                Message(Message),
-                Command(Command),
-                Reading,
-                Timeout,
-            }
+            let rebalanced = async {
+                match &self.balance {
+                    Some(balance) => balance.changed(role).await,
+                    None => std::future::pending().await,
+                }
+            };
             let input = tokio::select! {
                 message = self.messages.recv() => match message {
                     Some(message) => Input::Message(message?),
@@ -266,25 +324,30 @@ impl Driver {
                     None => { commands_open = false; continue }
                 },
                 () = self.meter.marked() => Input::Reading,
+                () = rebalanced => Input::Reading,
                 () = sleep(wake.unwrap_or(FIGURES_EVERY).min(FIGURES_EVERY)) => match wake {
                     Some(wake) if wake <= FIGURES_EVERY => Input::Timeout,
                     _ => Input::Reading,
                 },
             };
             let now = (self.clock)();
-            // The newest reading first: a payment must not look as if it ran ahead of it.
-            machine.handle_reading(self.meter.reading(), now)?;
             match input {
-                Input::Message(message) => {
-                    heard = now;
-                    machine.handle_message(message, now)?;
-                }
+                Input::Message(_) => heard = now,
                 Input::Command(Command::Broken(stream)) => {
                     self.control.send(&Message::Broken { stream }).await?;
                 }
-                Input::Command(command) => machine.handle_command(command, now)?,
-                Input::Timeout => machine.handle_timeout(now)?,
-                Input::Reading => {}
+                _ => {}
+            }
+            // The newest reading first: a payment must not look as if it ran ahead of it.
+            let reading = self.meter.reading();
+            match &self.balance {
+                None => input.into_machine(machine, reading, now)?,
+                Some(balance) => balance.turn(role, |account| {
+                    machine.hear(account, now)?;
+                    input.into_machine(machine, reading, now)?;
+                    machine.tell(account);
+                    Ok::<_, ProtocolError>(())
+                })?,
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Drives the session machines of `protocol` over a real connection: the tokio shell around them.
 
+mod balance;
 mod control;
 mod driver;
 mod gate;
@@ -7,6 +8,7 @@ mod stops;
 mod stream;
 mod streams;
 
+pub(crate) use balance::Balance;
 pub use control::FrameSink;
 pub(crate) use control::{ControlReader, ControlWriter};
 pub use driver::{Clock, SessionError};

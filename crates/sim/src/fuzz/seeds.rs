@@ -213,6 +213,7 @@ fn messages() -> Vec<Message> {
         Message::Abort { stream: 4 },
         Message::Broken { stream: 8 },
         Message::Flow { stream: 8, paused: true },
+        Message::Due { reading: reading() },
         Message::Funded,
         Message::Close { reason: "done".into() },
     ]

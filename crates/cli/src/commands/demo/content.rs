@@ -58,6 +58,8 @@ struct Row {
     /// In the token's smallest units.
     paid: Amount,
     earned: Amount,
+    /// What it owed beside that, and did not promise because as much was owed to it.
+    set_off: Amount,
     /// What the chain credited it: final.
     claimed: Amount,
     /// Gas that it spent, on deposits, channels and claims.
@@ -240,20 +242,27 @@ impl Trader {
             sold_bytes: ByteCount::ZERO,
             paid: Amount::ZERO,
             earned: Amount::ZERO,
+            set_off: Amount::ZERO,
             claimed: Amount::ZERO,
             gas: 0,
         };
         let add = |sum: &mut Amount, more| *sum = sum.checked_add(more).unwrap_or(Amount::MAX);
+        let mut owed_to_it = Amount::ZERO;
         for known in store.sessions()? {
             let Some(payment) = known.payment else { continue };
             let bytes = payment.reading.down;
             let amount = payment.voucher.body.amount.saturating_sub(known.agreement.base);
-            let (counted, money) = match known.role {
-                Role::Payer => (&mut row.bought_bytes, &mut row.paid),
-                Role::Payee => (&mut row.sold_bytes, &mut row.earned),
+            let set_off = known.agreement.set_off(payment.reading, payment.voucher.body.amount);
+            let (counted, money, left_out) = match known.role {
+                Role::Payer => (&mut row.bought_bytes, &mut row.paid, &mut row.set_off),
+                Role::Payee => (&mut row.sold_bytes, &mut row.earned, &mut owed_to_it),
             };
+            add(left_out, set_off.context("a payment is worth more than its reading")?);
             *counted = counted.checked_add(bytes).unwrap_or_default();
             add(money, amount);
+        }
+        if owed_to_it != row.set_off {
+            bail!("{} set off {}, and {owed_to_it} of what it was owed", row.who, row.set_off);
         }
         for channel in store.channels(Role::Payee)? {
             let facts = self.party.chain.channel(channel.id).await?;
@@ -324,10 +333,11 @@ impl Table {
         };
         output::out!("");
         output::out!(
-            "{:<14} {:>12} {:>12} {:>16} {:>16} {:>17} {:>16} {:>9}",
+            "{:<14} {:>12} {:>12} {:>16} {:>16} {:>16} {:>17} {:>16} {:>9}",
             "",
             "bought",
             "sold",
+            "set off",
             "paid",
             "earned",
             "net",
@@ -336,10 +346,11 @@ impl Table {
         );
         for row in &self.rows {
             output::out!(
-                "{:<14} {:>12} {:>12} {:>16} {:>16} {:>17} {:>16} {:>9}",
+                "{:<14} {:>12} {:>12} {:>16} {:>16} {:>16} {:>17} {:>16} {:>9}",
                 row.who,
                 mib(row.bought_bytes),
                 mib(row.sold_bytes),
+                output::amount(row.set_off, token),
                 output::amount(row.paid, token),
                 output::amount(row.earned, token),
                 signed(row.earned, row.paid),
@@ -353,8 +364,9 @@ impl Table {
         };
         let (paid, earned) = (all(|row| row.paid), all(|row| row.earned));
         output::out!(
-            "{:<14} {:>12} {:>12} {:>16} {:>16} {:>17}",
+            "{:<14} {:>12} {:>12} {:>16} {:>16} {:>16} {:>17}",
             "together",
+            "",
             "",
             "",
             output::amount(paid, token),
