@@ -49,6 +49,7 @@ mod credit;
 mod error;
 mod message;
 mod meter;
+mod opening;
 mod payee;
 mod payer;
 mod receipt;

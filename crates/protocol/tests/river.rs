@@ -14,8 +14,8 @@ use std::{
 ///   that tells it to the peer, terms say what breaks them, and messages carry terms;
 ///   appointments are framed as messages are.
 /// * `payer`, `payee` are the two banks of one session and check a channel in the same way;
-///   `closing` is how both leave it.
-const STATIONS: [(&str, u8); 17] = [
+///   `opening` is how the payee begins it, `closing` how both leave it.
+const STATIONS: [(&str, u8); 18] = [
     ("meter", 1),
     ("credit", 1),
     ("receipt", 2),
@@ -28,6 +28,7 @@ const STATIONS: [(&str, u8); 17] = [
     ("set_off", 5),
     ("payer", 6),
     ("payee", 6),
+    ("opening", 6),
     ("closing", 6),
     ("claiming", 7),
     ("stake", 7),
