@@ -8,12 +8,14 @@
 
 mod admission;
 mod candidates;
+mod choker;
 mod connection;
 mod deal;
 mod discovery;
 mod disk;
 mod download;
 mod engine;
+mod exchange;
 mod fetch;
 mod files;
 mod have;

@@ -69,7 +69,7 @@ impl Swarm {
     }
 
     /// All connections.
-    pub(super) fn connections(&self) -> impl Iterator<Item = &Arc<Connection>> {
+    pub(super) fn connections(&self) -> impl Iterator<Item = &Arc<Connection>> + Clone {
         self.connections.values()
     }
 

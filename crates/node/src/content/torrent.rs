@@ -12,7 +12,7 @@ use std::{
 
 use sparewire_content::{
     BLOCK_LEN, Bitfield, Block, Extended, ExtensionHandshake, ExtensionIds, Handshake, Metadata,
-    PeerMessage, Pex,
+    PeerMessage,
 };
 use sparewire_core::{Amount, Price};
 use tokio::{
@@ -26,8 +26,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     admission::{Admission, Free, Rate},
     candidates::Candidates,
+    choker::{Choker, TURN},
     connection::{Connection, ConnectionError},
-    discovery::{Progress, Source, Wanted},
+    discovery::{Discovery, Progress, Source, Wanted},
     disk::Storage,
     download,
     engine::{EngineError, Shared, dial},
@@ -42,12 +43,8 @@ use super::{
 
 /// How often the download machine is told that time goes on.
 const TICK: Duration = Duration::from_millis(100);
-/// How often places for those who do not pay are given to others who wait for one.
-const TURN: Duration = Duration::from_secs(20);
 /// Dials under way at a time.
 const DIALS_MAX: usize = 16;
-/// Most others that one message tells of (BEP 11).
-const EXCHANGE_PEERS_MAX: usize = 50;
 
 /// Where a torrent stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,8 +110,7 @@ pub struct Torrent {
     sent: AtomicU64,
     got: AtomicU64,
     spoilt: AtomicU64,
-    /// How often places have been given anew.
-    turns: AtomicU64,
+    choker: Choker,
 }
 
 /// The lock, whoever panicked with it.
@@ -134,6 +130,7 @@ impl Torrent {
             return Err(EngineError::Layers);
         }
         let storage = Arc::new(storage);
+        let choker = Choker::new(shared.config.upload_slots);
         Ok(Arc::new(Self {
             intake: Intake::new(Arc::clone(&storage)),
             leaves: Arc::new(Leaves::new(Arc::clone(&storage))),
@@ -151,7 +148,7 @@ impl Torrent {
             sent: AtomicU64::new(0),
             got: AtomicU64::new(0),
             spoilt: AtomicU64::new(0),
-            turns: AtomicU64::new(1),
+            choker,
         }))
     }
 
@@ -211,6 +208,10 @@ impl Torrent {
 
     pub(super) fn info_hash(&self) -> [u8; 20] {
         self.storage.metainfo().hashes().handshake()
+    }
+
+    pub(super) fn discovery(&self) -> &Discovery {
+        &self.shared.discovery
     }
 
     pub(super) fn peer_id(&self) -> [u8; 20] {
@@ -388,9 +389,14 @@ impl Torrent {
                 Some(found) = next(&mut second) => found,
                 else => std::future::pending().await,
             };
-            if lock(&self.candidates).add(found.0, found.1, Instant::now()) {
-                self.dialable.notify_one();
-            }
+            self.found(found.0, found.1);
+        }
+    }
+
+    /// Somebody who may be dialled.
+    pub(super) fn found(&self, address: SocketAddr, source: Source) {
+        if lock(&self.candidates).add(address, source, Instant::now()) {
+            self.dialable.notify_one();
         }
     }
 
@@ -552,7 +558,7 @@ impl Torrent {
             self.leaves.left(connection.number);
             swarm.leave(connection);
             self.carry_out(swarm);
-            self.serve(swarm);
+            self.choker.serve(swarm.connections());
         }
         self.dialable.notify_one();
     }
@@ -588,14 +594,12 @@ impl Torrent {
         match message {
             PeerMessage::Interested => {
                 connection.state().interested = true;
-                self.with_swarm(|swarm| self.serve(swarm));
+                self.with_swarm(|swarm| self.choker.serve(swarm.connections()));
             }
             PeerMessage::NotInterested => {
                 connection.state().interested = false;
-                if connection.admission().needs_slot() {
-                    connection.choke(self.turns.load(Ordering::Relaxed));
-                }
-                self.with_swarm(|swarm| self.serve(swarm));
+                self.choker.not_interested(connection);
+                self.with_swarm(|swarm| self.choker.serve(swarm.connections()));
             }
             PeerMessage::Request(block) => {
                 if !self.storage.is_block(*block) {
@@ -666,22 +670,7 @@ impl Torrent {
                     None => Metadata::Reject(*part),
                 }));
             }
-            Extended::Pex(pex) => {
-                let discovery = &self.shared.discovery;
-                let private = self.storage.metainfo().is_private();
-                if discovery.config().peer_exchange.is_none() || private {
-                    return;
-                }
-                let mut candidates = lock(&self.candidates);
-                for (address, _) in &pex.added {
-                    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-                    if discovery.may_dial(address, Source::Exchange) {
-                        candidates.add(address, Source::Exchange, Instant::now());
-                    }
-                }
-                drop(candidates);
-                self.dialable.notify_one();
-            }
+            Extended::Pex(pex) => self.take_exchange(pex),
             Extended::Metadata(_) | Extended::Pay(_) | Extended::Other { .. } => {}
         }
     }
@@ -701,7 +690,7 @@ impl Torrent {
 
     /// Gives places anew: who may be served has changed.
     pub(super) fn serve_now(&self) {
-        self.with_swarm(|swarm| self.serve(swarm));
+        self.with_swarm(|swarm| self.choker.serve(swarm.connections()));
     }
 
     /// Tells the machine something, and does what it says.
@@ -795,61 +784,12 @@ impl Torrent {
                     }
                 }),
                 _ = turn.tick() => self.with_swarm(|swarm| {
-                    self.rotate(swarm);
+                    self.choker.rotate(swarm.connections());
                     self.part_from_seeds(swarm);
                 }),
                 _ = exchange.tick() => self.with_swarm(|swarm| self.exchange(swarm)),
             }
         }
-    }
-
-    /// Gives free places to those who wait for one longest.
-    fn serve(&self, swarm: &mut Swarm) {
-        let turn = self.turns.load(Ordering::Relaxed);
-        let mut slots = self.shared.config.upload_slots;
-        let mut waiting = Vec::new();
-        for connection in swarm.connections() {
-            let admission = connection.admission();
-            let (interested, unchoked, served_at) = {
-                let state = connection.state();
-                (state.interested, state.unchoked, state.served_at)
-            };
-            if !admission.may_serve() {
-                connection.choke(turn);
-            } else if !admission.needs_slot() {
-                if interested {
-                    connection.unchoke(turn);
-                }
-            } else if unchoked {
-                slots = slots.saturating_sub(1);
-            } else if interested {
-                waiting.push((served_at, connection));
-            }
-        }
-        waiting.sort_by_key(|(served_at, connection)| (*served_at, connection.number));
-        for (_, connection) in waiting.into_iter().take(slots) {
-            connection.unchoke(turn);
-        }
-    }
-
-    /// Takes the place of who had it longest, where somebody waits for one.
-    fn rotate(&self, swarm: &mut Swarm) {
-        let turn = self.turns.fetch_add(1, Ordering::Relaxed) + 1;
-        let places = |unchoked: bool| {
-            let of = swarm.connections().filter(|connection| connection.admission().needs_slot());
-            of.filter(move |connection| {
-                let state = connection.state();
-                state.interested && state.unchoked == unchoked
-            })
-        };
-        if places(false).next().is_some() {
-            let longest =
-                places(true).min_by_key(|connection| connection.state().served_at).cloned();
-            if let Some(longest) = longest {
-                longest.choke(turn);
-            }
-        }
-        self.serve(swarm);
     }
 
     /// Who has all cannot want anything of us, nor we of it, once nothing is owed.
@@ -860,30 +800,6 @@ impl Torrent {
                 .filter(|connection| connection.state().has_all)
                 .filter(|connection| connection.trade().is_none_or(|trade| !trade.deal.is_busy()))
                 .for_each(|connection| connection.ended.cancel());
-        }
-    }
-
-    fn exchange(&self, swarm: &mut Swarm) {
-        let private = self.storage.metainfo().is_private();
-        if self.shared.config.discovery.peer_exchange.is_none() || private {
-            return;
-        }
-        let listening = |connection: &Arc<Connection>| connection.state().listens;
-        let all: Vec<SocketAddr> = swarm.connections().filter_map(listening).collect();
-        for connection in swarm.connections() {
-            let own = connection.state().listens;
-            let mut state = connection.state();
-            let others = all.iter().filter(|address| Some(**address) != own);
-            let others: Vec<SocketAddr> = others.copied().take(EXCHANGE_PEERS_MAX).collect();
-            let told = std::mem::replace(&mut state.told, others.clone());
-            drop(state);
-            let pex = Pex {
-                added: others.iter().filter(|a| !told.contains(a)).map(|a| (*a, 0)).collect(),
-                dropped: told.into_iter().filter(|address| !others.contains(address)).collect(),
-            };
-            if !pex.added.is_empty() || !pex.dropped.is_empty() {
-                connection.send_extended(&Extended::Pex(pex));
-            }
         }
     }
 }
