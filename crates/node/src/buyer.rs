@@ -2,6 +2,7 @@
 //! at most. What a session carries, and over which kind of connection, is for those who buy.
 
 mod funding;
+mod limits;
 mod session;
 
 pub(crate) use session::{Bought, Ending, Purchase};
@@ -74,8 +75,9 @@ struct Past {
     avoid: BTreeSet<ChannelId>,
     live_sessions: BTreeSet<SessionId>,
     live_channels: BTreeSet<ChannelId>,
-    /// Money on its way into channels.
-    earmarked: Amount,
+    /// Money on its way into channels, and up to how much it is to fill them.
+    earmarks: BTreeMap<u64, (ChannelId, Amount)>,
+    next_earmark: u64,
 }
 
 /// A session whose connection broke while the process lived on.

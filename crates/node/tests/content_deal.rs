@@ -9,8 +9,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use market::{FakeChain, INITIAL, PRICE, Trader, until, within};
-use sparewire_core::{InfoHash, Price, SessionId};
+use market::{FakeChain, INITIAL, PRICE, TOKEN, Trader, until, within};
+use sparewire_core::{InfoHash, Price, SessionId, Signer};
 use sparewire_node::{
     buyer::BuyerConfig,
     content::{Admission, Deal, Side},
@@ -18,7 +18,10 @@ use sparewire_node::{
     session::{FrameSink, SessionError},
     store::{KnownSession, Store},
 };
-use sparewire_protocol::{CreditRule, Role, Service, Statement};
+use sparewire_protocol::{
+    CreditRule, Role, Service, Statement,
+    settlement::{Chain, Intent},
+};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -309,4 +312,45 @@ async fn two_lines_to_one_seller_are_paid_over_two_channels() {
     for statement in [one, other] {
         assert_eq!(statement.paid.get(), u128::from(20 * BLOCK));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_is_just_opened_takes_its_part_of_the_budget_once() {
+    let chain = Arc::new(FakeChain::default());
+    let config = market::consumer_config().buying;
+    let four = market::amount(4 * config.channel_amount.get());
+    let buyer = Trader::with(&chain, BuyerConfig { budget: four, ..config.clone() }).await;
+    for _ in 0..2 {
+        let seller = Trader::new(&chain).await;
+        let line = Line::new(&buyer, &seller, 1);
+        let trade = Trade::begin((&buyer, &line.near), (&seller, &line.far));
+        carry(&line.far, &line.near, 1, true).await;
+        trade.settle().await;
+    }
+    let deposit = Intent::Deposit { token: TOKEN, amount: market::amount(four.get() / 2) };
+    buyer.seat.perform(&deposit).await.unwrap();
+    // From here on channels stand on chain, and are not final.
+    buyer.seat.never_final.send_replace(true);
+    let sellers = [Trader::new(&chain).await, Trader::new(&chain).await];
+    let lines = sellers.each_ref().map(|seller| Line::new(&buyer, seller, 1));
+    let mut trades = Vec::new();
+    for (opened, (line, seller)) in (3..).zip(lines.iter().zip(&sellers)) {
+        trades.push(Trade::begin((&buyer, &line.near), (seller, &line.far)));
+        let wallet = buyer.keys.wallet.address();
+        let opens = || {
+            let all = chain.performed(wallet);
+            all.iter().filter(|intent| matches!(intent, Intent::Open { .. })).count()
+        };
+        until("its channel is opened", || opens() == opened || any_ended(&trades)).await;
+        assert_eq!(opens(), opened, "the budget has room for it");
+    }
+    buyer.seat.never_final.send_replace(false);
+    until("both are bought from", || lines.iter().all(|line| is_bought(&line.near))).await;
+    for trade in trades {
+        trade.settle().await;
+    }
+}
+
+fn any_ended(trades: &[Trade]) -> bool {
+    trades.iter().any(|trade| trade.bought.is_finished())
 }

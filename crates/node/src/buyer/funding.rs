@@ -14,7 +14,7 @@ use sparewire_protocol::{
 };
 use tokio::sync::Notify;
 
-use super::{Bought, Buyer, InUse, may_retry};
+use super::{Bought, Buyer, InUse, limits::Earmark, may_retry};
 use crate::{
     session::{Command, SessionError},
     store::{KnownChannel, ask},
@@ -188,7 +188,7 @@ impl Buyer {
         let channel = config.id(&domain);
         self.past().live_channels.insert(channel);
         in_use.channel = Some(channel);
-        let earmark = self.earmark(amount).await?;
+        let earmark = self.earmark(channel, amount).await?;
         // Remembered before it is opened: a crash in between leaves a name without money, not
         // money without a name.
         let kept = move |store: &dyn crate::store::Store| {
@@ -207,27 +207,12 @@ impl Buyer {
 
     async fn top_up(self: &Arc<Self>, config: &ChannelConfig) -> Result<Amount, SessionError> {
         let amount = self.config.channel_amount;
-        let earmark = self.earmark(amount).await?;
+        let earmark = self.earmark(config.id(&self.chain.domain()), amount).await?;
         self.perform(Intent::TopUp { config: *config, amount }, Some(earmark)).await?;
         let facts = self.chain.channel(config.id(&self.chain.domain())).await?;
         facts
             .map(|facts| facts.reserved)
             .ok_or(ProtocolError::ChannelUnusable("the chain does not show it").into())
-    }
-
-    /// Puts `amount` aside for a channel: within the limits together with all that is on its way,
-    /// and in the deposit beside that.
-    async fn earmark(self: &Arc<Self>, amount: Amount) -> Result<Earmark, SessionError> {
-        // Held until the deposit is made: two would each count on the same money.
-        let _turn = self.funding.lock().await;
-        self.finish_earlier().await?;
-        let more = self.past().earmarked.checked_add(amount).unwrap_or(Amount::MAX);
-        self.check_limits(more).await?;
-        self.ensure_deposit(more).await?;
-        let mut past = self.past();
-        // Others may have let go of theirs meanwhile, but nobody has taken more.
-        past.earmarked = past.earmarked.checked_add(amount).unwrap_or(Amount::MAX);
-        Ok(Earmark { buyer: Arc::clone(self), amount })
     }
 
     /// Has the chain do something, to its end whoever waits for it: until then its `earmark` counts
@@ -253,7 +238,10 @@ impl Buyer {
     }
 
     /// Makes sure that the deposit holds `amount`, from the wallet.
-    async fn ensure_deposit(self: &Arc<Self>, amount: Amount) -> Result<(), SessionError> {
+    pub(super) async fn ensure_deposit(
+        self: &Arc<Self>,
+        amount: Amount,
+    ) -> Result<(), SessionError> {
         let (wallet, token) = (self.identity.wallet(), self.config.token);
         let funds = self.chain.funds(wallet, token).await?;
         let missing = amount.saturating_sub(funds.deposit);
@@ -270,59 +258,6 @@ impl Buyer {
             .into());
         }
         self.perform(Intent::Deposit { token, amount: missing }, None).await
-    }
-
-    /// The budget bounds what was spent and what our channels hold together. What those hold that
-    /// name our authorizer is bounded by the wallet's cap too, where it set one: that is all that
-    /// the authorizer's thief can spend.
-    async fn check_limits(&self, more: Amount) -> Result<(), SessionError> {
-        let channels = ask(&self.store, |store| store.channels(Role::Payer)).await?;
-        let domain = self.chain.domain();
-        let (wallet, authorizer) = (self.identity.wallet(), self.identity.authorizer.address());
-        let (mut spent, mut at_stake) = (Amount::ZERO, Amount::ZERO);
-        let add = |sum: &mut Amount, more| *sum = sum.checked_add(more).unwrap_or(Amount::MAX);
-        for channel in channels.iter().filter(|channel| channel.domain == domain) {
-            let Some(facts) = self.chain.channel(channel.id).await? else { continue };
-            let closed = facts.status == ChannelStatus::Closed;
-            add(&mut spent, if closed { facts.claimed } else { facts.reserved });
-            let config = &channel.config;
-            let ours = config.payer == wallet
-                && config.payer_authorizer == authorizer
-                && config.token == self.config.token;
-            if ours && !closed {
-                add(&mut at_stake, facts.reserved.saturating_sub(facts.claimed));
-            }
-        }
-        let above = |sum: Amount, most| sum.checked_add(more).unwrap_or(Amount::MAX) > most;
-        let (budget, token) = (self.config.budget, self.config.token);
-        if above(spent, budget) {
-            let [spent, budget, more] = self.in_words([spent, budget, more]).await;
-            return Err(SessionError::Policy(format!(
-                "the budget is used up: {spent} of {budget} are spent or put aside and {more} more are needed; raise --budget"
-            )));
-        }
-        let Some(keys) = self.config.keys else { return Ok(()) };
-        match self.chain.cap(keys, wallet, authorizer, token).await? {
-            Some(cap) if above(at_stake, cap) => {
-                let needed = at_stake.checked_add(more).unwrap_or(Amount::MAX);
-                let [at_stake, cap, more, needed] =
-                    self.in_words([at_stake, cap, more, needed]).await;
-                Err(SessionError::Policy(format!(
-                    "the wallet's cap on this node's authorizer is reached: its channels hold {at_stake} of {cap} and {more} more are needed; `wallet device cap` raises it, to {needed} at least"
-                )))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Amounts of our token as people write them, which is also how commands take them; in its
-    /// smallest units where the chain does not say how.
-    async fn in_words<const N: usize>(&self, amounts: [Amount; N]) -> [String; N] {
-        let token = self.chain.token(self.config.token).await.ok();
-        amounts.map(|amount| match &token {
-            Some(token) => format!("{} {}", amount.display(token.decimals), token.symbol),
-            None => format!("{amount} smallest units"),
-        })
     }
 
     /// Our channels that may pay under these terms. The invariant (A1): none is frozen, so that no
@@ -348,19 +283,6 @@ impl Buyer {
                 && !avoided(&channel.id)
         };
         Ok(channels.into_iter().filter(ours).collect())
-    }
-}
-
-/// Money on its way into a channel, until this is dropped.
-struct Earmark {
-    buyer: Arc<Buyer>,
-    amount: Amount,
-}
-
-impl Drop for Earmark {
-    fn drop(&mut self) {
-        let mut past = self.buyer.past();
-        past.earmarked = past.earmarked.saturating_sub(self.amount);
     }
 }
 

@@ -1,0 +1,160 @@
+//! What may be put into channels: the budget, the wallet's cap, and how little of them goes to
+//! sellers that have delivered nothing yet.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use sparewire_core::{Amount, ChannelId};
+use sparewire_protocol::{ChannelFacts, ChannelStatus, Role};
+
+use super::Buyer;
+use crate::{
+    session::SessionError,
+    store::{KnownChannel, ask},
+};
+
+/// What our channels hold, as final state says it.
+struct Books {
+    known: Vec<KnownChannel>,
+    facts: BTreeMap<ChannelId, ChannelFacts>,
+    /// What earmarked channels are to hold, and final state does not show in them yet.
+    under_way: Amount,
+}
+
+impl Books {
+    fn sum(amounts: impl Iterator<Item = Amount>) -> Amount {
+        amounts.fold(Amount::ZERO, |sum, more| sum.checked_add(more).unwrap_or(Amount::MAX))
+    }
+
+    /// What was spent, and what open channels hold.
+    fn spent(&self) -> Amount {
+        Self::sum(self.known.iter().filter_map(|channel| {
+            let facts = self.facts.get(&channel.id)?;
+            Some(match facts.status {
+                ChannelStatus::Closed => facts.claimed,
+                _ => facts.reserved,
+            })
+        }))
+    }
+
+    /// What open channels hold that are `ours`, and was not claimed.
+    fn held(&self, ours: impl Fn(&KnownChannel) -> bool) -> Amount {
+        Self::sum(self.known.iter().filter(|channel| ours(channel)).filter_map(|channel| {
+            let facts = self.facts.get(&channel.id)?;
+            let open = facts.status != ChannelStatus::Closed;
+            open.then(|| facts.reserved.saturating_sub(facts.claimed))
+        }))
+    }
+}
+
+impl Buyer {
+    /// Puts `amount` aside for a channel: within the limits together with all that is on its way,
+    /// and in the deposit beside that.
+    pub(super) async fn earmark(
+        self: &Arc<Self>,
+        channel: ChannelId,
+        amount: Amount,
+    ) -> Result<Earmark, SessionError> {
+        // Held until the deposit is made: two would each count on the same money.
+        let _turn = self.funding.lock().await;
+        self.finish_earlier().await?;
+        let books = self.books().await?;
+        self.check_limits(&books, amount).await?;
+        self.ensure_deposit(plus(books.under_way, amount)).await?;
+        let mut past = self.past();
+        // Others may have let go of theirs meanwhile, but nobody has taken more.
+        let holds = books.facts.get(&channel).map_or(Amount::ZERO, |facts| facts.reserved);
+        let earlier = past.earmarks.values().filter(|(of, _)| *of == channel);
+        let holds = earlier.fold(holds, |most, (_, up_to)| most.max(*up_to));
+        let number = past.next_earmark;
+        past.next_earmark += 1;
+        past.earmarks.insert(number, (channel, plus(holds, amount)));
+        Ok(Earmark { buyer: Arc::clone(self), number })
+    }
+
+    /// Each channel is asked about once, after what is on its way was looked up: so what arrives
+    /// meanwhile is counted in its channel or as under way, and never as both.
+    async fn books(&self) -> Result<Books, SessionError> {
+        let mut up_to: BTreeMap<ChannelId, Amount> = BTreeMap::new();
+        for (channel, most) in self.past().earmarks.values() {
+            let known = up_to.entry(*channel).or_default();
+            *known = (*known).max(*most);
+        }
+        let domain = self.chain.domain();
+        let mut known = ask(&self.store, |store| store.channels(Role::Payer)).await?;
+        known.retain(|channel| channel.domain == domain);
+        let ids: BTreeSet<ChannelId> =
+            known.iter().map(|channel| channel.id).chain(up_to.keys().copied()).collect();
+        let mut facts = BTreeMap::new();
+        for id in ids {
+            if let Some(of) = self.chain.channel(id).await? {
+                facts.insert(id, of);
+            }
+        }
+        let missing = up_to.iter().map(|(id, up_to)| {
+            let shown = facts.get(id).map_or(Amount::ZERO, |facts| facts.reserved);
+            up_to.saturating_sub(shown)
+        });
+        Ok(Books { under_way: Books::sum(missing), known, facts })
+    }
+
+    /// The budget bounds what was spent and what our channels hold together. What those hold that
+    /// name our authorizer is bounded by the wallet's cap too, where it set one: that is all that
+    /// the authorizer's thief can spend.
+    async fn check_limits(&self, books: &Books, more: Amount) -> Result<(), SessionError> {
+        let (budget, token) = (self.config.budget, self.config.token);
+        let spent = plus(books.spent(), books.under_way);
+        if plus(spent, more) > budget {
+            let [spent, budget, more] = self.in_words([spent, budget, more]).await;
+            return Err(SessionError::Policy(format!(
+                "the budget is used up: {spent} of {budget} are spent or put aside and {more} more are needed; raise --budget"
+            )));
+        }
+        let Some(keys) = self.config.keys else { return Ok(()) };
+        let (wallet, authorizer) = (self.identity.wallet(), self.identity.authorizer.address());
+        let ours = |channel: &KnownChannel| {
+            let config = &channel.config;
+            (config.payer, config.payer_authorizer, config.token) == (wallet, authorizer, token)
+        };
+        let at_stake = plus(books.held(ours), books.under_way);
+        match self.chain.cap(keys, wallet, authorizer, token).await? {
+            Some(cap) if plus(at_stake, more) > cap => {
+                let needed = plus(at_stake, more);
+                let [at_stake, cap, more, needed] =
+                    self.in_words([at_stake, cap, more, needed]).await;
+                Err(SessionError::Policy(format!(
+                    "the wallet's cap on this node's authorizer is reached: its channels hold {at_stake} of {cap} and {more} more are needed; `wallet device cap` raises it, to {needed} at least"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Amounts of our token as people write them, which is also how commands take them; in its
+    /// smallest units where the chain does not say how.
+    async fn in_words<const N: usize>(&self, amounts: [Amount; N]) -> [String; N] {
+        let token = self.chain.token(self.config.token).await.ok();
+        amounts.map(|amount| match &token {
+            Some(token) => format!("{} {}", amount.display(token.decimals), token.symbol),
+            None => format!("{amount} smallest units"),
+        })
+    }
+}
+
+fn plus(a: Amount, b: Amount) -> Amount {
+    a.checked_add(b).unwrap_or(Amount::MAX)
+}
+
+/// Money on its way into a channel, until this is dropped.
+pub(super) struct Earmark {
+    buyer: Arc<Buyer>,
+    number: u64,
+}
+
+impl Drop for Earmark {
+    fn drop(&mut self) {
+        self.buyer.past().earmarks.remove(&self.number);
+    }
+}
