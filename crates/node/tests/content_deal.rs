@@ -256,24 +256,21 @@ async fn terms_of_another_torrent_are_not_taken_and_a_quote_promises_nothing() {
 async fn a_budget_holds_over_all_sellers_together_whatever_their_number() {
     let chain = Arc::new(FakeChain::default());
     let config = market::consumer_config().buying;
-    let two = config.channel_amount.checked_add(config.channel_amount).unwrap();
-    let buyer = Trader::with(&chain, BuyerConfig { budget: two, ..config.clone() }).await;
+    let four = market::amount(4 * config.channel_amount.get());
+    let buyer = Trader::with(&chain, BuyerConfig { budget: four, ..config.clone() }).await;
     // All are asked for before the first stands on chain.
     *buyer.seat.slow_blocks.lock().unwrap() = std::time::Duration::from_millis(200);
-    let mut sellers = Vec::new();
-    for _ in 0..4 {
-        sellers.push(Trader::new(&chain).await);
-    }
-    let lines: Vec<_> = sellers.iter().map(|seller| Line::new(&buyer, seller, 1)).collect();
-    let trades: Vec<_> = lines
-        .iter()
-        .zip(&sellers)
-        .map(|(line, seller)| Trade::begin((&buyer, &line.near), (seller, &line.far)))
-        .collect();
+    let (sellers, lines, trades) = many(&chain, &buyer, 6).await;
     let on = || lines.iter().filter(|line| is_bought(&line.near)).count();
     let refused = || trades.iter().filter(|trade| trade.bought.is_finished()).count();
-    until("two are bought from and two are not", || on() == 2 && refused() == 2).await;
-    assert_eq!(buyer.disk.channels(Role::Payer).unwrap().len(), 2);
+    // Half of the budget is for sellers that have delivered.
+    until("two are bought from", || on() == 2).await;
+    assert_eq!((opens(&chain, &buyer), refused()), (2, 0));
+    deliver(&lines, 1).await;
+    until("a fourth is bought from", || on() == 4 || refused() > 2).await;
+    deliver(&lines, 1).await;
+    until("two are bought from no more", || refused() == 2).await;
+    assert_eq!((opens(&chain, &buyer), on()), (4, 4));
     for trade in trades {
         match trade.bought.is_finished() {
             true => assert!(trade.refused().await.contains("budget is used up")),
@@ -281,6 +278,78 @@ async fn a_budget_holds_over_all_sellers_together_whatever_their_number() {
                 trade.settle().await;
             }
         }
+    }
+    drop(sellers);
+}
+
+/// Sellers, and a line to each over which is bought.
+async fn many(
+    chain: &Arc<FakeChain>,
+    buyer: &Trader,
+    count: usize,
+) -> (Vec<Trader>, Vec<Line>, Vec<Trade>) {
+    let mut sellers = Vec::new();
+    for _ in 0..count {
+        sellers.push(Trader::new(chain).await);
+    }
+    let lines: Vec<Line> = sellers.iter().map(|seller| Line::new(buyer, seller, 1)).collect();
+    let trade =
+        |(line, seller): (&Line, &Trader)| Trade::begin((buyer, &line.near), (seller, &line.far));
+    let trades = lines.iter().zip(&sellers).map(trade).collect();
+    (sellers, lines, trades)
+}
+
+/// All that are bought from deliver.
+async fn deliver(lines: &[Line], blocks: u64) {
+    for line in lines.iter().filter(|line| is_bought(&line.near)) {
+        carry(&line.far, &line.near, blocks, true).await;
+    }
+}
+
+/// How many channels the buyer has opened.
+fn opens(chain: &FakeChain, buyer: &Trader) -> usize {
+    let all = chain.performed(buyer.keys.wallet.address());
+    all.iter().filter(|intent| matches!(intent, Intent::Open { .. })).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn few_channels_are_open_to_sellers_that_have_delivered_nothing() {
+    let chain = Arc::new(FakeChain::default());
+    let config = market::consumer_config().buying;
+    let plenty = market::amount(64 * config.channel_amount.get());
+    let buyer = Trader::with(&chain, BuyerConfig { budget: plenty, ..config }).await;
+    let (_sellers, lines, trades) = many(&chain, &buyer, 7).await;
+    let on = || lines.iter().filter(|line| is_bought(&line.near)).count();
+    until("four are bought from", || on() == 4).await;
+    assert_eq!(opens(&chain, &buyer), 4, "each once, and no other");
+    let one = lines.iter().find(|line| is_bought(&line.near)).unwrap();
+    carry(&one.far, &one.near, 8, true).await;
+    until("a fifth is bought from", || on() == 5).await;
+    assert_eq!(opens(&chain, &buyer), 5);
+    for trade in trades {
+        trade.bought.abort();
+        trade.sold.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seller_that_has_delivered_nothing_gets_no_second_channel() {
+    let chain = Arc::new(FakeChain::default());
+    let (buyer, seller) = (Trader::new(&chain).await, Trader::new(&chain).await);
+    let lines = [Line::new(&buyer, &seller, 1), Line::new(&buyer, &seller, 1)];
+    let trades =
+        lines.each_ref().map(|line| Trade::begin((&buyer, &line.near), (&seller, &line.far)));
+    let on = || lines.iter().position(|line| is_bought(&line.near));
+    until("one is bought from", || on().is_some()).await;
+    // The other has been turned down meanwhile, more than once.
+    tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+    assert_eq!(opens(&chain, &buyer), 1);
+    let first = &lines[on().unwrap()];
+    carry(&first.far, &first.near, 8, true).await;
+    until("both are", || lines.iter().all(|line| is_bought(&line.near))).await;
+    assert_eq!(opens(&chain, &buyer), 2);
+    for trade in trades {
+        trade.settle().await;
     }
 }
 
@@ -302,9 +371,9 @@ async fn two_lines_to_one_seller_are_paid_over_two_channels() {
     let lines = [Line::new(&buyer, &seller, 1), Line::new(&buyer, &seller, 1)];
     let trades =
         lines.each_ref().map(|line| Trade::begin((&buyer, &line.near), (&seller, &line.far)));
-    for line in &lines {
-        carry(&line.far, &line.near, 20, true).await;
-    }
+    let carried = lines.each_ref().map(|line| carry(&line.far, &line.near, 20, true));
+    let [one, other] = carried;
+    tokio::join!(one, other); // whichever comes first, the other waits for it to deliver
     let [one, other] = trades;
     let (one, other) = (one.settle().await, other.settle().await);
     assert_ne!(one.channel, other.channel);
@@ -336,11 +405,7 @@ async fn a_channel_that_is_just_opened_takes_its_part_of_the_budget_once() {
     let mut trades = Vec::new();
     for (opened, (line, seller)) in (3..).zip(lines.iter().zip(&sellers)) {
         trades.push(Trade::begin((&buyer, &line.near), (seller, &line.far)));
-        let wallet = buyer.keys.wallet.address();
-        let opens = || {
-            let all = chain.performed(wallet);
-            all.iter().filter(|intent| matches!(intent, Intent::Open { .. })).count()
-        };
+        let opens = || opens(&chain, &buyer);
         until("its channel is opened", || opens() == opened || any_ended(&trades)).await;
         assert_eq!(opens(), opened, "the budget has room for it");
     }

@@ -8,8 +8,8 @@ use std::{
 
 use sparewire_core::{Amount, ByteCount, Price};
 use sparewire_protocol::{
-    ChannelConfig, ChannelFacts, ChannelStatus, ProtocolError, Role, SessionMemory, Statement,
-    Terms,
+    ChannelConfig, ChannelFacts, ChannelStatus, ProtocolError, Role, Service, SessionMemory,
+    Statement, Terms,
     settlement::{ChainError, Intent},
 };
 use tokio::sync::Notify;
@@ -188,7 +188,11 @@ impl Buyer {
         let channel = config.id(&domain);
         self.past().live_channels.insert(channel);
         in_use.channel = Some(channel);
-        let earmark = self.earmark(channel, amount).await?;
+        let sparing = matches!(terms.service, Service::Content(_));
+        if sparing {
+            self.begin_untried(channel, terms.payee).await?;
+        }
+        let earmark = self.earmark(channel, amount, sparing).await?;
         // Remembered before it is opened: a crash in between leaves a name without money, not
         // money without a name.
         let kept = move |store: &dyn crate::store::Store| {
@@ -207,7 +211,7 @@ impl Buyer {
 
     async fn top_up(self: &Arc<Self>, config: &ChannelConfig) -> Result<Amount, SessionError> {
         let amount = self.config.channel_amount;
-        let earmark = self.earmark(config.id(&self.chain.domain()), amount).await?;
+        let earmark = self.earmark(config.id(&self.chain.domain()), amount, false).await?;
         self.perform(Intent::TopUp { config: *config, amount }, Some(earmark)).await?;
         let facts = self.chain.channel(config.id(&self.chain.domain())).await?;
         facts

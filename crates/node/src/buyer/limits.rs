@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use sparewire_core::{Amount, ChannelId};
+use sparewire_core::{Address, Amount, ChannelId};
 use sparewire_protocol::{ChannelFacts, ChannelStatus, Role};
 
 use super::Buyer;
@@ -14,6 +14,13 @@ use crate::{
     session::SessionError,
     store::{KnownChannel, ask},
 };
+
+/// Most channels in use at a time that were opened for blocks, and over which none was paid for yet:
+/// as many sellers as one can wait for at once, of whom any may be there to lock up money only.
+const UNTRIED_MAX: usize = 4;
+/// The part of the budget that may lie in channels over which nothing was ever paid for: what is
+/// left is for those who deliver. One channel may always be opened.
+const UNTRIED_PART: u128 = 2;
 
 /// What our channels hold, as final state says it.
 struct Books {
@@ -39,6 +46,19 @@ impl Books {
         }))
     }
 
+    /// What open channels hold, or are about to, over which nothing was ever paid for.
+    fn untried(&self) -> Amount {
+        let tried = self.known.iter().filter(|channel| channel.promised() > Amount::ZERO);
+        let tried: BTreeSet<ChannelId> = tried.map(|channel| channel.id).collect();
+        let untried = self
+            .facts
+            .iter()
+            .filter(|(id, facts)| !tried.contains(id) && facts.status != ChannelStatus::Closed);
+        let shown = untried.map(|(_, facts)| facts.reserved.saturating_sub(facts.claimed));
+        // What is under way may be for others; that is seldom, and errs on the safe side.
+        plus(Self::sum(shown), self.under_way)
+    }
+
     /// What open channels hold that are `ours`, and was not claimed.
     fn held(&self, ours: impl Fn(&KnownChannel) -> bool) -> Amount {
         Self::sum(self.known.iter().filter(|channel| ours(channel)).filter_map(|channel| {
@@ -51,17 +71,21 @@ impl Books {
 
 impl Buyer {
     /// Puts `amount` aside for a channel: within the limits together with all that is on its way,
-    /// and in the deposit beside that.
+    /// and in the deposit beside that. `sparing`: it is for a seller that has delivered nothing.
     pub(super) async fn earmark(
         self: &Arc<Self>,
         channel: ChannelId,
         amount: Amount,
+        sparing: bool,
     ) -> Result<Earmark, SessionError> {
         // Held until the deposit is made: two would each count on the same money.
         let _turn = self.funding.lock().await;
         self.finish_earlier().await?;
         let books = self.books().await?;
         self.check_limits(&books, amount).await?;
+        if sparing {
+            self.check_untried(&books, amount).await?;
+        }
         self.ensure_deposit(plus(books.under_way, amount)).await?;
         let mut past = self.past();
         // Others may have let go of theirs meanwhile, but nobody has taken more.
@@ -72,6 +96,48 @@ impl Buyer {
         past.next_earmark += 1;
         past.earmarks.insert(number, (channel, plus(holds, amount)));
         Ok(Earmark { buyer: Arc::clone(self), number })
+    }
+
+    /// A channel for blocks is about to be opened to `payee`: it is untried until it is in use no
+    /// more or something was paid for over it. Whoever comes under many names is one payee, or brings
+    /// many; one that has delivered nothing gets no second channel, and all together few.
+    ///
+    /// # Errors
+    /// [`SessionError::Untried`]: later.
+    pub(super) async fn begin_untried(
+        &self,
+        channel: ChannelId,
+        payee: Address,
+    ) -> Result<(), SessionError> {
+        let known = ask(&self.store, |store| store.channels(Role::Payer)).await?;
+        let tried =
+            |id: &ChannelId| known.iter().any(|of| of.id == *id && of.promised() > Amount::ZERO);
+        let mut past = self.past();
+        past.untried.retain(|id, _| !tried(id));
+        if past.untried.values().any(|of| *of == payee) {
+            return Err(SessionError::Untried(
+                "a channel to this seller is open, and it has delivered nothing yet: it gets no second one before it does".into(),
+            ));
+        }
+        if past.untried.len() >= UNTRIED_MAX {
+            return Err(SessionError::Untried(format!(
+                "{UNTRIED_MAX} sellers that have delivered nothing yet have channels: another gets one when one of them delivers or is given up"
+            )));
+        }
+        past.untried.insert(channel, payee);
+        Ok(())
+    }
+
+    async fn check_untried(&self, books: &Books, more: Amount) -> Result<(), SessionError> {
+        let untried = books.untried();
+        let most = Amount::new(self.config.budget.get() / UNTRIED_PART).unwrap_or(Amount::MAX);
+        if untried == Amount::ZERO || plus(untried, more) <= most {
+            return Ok(());
+        }
+        let [untried, most] = self.in_words([untried, most]).await;
+        Err(SessionError::Untried(format!(
+            "{untried} lie in channels to sellers that have delivered nothing, of at most {most}: wait until they do, close those channels (`channel close`) or raise --budget"
+        )))
     }
 
     /// Each channel is asked about once, after what is on its way was looked up: so what arrives
