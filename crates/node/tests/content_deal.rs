@@ -13,7 +13,7 @@ use market::{FakeChain, INITIAL, PRICE, TOKEN, Trader, until, within};
 use sparewire_core::{InfoHash, Price, SessionId, Signer};
 use sparewire_node::{
     buyer::BuyerConfig,
-    content::{Admission, Deal, Side},
+    content::{Admission, Deal, DealError, Side},
     seller::Offering,
     session::{FrameSink, SessionError},
     store::{KnownSession, Store},
@@ -418,4 +418,37 @@ async fn a_channel_that_is_just_opened_takes_its_part_of_the_budget_once() {
 
 fn any_ended(trades: &[Trade]) -> bool {
     trades.iter().any(|trade| trade.bought.is_finished())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_fills_the_memory_with_session_messages_is_cut_off_after_64_kib() {
+    let chain = Arc::new(FakeChain::default());
+    let (near, far) = (Trader::new(&chain).await, Trader::new(&chain).await);
+    let line = Line::new(&near, &far, 1);
+    let frame = vec![1; 16 << 10];
+    for _ in 0..4 {
+        line.far.deliver(Side::Selling, &frame).unwrap();
+    }
+    assert_eq!(line.far.deliver(Side::Selling, &[1]), Err(DealError::Flood));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_thought_better_of_leaves_the_line_free_for_the_next() {
+    let chain = Arc::new(FakeChain::default());
+    let (buyer, seller) = (Trader::new(&chain).await, Trader::new(&chain).await);
+    let line = Line::new(&buyer, &seller, 1);
+    let ends = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    struct Count(Arc<std::sync::atomic::AtomicUsize>);
+    impl FrameSink for Count {
+        fn send(&self, frame: &[u8]) -> bool {
+            self.0.fetch_add(usize::from(frame.is_empty()), Ordering::AcqRel);
+            true
+        }
+    }
+    let torrent = InfoHash([1; 20].into());
+    let sink = || Arc::new(Count(ends.clone()));
+    let deal = Deal::new(line.far.peer(), torrent, true, sink(), sink());
+    // It ends what it has not begun.
+    deal.deliver(Side::Selling, &[]).unwrap();
+    assert_eq!(ends.load(Ordering::Acquire), 1, "and is told that nothing is on");
 }

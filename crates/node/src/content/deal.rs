@@ -15,7 +15,7 @@ use bytes::Bytes;
 use sparewire_core::{Amount, ByteCount, InfoHash, NodeId, Price};
 use sparewire_protocol::{Direction, Event, Service, Statement, Terms};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -25,12 +25,14 @@ use crate::{
     buyer::{Bought, Buyer, Ending, Purchase, may_retry},
     copy::{Gate, Tally},
     seller::{Begun, Offering, Sale, Seller},
-    session::{ControlReader, ControlWriter, FrameSink, SessionError, SessionMeter},
+    session::{ControlReader, ControlWriter, Frame, FrameSink, SessionError, SessionMeter},
 };
 
-/// How many frames of a session may wait for its machine. A peer that sends more before we have read
-/// them is cut off: an honest one has a payment for each step of the credit under way.
+/// How many frames of a session may wait for its machine, and how many bytes of them. A peer that
+/// sends more before we have read them is cut off: an honest one has a payment (some 300 bytes) for
+/// each step of the credit under way, and one message of a few KiB at most.
 const FRAMES_MAX: usize = 256;
+const FRAMES_LEN_MAX: usize = 64 << 10;
 /// How long blocks that were asked for are waited for when a session is to end: less than the
 /// provider waits for us.
 const WIND_UP: Duration = Duration::from_secs(4);
@@ -39,7 +41,7 @@ const JUDGE: Duration = Duration::from_secs(1);
 /// How long the peer may take to end its half of a session: it waits for our record of the end for
 /// half as long.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pauses between attempts to buy from one peer, doubling.
+/// Pauses between attempts to buy from one peer, or to sell to it, that came to nothing, doubling.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
 /// Which of the two sessions of a connection.
@@ -140,9 +142,11 @@ pub struct Deal {
     service: Service,
     sinks: [Arc<dyn FrameSink>; 2],
     /// Where frames of the running sessions go.
-    running: Mutex<[Option<mpsc::Sender<Bytes>>; 2]>,
-    applicants: mpsc::Sender<mpsc::Receiver<Bytes>>,
-    applying: tokio::sync::Mutex<mpsc::Receiver<mpsc::Receiver<Bytes>>>,
+    running: Mutex<[Option<mpsc::Sender<Frame>>; 2]>,
+    /// Room for frames that wait, in bytes.
+    rooms: [Arc<Semaphore>; 2],
+    applicants: mpsc::Sender<mpsc::Receiver<Frame>>,
+    applying: tokio::sync::Mutex<mpsc::Receiver<mpsc::Receiver<Frame>>>,
     selling: watch::Sender<Option<Arc<SessionMeter>>>,
     buying: watch::Sender<Option<Bought>>,
     /// A half of a session has ended.
@@ -184,6 +188,7 @@ impl Deal {
             service: Service::Content(torrent),
             sinks: [buying, selling],
             running: Mutex::default(),
+            rooms: std::array::from_fn(|_| Arc::new(Semaphore::new(FRAMES_LEN_MAX))),
             applicants,
             applying: tokio::sync::Mutex::new(applying),
             selling: watch::channel(None).0,
@@ -212,11 +217,15 @@ impl Deal {
         let mut running = self.running();
         let slot = &mut running[side as usize];
         if frame.is_empty() {
-            *slot = None;
+            let began = slot.take().is_some();
+            drop(running);
             self.over.notify_waiters();
+            if side == Side::Selling && !began {
+                // It wanted to begin a session, and thought better of it: it waits for our half.
+                let _ = self.sinks[side as usize].send(&[]);
+            }
             return Ok(());
         }
-        let frame = Bytes::copy_from_slice(frame);
         let sender = match (&*slot, side) {
             (Some(sender), _) => sender,
             // What a session that is over here was still told.
@@ -233,6 +242,10 @@ impl Deal {
                 slot.insert(sender)
             }
         };
+        let room = Arc::clone(&self.rooms[side as usize]);
+        let len = u32::try_from(frame.len()).map_err(|_| DealError::Flood)?;
+        let room = room.try_acquire_many_owned(len).map_err(|_| DealError::Flood)?;
+        let frame = Frame { bytes: Bytes::copy_from_slice(frame), _room: room };
         match sender.try_send(frame) {
             Err(mpsc::error::TrySendError::Full(_)) => Err(DealError::Flood),
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
@@ -265,6 +278,7 @@ impl Deal {
         ended: &CancellationToken,
     ) {
         let mut applying = self.applying.lock().await;
+        let mut fruitless = 0;
         loop {
             let frames = tokio::select! {
                 frames = applying.recv() => frames,
@@ -274,6 +288,7 @@ impl Deal {
             let Some(frames) = frames else { return };
             let control = ControlWriter::frames(Arc::clone(&self.sinks[Side::Selling as usize]));
             let reader = ControlReader::Frames(frames);
+            let sales = self.sales.load(Ordering::Acquire);
             let greeted = tokio::select! {
                 greeted = seller.greet(self.peer, control, reader, offering) => greeted,
                 () = shutdown.cancelled() => return,
@@ -287,8 +302,19 @@ impl Deal {
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),
             };
+            let began = self.sales.load(Ordering::Acquire) != sales;
+            fruitless = if began && served.is_ok() { 0 } else { fruitless + 1 };
             if let Err(error) = served {
                 tracing::info!(peer = %self.peer, %error, "a session broke off");
+            }
+            // Whoever asks for our terms buys next; who asks again and again has to wait.
+            if fruitless > 1 {
+                let pause = RETRY.0 * 2u32.saturating_pow(fruitless - 2);
+                tokio::select! {
+                    () = tokio::time::sleep(pause.min(RETRY.1)) => {}
+                    () = shutdown.cancelled() => return,
+                    () = ended.cancelled() => return,
+                }
             }
         }
     }
@@ -367,7 +393,7 @@ impl Deal {
         Ok((control, ControlReader::Frames(receiver)))
     }
 
-    fn running(&self) -> MutexGuard<'_, [Option<mpsc::Sender<Bytes>>; 2]> {
+    fn running(&self) -> MutexGuard<'_, [Option<mpsc::Sender<Frame>>; 2]> {
         // Single assignments: a panic leaves no half.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,7 +8,7 @@ mod stream;
 mod streams;
 
 pub use control::FrameSink;
-pub(crate) use control::{ControlReader, ControlWriter};
+pub(crate) use control::{ControlReader, ControlWriter, Frame};
 pub use driver::{Clock, SessionError};
 pub(crate) use driver::{Command, Driver, persist};
 pub use gate::SessionMeter;
