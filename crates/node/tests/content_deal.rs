@@ -10,7 +10,7 @@ use std::sync::{
 };
 
 use market::{FakeChain, INITIAL, PRICE, TOKEN, Trader, until, within};
-use sparewire_core::{InfoHash, Price, SessionId, Signer};
+use sparewire_core::{ByteCount, InfoHash, Price, SessionId, Signer};
 use sparewire_node::{
     buyer::BuyerConfig,
     content::{Admission, Deal, DealError, Side},
@@ -59,7 +59,8 @@ impl Line {
             // What one end says as the payer is for the session in which the other is paid.
             let sinks = (pipe(Side::Selling), pipe(Side::Buying));
             let torrent = InfoHash([torrent; 20].into());
-            Deal::new(peer.keys.identity().node_id(), torrent, true, sinks.0, sinks.1)
+            let unit = ByteCount::new(BLOCK);
+            Deal::new(peer.keys.identity().node_id(), torrent, true, unit, sinks.0, sinks.1)
         };
         let (near_deal, far_deal) = (end(&at_far, far), end(&at_near, near));
         at_near.set(near_deal.clone()).unwrap();
@@ -447,8 +448,93 @@ async fn a_session_that_is_thought_better_of_leaves_the_line_free_for_the_next()
     }
     let torrent = InfoHash([1; 20].into());
     let sink = || Arc::new(Count(ends.clone()));
-    let deal = Deal::new(line.far.peer(), torrent, true, sink(), sink());
+    let deal = Deal::new(line.far.peer(), torrent, true, ByteCount::new(BLOCK), sink(), sink());
     // It ends what it has not begun.
     deal.deliver(Side::Selling, &[]).unwrap();
     assert_eq!(ends.load(Ordering::Acquire), 1, "and is told that nothing is on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_the_budget_is_told_where_less_than_a_block_is_left() {
+    let chain = Arc::new(FakeChain::default());
+    let config = market::consumer_config().buying;
+    let little = market::amount(u128::from(8 * BLOCK + 5));
+    let config = BuyerConfig { budget: little, channel_amount: little, ..config };
+    let (buyer, seller) = (Trader::with(&chain, config).await, Trader::new(&chain).await);
+    let line = Line::new(&buyer, &seller, 1);
+    let trade = Trade::begin((&buyer, &line.near), (&seller, &line.far));
+    let figures = line.near.figures(Side::Buying);
+    until("it is bought", || is_bought(&line.near)).await;
+    assert_eq!(figures.borrow().allowed, 8 * BLOCK, "its credit, and no more than it can pay for");
+    carry(&line.far, &line.near, 8, true).await;
+    let refused = trade.refused().await;
+    assert!(refused.contains("the budget is used up"), "{refused}");
+    assert_eq!(figures.borrow().allowed, 0, "nothing more is asked for");
+    let ended = buyer.sessions(Role::Payer)[0].statement.clone().unwrap();
+    assert_eq!(ended.paid.get(), u128::from(8 * BLOCK));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_is_asked_for_than_the_channel_can_pay_for_until_it_is_topped_up() {
+    let chain = Arc::new(FakeChain::default());
+    let config = market::consumer_config().buying;
+    let little = market::amount(u128::from(5 * BLOCK + 5));
+    let config = BuyerConfig { channel_amount: little, ..config };
+    let (buyer, seller) = (Trader::with(&chain, config).await, Trader::new(&chain).await);
+    let line = Line::new(&buyer, &seller, 1);
+    let trade = Trade::begin((&buyer, &line.near), (&seller, &line.far));
+    let allowed = || line.near.figures(Side::Buying).borrow().allowed;
+    until("it is bought", || is_bought(&line.near)).await;
+    assert_eq!(allowed(), 5 * BLOCK + 5);
+    *buyer.seat.slow_blocks.lock().unwrap() = std::time::Duration::from_millis(300);
+    carry(&line.far, &line.near, 5, true).await;
+    until("it is topped up", || allowed() > 6 * BLOCK).await;
+    carry(&line.far, &line.near, 4, true).await;
+    assert_eq!(trade.settle().await.paid.get(), u128::from(9 * BLOCK));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_cannot_begin_is_not_waited_for_until_it_can() {
+    let chain = Arc::new(FakeChain::default());
+    let (buyer, seller) = (Trader::new(&chain).await, Trader::new(&chain).await);
+    let line = Line::new(&buyer, &seller, 1);
+    seller.seat.unreachable.store(true, Ordering::Release);
+    let trade = Trade::begin((&buyer, &line.near), (&seller, &line.far));
+    let figures = line.near.figures(Side::Buying);
+    until("it is told that nothing is to be had", || figures.borrow().unready).await;
+    assert!(!is_bought(&line.near));
+    seller.seat.unreachable.store(false, Ordering::Release);
+    until("it is bought", || is_bought(&line.near)).await;
+    assert!(!figures.borrow().unready);
+    trade.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_delivers_in_each_session_is_bought_from_again_without_longer_and_longer_pauses() {
+    let chain = Arc::new(FakeChain::default());
+    let (buyer, seller) = (Trader::new(&chain).await, Trader::new(&chain).await);
+    let line = Line::new(&buyer, &seller, 1);
+    let Trade { stop, bought, sold } = Trade::begin((&buyer, &line.near), (&seller, &line.far));
+    sold.abort();
+    let _ = sold.await;
+    let offering = Offering {
+        service: Service::Content(InfoHash([1; 20].into())),
+        price: Price::per_gib(PRICE).unwrap(),
+        credit: CreditRule::default(),
+    };
+    let rounds = async {
+        for _ in 0..8 {
+            let (end, never) = (CancellationToken::new(), CancellationToken::new());
+            let selling = line.far.sell(&seller.seller, &offering, &end, &never);
+            let delivering = async {
+                carry(&line.far, &line.near, 1, true).await;
+                end.cancel();
+            };
+            tokio::join!(selling, delivering);
+            until("the session is over", || !is_bought(&line.near)).await;
+        }
+    };
+    within(15, rounds).await;
+    stop.cancel();
+    let _ = within(20, bought).await;
 }

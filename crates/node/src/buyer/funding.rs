@@ -14,7 +14,7 @@ use sparewire_protocol::{
 };
 use tokio::sync::Notify;
 
-use super::{Bought, Buyer, InUse, limits::Earmark, may_retry};
+use super::{Bought, Buyer, InUse, Purchase, limits::Earmark, may_retry};
 use crate::{
     session::{Command, SessionError},
     store::{KnownChannel, ask},
@@ -124,6 +124,7 @@ impl Buyer {
         funded: &Funded,
         wanted: &Notify,
         live: &Bought,
+        purchase: &impl Purchase,
     ) -> SessionError {
         let mut reserved = funded.reserved;
         loop {
@@ -143,9 +144,10 @@ impl Buyer {
                 // streams wait for that.
                 tokio::select! {
                     () = tokio::time::sleep(TOP_UP_RETRY) => {}
-                    () = used_up(live, reserved), if !may_retry(&error) => return error,
+                    () = used_up(live, reserved, purchase.unit()), if !may_retry(&error) => return error,
                 }
             };
+            purchase.funded(live.payable(reserved));
             if live.commands.send(Command::ToppedUp(reserved)).await.is_err() {
                 return std::future::pending().await; // the session is over
             }
@@ -290,17 +292,16 @@ impl Buyer {
     }
 }
 
-/// Returns when the session has promised all that a channel holding `reserved` can pay for. The
-/// last bytes are paid for within the time between payments.
-async fn used_up(live: &Bought, reserved: Amount) {
+/// Returns when the session has promised all that a channel holding `reserved` can pay for, save less
+/// than a `unit`. The last bytes are paid for within the time between payments.
+async fn used_up(live: &Bought, reserved: Amount, unit: ByteCount) {
+    let payable = live.payable(reserved);
     let is_used_up = |figures: &Option<Statement>| {
         figures.as_ref().is_some_and(|figures| {
-            let base = figures.cumulative.saturating_sub(figures.paid);
-            let affordable = figures.price.affordable(reserved.saturating_sub(base));
-            // A unit is promised at its first byte: the others of it are still to come.
-            let counted = figures.counted.checked_total();
-            counted.is_none_or(|counted| counted >= affordable)
-                && figures.price.owed(affordable).is_some_and(|owed| figures.paid >= owed)
+            // A unit of money is promised at its first byte: the others of it are still to come.
+            let counted = figures.counted.checked_total().unwrap_or(payable).min(payable);
+            payable.saturating_sub(counted) < unit
+                && figures.price.owed(counted).is_some_and(|owed| figures.paid >= owed)
         })
     };
     if live.figures.clone().wait_for(is_used_up).await.is_err() {

@@ -71,6 +71,8 @@ pub struct Figures {
     /// Bytes that may come from the peer in all, before it is paid more (buying only); 0 where
     /// nothing is to be asked for.
     pub allowed: u64,
+    /// A session was to begin, and did not: nothing is to be had until one does (buying only).
+    pub unready: bool,
     /// The session that is on is to end.
     closing: bool,
 }
@@ -85,6 +87,9 @@ struct Account {
     paid: ByteCount,
     /// What had come of the peer when it began.
     came: u64,
+    /// How many bytes of it its channel can pay for, and how many are asked for at a time at least.
+    payable: ByteCount,
+    unit: ByteCount,
 }
 
 impl Account {
@@ -93,11 +98,17 @@ impl Account {
         owed(self.paid.max(self.began)).saturating_sub(owed(self.began))
     }
 
-    /// The peer sends up to what is paid, and its credit; it began where both counted alike.
+    /// The peer sends up to what is paid, and its credit, as far as the channel can pay for it; it
+    /// began where both counted alike. Nothing where less is left than what is asked for at a time:
+    /// nobody waits for a peer that may send no more.
     fn allowed(&self) -> u64 {
+        let paid = self.paid.max(self.began);
+        if self.payable.saturating_sub(paid) < self.unit {
+            return 0;
+        }
         let all = self.history.checked_add(self.paid).unwrap_or(ByteCount::new(u64::MAX));
         let credit = self.terms.credit.credit(all).get();
-        let granted = self.paid.get().saturating_add(credit);
+        let granted = self.paid.get().saturating_add(credit).min(self.payable.get());
         self.came.saturating_add(granted.saturating_sub(self.began.get()))
     }
 }
@@ -113,6 +124,7 @@ impl Figures {
         match event {
             Event::Started { reading } => {
                 (self.session, self.closing) = (Some(start(reading.down)), false);
+                self.unready = false;
             }
             Event::Paid { reading, .. } => {
                 if let Some(session) = &mut self.session {
@@ -121,6 +133,18 @@ impl Figures {
             }
             _ => {}
         }
+        self.allow();
+    }
+
+    /// The session's channel can pay for so many bytes of it.
+    fn funded(&mut self, payable: ByteCount) {
+        if let Some(session) = &mut self.session {
+            session.payable = session.payable.max(payable);
+        }
+        self.allow();
+    }
+
+    fn allow(&mut self) {
         if let Some(session) = self.session.as_ref().filter(|_| !self.closing) {
             self.allowed = session.allowed();
         }
@@ -156,6 +180,11 @@ pub struct Deal {
     sales: AtomicU64,
     /// Whether there is anything to buy here.
     sells: bool,
+    /// How many bytes are asked for at a time at least: a block, or a piece where pieces are judged
+    /// as a whole.
+    unit: ByteCount,
+    /// Why there is no money for another session.
+    out_of_money: Mutex<Option<SessionError>>,
     /// Bytes that were asked of the peer and are neither there nor given up.
     asked: AtomicU64,
     /// Bytes that ever came from the peer.
@@ -173,12 +202,14 @@ impl fmt::Debug for Deal {
 }
 
 impl Deal {
-    /// With `peer`, about one torrent, which is for sale here where it `sells`; the frames of both
-    /// sessions go to `buying` and `selling`.
+    /// With `peer`, about one torrent, which is for sale here where it `sells`, and of which `unit`
+    /// bytes are asked for at a time at least; the frames of both sessions go to `buying` and
+    /// `selling`.
     pub fn new(
         peer: NodeId,
         torrent: InfoHash,
         sells: bool,
+        unit: ByteCount,
         buying: Arc<dyn FrameSink>,
         selling: Arc<dyn FrameSink>,
     ) -> Arc<Self> {
@@ -197,6 +228,8 @@ impl Deal {
             figures: Default::default(),
             sales: AtomicU64::new(0),
             sells,
+            unit,
+            out_of_money: Mutex::default(),
             asked: AtomicU64::new(0),
             came: AtomicU64::new(0),
             quiet: Notify::new(),
@@ -348,6 +381,7 @@ impl Deal {
     ) -> Result<Statement, SessionError> {
         let mut pause = RETRY.0;
         loop {
+            let came = self.came.load(Ordering::Acquire);
             let bought = async {
                 let control = self.begin_buying().await?;
                 let begin = |bought| Downloading { deal: self, bought };
@@ -356,6 +390,11 @@ impl Deal {
             };
             let error = match bought.await {
                 Ok(statement) if shutdown.is_cancelled() => return Ok(statement),
+                _ if let Some(error) =
+                    self.out_of_money.lock().unwrap_or_else(PoisonError::into_inner).take() =>
+                {
+                    return Err(error);
+                }
                 Ok(_) => None, // the peer wanted to end it; the next session is a new one
                 Err(error)
                     if shutdown.is_cancelled() || ended.is_cancelled() || !may_retry(&error) =>
@@ -364,6 +403,10 @@ impl Deal {
                 }
                 Err(error) => Some(error),
             };
+            if self.came.load(Ordering::Acquire) > came {
+                pause = RETRY.0; // it delivered: what ended the session is no habit of its
+            }
+            self.tell(Side::Buying, |figures| figures.unready |= error.is_some());
             tracing::info!(peer = %self.peer, ?error, "nothing is bought; trying again");
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -431,7 +474,8 @@ impl Sale for Seeding<'_> {
 
     fn event(&self, event: Event) {
         let (terms, history, came) = (self.terms, ByteCount::ZERO, 0);
-        let start = |began| Account { terms, history, began, paid: ByteCount::ZERO, came };
+        let (paid, payable, unit) = (ByteCount::ZERO, ByteCount::ZERO, ByteCount::ZERO);
+        let start = |began| Account { terms, history, began, paid, came, payable, unit };
         self.deal.tell(Side::Selling, |figures| figures.take(&event, start));
     }
 
@@ -456,12 +500,25 @@ impl Purchase for Downloading<'_> {
         }
         let (terms, history, paid) = (self.bought.terms, self.bought.history, self.bought.paid);
         let came = self.deal.came.load(Ordering::Acquire);
-        let start = |began| Account { terms, history, began, paid, came };
+        let (payable, unit) = (self.bought.payable(self.bought.reserved), self.deal.unit);
+        let start = |began| Account { terms, history, began, paid, came, payable, unit };
         self.deal.tell(Side::Buying, |figures| figures.take(&event, start));
     }
 
+    fn funded(&self, payable: ByteCount) {
+        self.deal.tell(Side::Buying, |figures| figures.funded(payable));
+    }
+
+    fn unit(&self) -> ByteCount {
+        self.deal.unit
+    }
+
     /// Nothing more is asked for; what was is waited for a little.
-    async fn wind_up(&self, _why: &Ending) {
+    async fn wind_up(&self, why: &Ending) {
+        if let Ending::OutOfMoney(error) = why {
+            let mut told = self.deal.out_of_money.lock().unwrap_or_else(PoisonError::into_inner);
+            *told = Some(error.clone());
+        }
         // Still counted: the meter stays where the blocks under way are judged.
         self.deal.tell(Side::Buying, Figures::close);
         let deal = self.deal;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use sparewire_content::{BindError, Binder, Extended, PayMessage};
+use sparewire_content::{BLOCK_LEN, BindError, Binder, Extended, PayMessage};
 use sparewire_core::{Amount, ByteCount, DeviceSigner, InfoHash, NodeId, Price};
 use sparewire_protocol::{CreditRule, ProtocolError, Service};
 use tokio::{sync::watch, time::timeout};
@@ -22,13 +22,17 @@ use super::{
     torrent::Torrent,
 };
 use crate::{
-    buyer::Buyer,
+    buyer::{Buyer, may_retry},
     seller::{Offering, Seller},
     session::{FrameSink, SessionError},
 };
 
 /// How long sessions get to be settled: as long as both ends give each other.
 const SETTLE: Duration = Duration::from_millis(sparewire_protocol::ANSWER_MS_MAX + 5_000);
+
+/// Pauses between questions for a peer's terms, where it did not say them or they do not suit us,
+/// doubling.
+const QUOTE_RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 
 /// Who pays and is paid for blocks, for all torrents.
 pub struct Money {
@@ -332,7 +336,11 @@ impl Torrent {
         });
         let sells = money.seller.clone().zip(offering);
         let torrent = InfoHash(self.info_hash().into());
-        let deal = Deal::new(peer, torrent, sells.is_some(), sink(true), sink(false));
+        let unit = ByteCount::new(match self.judges_blocks() {
+            true => u64::from(BLOCK_LEN.min(self.storage().metainfo().geometry().piece_len())),
+            false => u64::from(self.storage().metainfo().geometry().piece_len()),
+        });
+        let deal = Deal::new(peer, torrent, sells.is_some(), unit, sink(true), sink(false));
         let trade = Arc::new(Trade { deal: Arc::clone(&deal), wanted: watch::channel(false).0 });
         {
             let mut state = connection.state();
@@ -377,26 +385,41 @@ impl Torrent {
         buyer: &Arc<Buyer>,
     ) {
         let deal = &trade.deal;
-        let quote = tokio::select! {
-            quote = deal.quote(buyer) => quote,
-            () = connection.ended.cancelled() => return,
-            () = self.trading().closing.cancelled() => return,
-        };
-        let price = match quote {
-            Ok(terms) if terms.price == Price::FREE => return self.take_for_nothing(connection),
-            Ok(terms) if self.sound_credit(terms.credit) != terms.credit => {
-                let short = "its credit is below two pieces, and pieces are judged as a whole here";
-                return self.note_refusal(&SessionError::Policy(short.into()));
+        let mut pause = QUOTE_RETRY.0;
+        let price = loop {
+            let quote = tokio::select! {
+                quote = deal.quote(buyer) => quote,
+                () = connection.ended.cancelled() => return,
+                () = self.trading().closing.cancelled() => return,
+            };
+            let error = match quote {
+                Ok(terms) if terms.price == Price::FREE => {
+                    return self.take_for_nothing(connection);
+                }
+                Ok(terms) if self.sound_credit(terms.credit) != terms.credit => {
+                    let short =
+                        "its credit is below two pieces, and pieces are judged as a whole here";
+                    SessionError::Policy(short.into())
+                }
+                Ok(terms) => break terms.price,
+                // It does not sell.
+                Err(SessionError::Protocol(ProtocolError::Unexpected(_))) => {
+                    return self.take_for_nothing(connection);
+                }
+                Err(error) => error,
+            };
+            tracing::info!(peer = %deal.peer(), %error, "nothing is bought");
+            self.note_refusal(&error);
+            // Terms change; what it speaks does not.
+            if !may_retry(&error) && !matches!(error, SessionError::Policy(_)) {
+                return;
             }
-            Ok(terms) => terms.price,
-            // It does not sell.
-            Err(SessionError::Protocol(ProtocolError::Unexpected(_))) => {
-                return self.take_for_nothing(connection);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = connection.ended.cancelled() => return,
+                () = self.trading().closing.cancelled() => return,
             }
-            Err(error) => {
-                tracing::info!(peer = %deal.peer(), %error, "nothing is bought");
-                return self.note_refusal(&error);
-            }
+            pause = (pause * 2).min(QUOTE_RETRY.1);
         };
         self.with_machine(|swarm| swarm.priced(connection, price));
         let mut wanted = trade.wanted.subscribe();
@@ -408,8 +431,14 @@ impl Torrent {
         let mut figures = deal.figures(Side::Buying);
         let allow = async {
             loop {
-                let Figures { allowed, .. } = *figures.borrow_and_update();
-                self.with_machine(|swarm| swarm.allow(connection, allowed));
+                let Figures { allowed, unready, .. } = *figures.borrow_and_update();
+                self.with_machine(|swarm| {
+                    if unready {
+                        return swarm.unpriced(connection);
+                    }
+                    swarm.priced(connection, price);
+                    swarm.allow(connection, allowed);
+                });
                 if figures.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
@@ -428,17 +457,22 @@ impl Torrent {
             },
             () = allow => {}
         }
-        self.with_machine(|swarm| swarm.allow(connection, 0));
+        self.with_machine(|swarm| swarm.unpriced(connection));
+    }
+
+    /// Whether blocks are judged one by one, by hash trees.
+    fn judges_blocks(&self) -> bool {
+        self.storage().metainfo().hashes().v2().is_some()
     }
 
     /// Where pieces are judged as a whole credit is two of them at least, so that one can be under
     /// way while the other is paid for.
     fn sound_credit(&self, credit: CreditRule) -> CreditRule {
-        let metainfo = self.storage().metainfo();
-        if metainfo.hashes().v2().is_some() {
+        if self.judges_blocks() {
             return credit;
         }
-        let least = ByteCount::new(2 * u64::from(metainfo.geometry().piece_len()));
+        let piece_len = self.storage().metainfo().geometry().piece_len();
+        let least = ByteCount::new(2 * u64::from(piece_len));
         let initial = credit.initial.max(least);
         CreditRule { initial, maximum: credit.maximum.max(initial) }
     }

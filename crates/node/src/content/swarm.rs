@@ -100,6 +100,11 @@ impl Swarm {
         self.download.priced(PeerId(connection.number), price);
     }
 
+    /// Nothing is to be had of a peer for now.
+    pub(super) fn unpriced(&mut self, connection: &Connection) {
+        self.download.unpriced(PeerId(connection.number));
+    }
+
     /// How many bytes may come from a peer in all.
     pub(super) fn allow(&mut self, connection: &Connection, bytes: u64) {
         self.download.allow(PeerId(connection.number), ByteCount::new(bytes));
