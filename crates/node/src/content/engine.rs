@@ -35,6 +35,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How all our peer ids begin (BEP 20).
 const PEER_ID_PREFIX: &[u8; 8] = b"-SW0100-";
 
+/// Bytes a second for all together who do not pay for what others pay for, where nothing else is
+/// said: enough to be useful, and too little to be worth more than what is sold.
+pub const FREE_BESIDE_SALE: u64 = 1 << 20;
+
 /// How an engine works.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -48,7 +52,8 @@ pub struct EngineConfig {
     pub peers_max: usize,
     /// How many peers that do not pay are served at a time.
     pub upload_slots: usize,
-    /// Bytes a second for all peers that do not pay; `None` without a bound, `Some(0)` for nothing.
+    /// Bytes a second for all peers that do not pay; `None` without a bound (of what is sold:
+    /// [`FREE_BESIDE_SALE`]), `Some(0)` for nothing.
     pub free_upload: Option<u64>,
     /// How often it is made durable and remembered which pieces are there.
     pub save_every: Duration,
@@ -138,6 +143,8 @@ pub(super) struct Shared {
     pub(super) handles: Arc<Handles>,
     pub(super) connections: Arc<Semaphore>,
     free: Arc<Rate>,
+    /// The same for what is sold to others.
+    free_beside_sale: Arc<Rate>,
     torrents: Mutex<BTreeMap<[u8; 20], Arc<Torrent>>>,
 }
 
@@ -146,9 +153,10 @@ impl Shared {
         self.torrents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a peer is admitted to before anything is known of it.
-    pub(super) fn stranger(&self) -> Arc<dyn Admission> {
-        Arc::new(Free::new(Arc::clone(&self.free)))
+    /// What a peer is admitted to before anything is known of it, of a torrent that is `sold` or not.
+    pub(super) fn stranger(&self, sold: bool) -> Arc<dyn Admission> {
+        let rate = if sold { &self.free_beside_sale } else { &self.free };
+        Arc::new(Free::new(Arc::clone(rate)))
     }
 
     /// Our half of a handshake. `v2`: the torrent has hash trees, and we give hashes of them.
@@ -193,13 +201,20 @@ impl Engine {
         peer_id[..8].copy_from_slice(PEER_ID_PREFIX);
         getrandom::fill(&mut peer_id[8..])
             .map_err(|error| EngineError::Random(error.to_string()))?;
+        let free = Arc::new(Rate::new(config.free_upload));
+        // One bound for both where one was set.
+        let free_beside_sale = match config.free_upload {
+            Some(_) => Arc::clone(&free),
+            None => Arc::new(Rate::new(Some(FREE_BESIDE_SALE))),
+        };
         let shared = Arc::new(Shared {
             listens,
             peer_id,
             discovery: Arc::new(Discovery::start(config.discovery.clone()).await),
             handles: Arc::default(),
             connections: Arc::new(Semaphore::new(config.connections_max)),
-            free: Arc::new(Rate::new(config.free_upload)),
+            free,
+            free_beside_sale,
             torrents: Mutex::default(),
             config,
         });

@@ -28,7 +28,7 @@ use super::{
     candidates::Candidates,
     choker::{Choker, TURN},
     connection::{Connection, ConnectionError},
-    discovery::{Discovery, Progress, Source, Wanted},
+    discovery::{Discovery, Source, Wanted},
     disk::Storage,
     download,
     engine::{EngineError, Shared, dial},
@@ -37,6 +37,7 @@ use super::{
     leaves::{Answer, Leaves},
     money::{Money, Trading},
     outbox::REQUESTS_MAX,
+    status::{Told, TorrentState, TorrentStatus},
     swarm::{Errand, Swarm},
     upload,
 };
@@ -45,49 +46,6 @@ use super::{
 const TICK: Duration = Duration::from_millis(100);
 /// Dials under way at a time.
 const DIALS_MAX: usize = 16;
-
-/// Where a torrent stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TorrentState {
-    /// What is on disk is looked at.
-    Checking,
-    /// Pieces are missing.
-    Downloading,
-    /// All is there.
-    Seeding,
-    /// Not all is there, and nothing is written: it was not to be downloaded, or files were changed
-    /// after they had been complete. What is there is served.
-    Partial,
-    /// Something is wrong with its files: it stands still until it is started again.
-    Failed(DiskError),
-    /// It was ended.
-    Stopped,
-}
-
-/// A torrent's figures.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TorrentStatus {
-    /// Where it stands.
-    pub state: TorrentState,
-    /// Bytes of data in pieces that are there.
-    pub have: u64,
-    /// Bytes of data in all.
-    pub total: u64,
-    /// Bytes of blocks sent since the start.
-    pub sent: u64,
-    /// Bytes of blocks that came since the start.
-    pub got: u64,
-    /// Connections.
-    pub peers: usize,
-    /// How often a piece was found changed on disk when somebody asked for it.
-    pub spoilt: u64,
-    /// What was paid for it since the start, in the token's smallest units.
-    pub paid: Amount,
-    /// What it earned since the start, in the same.
-    pub earned: Amount,
-    /// Why nothing was bought of somebody, last.
-    pub refusal: Option<String>,
-}
 
 /// A torrent that runs in an [`super::Engine`].
 #[derive(Debug)]
@@ -226,7 +184,7 @@ impl Torrent {
     /// What somebody is admitted to of whom nothing is known.
     fn stranger(&self) -> Arc<dyn Admission> {
         match self.trading.free {
-            true => self.shared.stranger(),
+            true => self.shared.stranger(self.trading.sale.is_some()),
             false => Arc::new(Free::new(Arc::new(Rate::new(Some(0))))),
         }
     }
@@ -806,15 +764,4 @@ impl Torrent {
 
 async fn next(finding: &mut Option<super::discovery::Finding>) -> Option<(SocketAddr, Source)> {
     finding.as_mut()?.next().await
-}
-
-struct Told(std::sync::Weak<Torrent>);
-
-impl Progress for Told {
-    fn bytes(&self) -> (u64, u64, u64) {
-        self.0.upgrade().map_or((0, 0, 0), |torrent| {
-            let status = torrent.status();
-            (status.sent, status.have, status.total)
-        })
-    }
 }
