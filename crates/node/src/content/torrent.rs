@@ -563,6 +563,10 @@ impl Torrent {
                 if !self.storage.is_block(*block) {
                     return Err(ConnectionError::Nonsense("a block that there is not"));
                 }
+                // Who speaks of money knows what is padding; others may not (BEP 47).
+                if connection.trade().is_some() && !self.storage.is_data(*block) {
+                    return Err(ConnectionError::Nonsense("padding, which is not sold"));
+                }
                 connection.asked(*block)?;
             }
             PeerMessage::Cancel(block) => connection.outbox.cancel(*block),
