@@ -94,7 +94,7 @@ pub(super) struct Trading {
     /// Sessions are to be settled.
     closing: CancellationToken,
     /// Those in which we pay.
-    done_buying: CancellationToken,
+    done_buying: Mutex<CancellationToken>,
     /// Trades with peers, each with its sessions.
     tasks: TaskTracker,
     /// What was paid and earned over connections that are gone.
@@ -110,7 +110,7 @@ impl Trading {
             sale,
             free,
             buying,
-            done_buying: closing.child_token(),
+            done_buying: Mutex::new(closing.child_token()),
             closing,
             tasks: TaskTracker::new(),
             before: Mutex::default(),
@@ -120,7 +120,20 @@ impl Trading {
 
     /// Everything is here: what is owed for it is paid, and no more is bought.
     pub(super) fn complete(&self) {
-        self.done_buying.cancel();
+        lock(&self.done_buying).cancel();
+    }
+
+    /// Something is missing again: what is bought from now on is bought.
+    pub(super) fn reopen(&self) {
+        let mut done = lock(&self.done_buying);
+        if done.is_cancelled() {
+            *done = self.closing.child_token();
+        }
+    }
+
+    /// Cancelled when no more is to be bought.
+    pub(super) fn done_buying(&self) -> CancellationToken {
+        lock(&self.done_buying).clone()
     }
 
     /// Settles all sessions, within the time that their peers have.
@@ -444,8 +457,9 @@ impl Torrent {
                 }
             }
         };
+        let done = self.trading().done_buying();
         tokio::select! {
-            bought = deal.buy(buyer, price, &self.trading().done_buying, &connection.ended) => match bought {
+            bought = deal.buy(buyer, price, &done, &connection.ended) => match bought {
                 Ok(_) => {}
                 Err(error) if connection.ended.is_cancelled() => {
                     tracing::debug!(peer = %deal.peer(), %error, "its session waits to go on");

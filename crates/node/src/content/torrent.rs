@@ -308,15 +308,20 @@ impl Torrent {
             "its files were changed: what is not in them any more is neither offered nor sold"
         );
         // Everybody was told of pieces that are not there: they, and the machine, begin anew with
-        // what is. It is not downloaded again: whoever changed a file may have meant to.
+        // what is. What had been complete is not downloaded again: whoever changed a file may have
+        // meant to. A download that is under way goes on, and buys what it lacks now.
         let held = self.storage.held();
         let mut swarm = lock(&self.swarm);
+        let goes_on = *self.state.borrow() == TorrentState::Downloading;
+        if goes_on {
+            self.trading.reopen();
+        }
         if swarm.is_some()
-            && let Some(old) = swarm.replace(self.machine(held, 0, false))
+            && let Some(old) = swarm.replace(self.machine(held, 0, goes_on))
         {
             old.end();
             self.state.send_if_modified(|state| {
-                let was = matches!(state, TorrentState::Seeding | TorrentState::Downloading);
+                let was = *state == TorrentState::Seeding;
                 if was {
                     *state = TorrentState::Partial;
                 }
@@ -663,7 +668,7 @@ impl Torrent {
         });
     }
 
-    fn with_swarm(&self, act: impl FnOnce(&mut Swarm)) {
+    pub(super) fn with_swarm(&self, act: impl FnOnce(&mut Swarm)) {
         if let Some(swarm) = lock(&self.swarm).as_mut() {
             act(swarm);
         }
@@ -697,19 +702,27 @@ impl Torrent {
                 }
             }
             Errand::Complete => self.on_disk(|this| {
-                this.trading.complete();
+                this.with_swarm(|swarm| {
+                    // It may have been taken back meanwhile.
+                    if swarm.is_complete() {
+                        this.trading.complete();
+                    }
+                });
                 // The machine says so too of what was complete from the start, and may be shared only:
                 // then nothing is written.
                 if *this.state.borrow() != TorrentState::Downloading {
                     return Ok(Vec::new());
                 }
                 this.storage.finish()?;
-                this.state.send_if_modified(|state| {
-                    let downloading = *state == TorrentState::Downloading;
-                    if downloading {
-                        *state = TorrentState::Seeding;
-                    }
-                    downloading
+                this.with_swarm(|swarm| {
+                    let complete = swarm.is_complete();
+                    this.state.send_if_modified(|state| {
+                        let done = complete && *state == TorrentState::Downloading;
+                        if done {
+                            *state = TorrentState::Seeding;
+                        }
+                        done
+                    });
                 });
                 Ok(Vec::new())
             }),
@@ -769,3 +782,6 @@ impl Torrent {
 async fn next(finding: &mut Option<super::discovery::Finding>) -> Option<(SocketAddr, Source)> {
     finding.as_mut()?.next().await
 }
+
+#[cfg(test)]
+mod tests;
