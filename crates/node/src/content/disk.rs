@@ -504,6 +504,32 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_is_good_where_it_is_what_is_there() {
+        use crate::content::{copies::Copies, intake::Outcome};
+
+        let root = tempfile::tempdir().unwrap();
+        let metainfo = complete(Format::V1, root.path());
+        let storage = open(&metainfo, root.path());
+        let copies = Copies::default();
+        let block = metainfo.geometry().block(1, 0).unwrap();
+        let mut data = vec![0; block.len as usize];
+        storage.read(1, 0, &mut data).unwrap();
+        assert!(copies.keep(3, block, &data));
+        data[9] ^= 1;
+        assert!(copies.keep(4, block, &data));
+        assert!(copies.keep(5, block, &data));
+        copies.left(5);
+        assert!(copies.of(0).is_empty());
+        let judged: Vec<_> =
+            copies.of(1).into_iter().map(|copy| copy.judge(&storage).unwrap()).collect();
+        let of = |from, good| Outcome::Copy { from, block, good };
+        assert_eq!(judged, [of(3, true), of(4, false)]);
+        // No more wait than are ever paid for.
+        let kept = (0..100).filter(|_| copies.keep(3, block, &data)).count();
+        assert_eq!(kept, sparewire_content::PAID_TWICE_MAX as usize);
+    }
+
+    #[test]
     fn padding_is_read_as_zeros_and_written_nowhere() {
         let root = tempfile::tempdir().unwrap();
         let (metainfo, data) = content(Format::Hybrid);

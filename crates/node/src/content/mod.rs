@@ -10,6 +10,7 @@ mod admission;
 mod candidates;
 mod choker;
 mod connection;
+mod copies;
 mod deal;
 mod discovery;
 mod disk;

@@ -12,7 +12,7 @@ use std::{
 
 use sparewire_content::{
     BLOCK_LEN, Bitfield, Block, Extended, ExtensionHandshake, ExtensionIds, Handshake, Metadata,
-    PeerMessage,
+    PeerMessage, Verdict,
 };
 use sparewire_core::{Amount, Price};
 use tokio::{
@@ -28,6 +28,7 @@ use super::{
     candidates::Candidates,
     choker::{Choker, TURN},
     connection::{Connection, ConnectionError},
+    copies::Copies,
     discovery::{Discovery, Source, Wanted},
     disk::Storage,
     download,
@@ -53,6 +54,7 @@ pub struct Torrent {
     storage: Arc<Storage>,
     intake: Intake,
     leaves: Arc<Leaves>,
+    copies: Copies,
     shared: Arc<Shared>,
     trading: Trading,
     download: bool,
@@ -92,6 +94,7 @@ impl Torrent {
         Ok(Arc::new(Self {
             intake: Intake::new(Arc::clone(&storage)),
             leaves: Arc::new(Leaves::new(Arc::clone(&storage))),
+            copies: Copies::default(),
             storage,
             shared,
             trading,
@@ -519,6 +522,7 @@ impl Torrent {
         }
         if let Some(swarm) = lock(&self.swarm).as_mut() {
             self.leaves.left(connection.number);
+            self.copies.left(connection.number);
             swarm.leave(connection);
             self.carry_out(swarm);
             self.choker.serve(swarm.connections());
@@ -528,22 +532,29 @@ impl Torrent {
 
     // --- messages --------------------------------------------------------------------------------
 
-    /// A block came, whose bytes are at `range` of a buffer. If it is wanted it goes to the intake.
+    /// A block came, whose bytes are at `range` of a buffer. If it is wanted it goes to the intake;
+    /// another copy of one that was asked of two is looked at when its piece is there.
     pub(super) fn arrived(
         self: &Arc<Self>,
         connection: &Connection,
-        block: Block,
+        (block, data): (Block, &[u8]),
         range: Range<usize>,
     ) -> Option<Landed> {
         let mut guard = lock(&self.swarm);
         let swarm = guard.as_mut()?;
         connection.admission().arrived(u64::from(block.len));
-        let wanted = swarm.arrived(connection, block);
-        if !wanted {
+        let verdict = swarm.arrived(connection, block);
+        let kept = verdict == Verdict::Duplicate
+            && connection.trade().is_some()
+            && self.copies.keep(connection.number, block, data);
+        if verdict != Verdict::Wanted && !kept {
             connection.admission().unwanted(u64::from(block.len));
         }
+        if kept && self.storage.has(block.piece) {
+            self.judge_copies(block.piece);
+        }
         // Before the machine says what is to be done with it.
-        let landed = wanted.then(|| self.intake.land(block, range));
+        let landed = (verdict == Verdict::Wanted).then(|| self.intake.land(block, range));
         self.carry_out(swarm);
         landed
     }
@@ -696,6 +707,7 @@ impl Torrent {
                 }
             }
             Errand::Forget(piece) => self.intake.forget(piece),
+            Errand::Had(piece) => self.judge_copies(piece),
             Errand::AskLeaves(connection, piece) => {
                 if !self.leaves.ask(&connection, piece) {
                     swarm.leaves_refused(&connection, piece);
@@ -726,6 +738,17 @@ impl Torrent {
                 });
                 Ok(Vec::new())
             }),
+        }
+    }
+
+    /// A piece is there: so are those whose copies of its blocks wait for that.
+    fn judge_copies(self: &Arc<Self>, piece: u32) {
+        let copies = self.copies.of(piece);
+        if !copies.is_empty() {
+            // What cannot be read any more is a matter for whoever asks for it.
+            self.on_disk(move |this| {
+                Ok(copies.into_iter().filter_map(|copy| copy.judge(&this.storage).ok()).collect())
+            });
         }
     }
 
