@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use sparewire_content::{BLOCK_LEN, BindError, Binder, Extended, PayMessage};
 use sparewire_core::{Amount, ByteCount, DeviceSigner, InfoHash, NodeId, Price};
 use sparewire_protocol::{CreditRule, ProtocolError, Service};
@@ -189,6 +190,8 @@ pub(super) struct Trade {
     pub(super) deal: Arc<Deal>,
     /// The machine wants its blocks.
     pub(super) wanted: watch::Sender<bool>,
+    /// What trades.
+    tasks: TaskTracker,
 }
 
 impl Trade {
@@ -265,6 +268,16 @@ impl FrameSink for ConnectionSink {
     }
 }
 
+/// Which of two connections with one `peer` stays: whether the newer one does.
+fn replaces(newer: &Connection, older: &Connection, money: &Money, peer: NodeId) -> bool {
+    if newer.peer_id != older.peer_id {
+        // Its process is another than the one that the older leads to.
+        return true;
+    }
+    // Where both have dialled, the one that the smaller key has dialled: both ends find the same.
+    newer.outgoing != older.outgoing && newer.outgoing == (money.device.node_id() < peer)
+}
+
 impl Torrent {
     /// The peer has said which extensions it speaks: with one that speaks of money, both prove who
     /// they are; from another blocks are taken for nothing or not at all.
@@ -330,15 +343,20 @@ impl Torrent {
         if let Some(answer) = answer {
             connection.send_extended(&Extended::Pay(answer));
         }
-        if let Some(peer) = peer {
-            self.trade(connection, peer);
-        }
-        Ok(())
+        peer.map_or(Ok(()), |peer| self.trade(connection, peer))
     }
 
-    /// Begins to trade with a peer whose key is proven.
-    fn trade(self: &Arc<Self>, connection: &Arc<Connection>, peer: NodeId) {
-        let Some(money) = self.money().cloned() else { return };
+    /// Begins to trade with a peer whose key is proven: over one connection, under however many names
+    /// it comes.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Closed`] where it is traded with already.
+    fn trade(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        peer: NodeId,
+    ) -> Result<(), ConnectionError> {
+        let Some(money) = self.money().cloned() else { return Ok(()) };
         let sink = |from_payer| -> Arc<dyn FrameSink> {
             Arc::new(ConnectionSink { connection: Arc::downgrade(connection), from_payer })
         };
@@ -354,17 +372,49 @@ impl Torrent {
             false => u64::from(self.storage().metainfo().geometry().piece_len()),
         });
         let deal = Deal::new(peer, torrent, sells.is_some(), unit, sink(true), sink(false));
-        let trade = Arc::new(Trade { deal: Arc::clone(&deal), wanted: watch::channel(false).0 });
-        {
+        let trade = Arc::new(Trade {
+            deal: Arc::clone(&deal),
+            wanted: watch::channel(false).0,
+            tasks: TaskTracker::new(),
+        });
+        let (mut earlier, mut stays) = (Vec::new(), true);
+        self.with_swarm(|swarm| {
+            for other in swarm.connections().filter(|other| other.number != connection.number) {
+                let Some(traded) = other.trade().filter(|other| other.deal.peer() == peer) else {
+                    continue;
+                };
+                if other.ended.is_cancelled() || replaces(connection, other, &money, peer) {
+                    other.ended.cancel();
+                    earlier.push(traded);
+                } else {
+                    stays = false;
+                }
+            }
+            if !stays {
+                return;
+            }
             let mut state = connection.state();
             let otherwise = Arc::clone(&state.admission);
             state.admission = Arc::new(Known { deal: Arc::clone(&deal), otherwise });
             state.pay = Pay::Trading(Arc::clone(&trade));
+        });
+        if !stays {
+            return Err(self.connected_already(connection));
         }
+        // Their sessions are over before others begin, or these would need channels of their own.
+        let over = async move {
+            for trade in earlier {
+                trade.tasks.close();
+                let _ = timeout(SETTLE, trade.tasks.wait()).await;
+            }
+        }
+        .shared();
         if let Some((seller, offering)) = sells {
             let (torrent, connection, deal) =
                 (Arc::clone(self), Arc::clone(connection), Arc::clone(&deal));
-            self.trading().tasks.spawn(async move {
+            let over = over.clone();
+            self.trading().tasks.spawn(trade.tasks.track_future(async move {
+                over.await;
                 let mut sold = deal.is_sold_to();
                 let told = async {
                     while sold.changed().await.is_ok() {
@@ -376,18 +426,21 @@ impl Torrent {
                     () = told => {}
                 }
                 torrent.serve_now();
-            });
+            }));
         }
         match &money.buyer {
             Some(buyer) if self.trading().buying.price_max > Price::FREE && !self.is_complete() => {
                 let (torrent, connection) = (Arc::clone(self), Arc::clone(connection));
                 let buyer = Arc::clone(buyer);
-                self.trading()
-                    .tasks
-                    .spawn(async move { torrent.buy(&connection, &trade, &buyer).await });
+                let tasks = trade.tasks.clone();
+                self.trading().tasks.spawn(tasks.track_future(async move {
+                    over.await;
+                    torrent.buy(&connection, &trade, &buyer).await;
+                }));
             }
             _ => self.take_for_nothing(connection),
         }
+        Ok(())
     }
 
     /// Asks a peer what it takes, and buys of it once the machine wants its blocks.

@@ -473,11 +473,10 @@ impl Torrent {
         if swarm.peers() >= self.shared.config.peers_max {
             return Err(ConnectionError::Closed("enough others"));
         }
-        if swarm.connections().any(|other| other.peer_id == connection.peer_id) {
-            if connection.outgoing {
-                lock(&self.candidates).forget(connection.address);
-            }
-            return Err(ConnectionError::Closed("it is connected already"));
+        // Its peer id is what it says: from elsewhere it may be said to keep us from another.
+        let (peer_id, ip) = (connection.peer_id, connection.address.ip());
+        if swarm.connections().any(|other| (other.peer_id, other.address.ip()) == (peer_id, ip)) {
+            return Err(self.connected_already(connection));
         }
         let held = self.storage.held();
         if held.count() > 0 {
@@ -509,6 +508,14 @@ impl Torrent {
         }
         self.carry_out(swarm);
         Ok(())
+    }
+
+    /// Another connection leads to where this one does.
+    pub(super) fn connected_already(&self, connection: &Connection) -> ConnectionError {
+        if connection.outgoing {
+            lock(&self.candidates).forget(connection.address);
+        }
+        ConnectionError::Closed("it is connected already")
     }
 
     /// A connection is over.
