@@ -278,6 +278,33 @@ async fn who_sends_noise_is_left_and_the_download_completes_from_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_sent_noise_is_not_spoken_to_after_a_restart_either() {
+    let content = several("");
+    let liar = liar(&content, SocketAddr::from(([127, 0, 0, 2], 0))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let banned_at = Some(folder.path().join("banned"));
+    let start = || {
+        let config = EngineConfig { banned_at: banned_at.clone(), ..EngineConfig::new(anywhere()) };
+        Engine::start(config)
+    };
+    let first = start().await.unwrap();
+    let torrent = first.add(content.below(folder.path())).await.unwrap();
+    torrent.add_peer(liar);
+    until(&torrent, |torrent| torrent.status().got > 0).await;
+    until(&torrent, |_| banned_at.as_deref().is_some_and(Path::exists)).await;
+    first.shutdown().await;
+    let second = start().await.unwrap();
+    let torrent = second.add(content.below(folder.path())).await.unwrap();
+    torrent.add_peer(liar);
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(torrent.status().got, 0, "nothing is taken of it");
+    let (seeder, _) = seeder(&content).await;
+    torrent.add_peer(seeder.listens());
+    reaches(&torrent, TorrentState::Seeding).await;
+    assert_eq!(torrent.status().got, SEVERAL_LEN);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn peers_find_each_other_in_the_dht() {
     let content = several_as(Format::Hybrid, "");
     let localhost = std::net::Ipv4Addr::LOCALHOST;

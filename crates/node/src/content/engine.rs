@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use sparewire_content::{HANDSHAKE_LEN, Handshake, InfoHashes, Magnet, Metainfo};
@@ -13,13 +13,14 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     admission::{Admission, Free, Rate},
+    bans::{Bans, Sender},
     discovery::{Discovery, DiscoveryConfig},
     disk::Storage,
     fetch::fetch,
@@ -59,6 +60,8 @@ pub struct EngineConfig {
     pub save_every: Duration,
     /// Who pays and is paid; `None` where everything is for nothing.
     pub money: Option<Arc<Money>>,
+    /// Where it is remembered for a week who sent bad data; `None` forgets with the process.
+    pub banned_at: Option<PathBuf>,
 }
 
 impl EngineConfig {
@@ -73,6 +76,7 @@ impl EngineConfig {
             free_upload: None,
             save_every: Duration::from_secs(5),
             money: None,
+            banned_at: None,
         }
     }
 }
@@ -145,7 +149,13 @@ pub(super) struct Shared {
     free: Arc<Rate>,
     /// The same for what is sold to others.
     free_beside_sale: Arc<Rate>,
+    bans: Bans,
     torrents: Mutex<BTreeMap<[u8; 20], Arc<Torrent>>>,
+}
+
+/// Seconds of Unix time, as bans count it: they outlive the process.
+fn now_secs() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 impl Shared {
@@ -157,6 +167,22 @@ impl Shared {
     pub(super) fn stranger(&self, sold: bool) -> Arc<dyn Admission> {
         let rate = if sold { &self.free_beside_sale } else { &self.free };
         Arc::new(Free::new(Arc::clone(rate)))
+    }
+
+    /// Whether somebody sent bad data within a week, to whichever torrent.
+    pub(super) fn is_banned(&self, sender: Sender) -> bool {
+        self.bans.has(sender, now_secs())
+    }
+
+    /// Somebody sent bad data, and is remembered.
+    pub(super) fn ban(self: &Arc<Self>, sender: Sender) {
+        self.bans.add(sender, now_secs());
+        let this = Arc::clone(self);
+        spawn_blocking(move || {
+            if let Err(error) = this.bans.save() {
+                tracing::warn!(%error, "who sent bad data will not be remembered over a restart");
+            }
+        });
     }
 
     /// Our half of a handshake. `v2`: the torrent has hash trees, and we give hashes of them.
@@ -215,6 +241,7 @@ impl Engine {
             connections: Arc::new(Semaphore::new(config.connections_max)),
             free,
             free_beside_sale,
+            bans: Bans::load(config.banned_at.clone(), now_secs()),
             torrents: Mutex::default(),
             config,
         });
@@ -249,9 +276,7 @@ impl Engine {
         let metainfo = Arc::new(metainfo);
         let topics: Vec<[u8; 20]> = metainfo.hashes().topics().collect();
         let handles = Arc::clone(&self.shared.handles);
-        let opened = tokio::task::spawn_blocking(move || {
-            Storage::open(metainfo, &root, remembered_at, handles)
-        });
+        let opened = spawn_blocking(move || Storage::open(metainfo, &root, remembered_at, handles));
         let storage = opened.await.map_err(|_| EngineError::Shutdown)??;
         let trading = Trading::new(sale, free, buying);
         let (shared, cancel) = (Arc::clone(&self.shared), self.cancel.child_token());

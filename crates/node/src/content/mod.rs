@@ -7,6 +7,7 @@
 //! ```
 
 mod admission;
+mod bans;
 mod candidates;
 mod choker;
 mod connection;

@@ -1,6 +1,6 @@
 //! The download machine and the connections that it commands.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use sparewire_content::{
     Bitfield, Block, Download, DownloadSetup, DropReason, Metainfo, Order, PeerId, PeerMessage,
@@ -20,8 +20,8 @@ const QUEUE_MAX: u32 = 250;
 /// What the torrent has to do for the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Errand {
-    /// Nobody at this address is spoken to again.
-    Ban(IpAddr),
+    /// Whoever is at the other end of this connection sent bad data: it is not spoken to again.
+    Ban(Arc<Connection>),
     /// Judge a piece as a whole, and say digests of its blocks where `digests`.
     Check { piece: u32, digests: bool },
     /// Forget what has arrived of a piece and has not passed.
@@ -258,7 +258,7 @@ impl Swarm {
                         tracing::debug!(address = %connection.address, "left: {reason}");
                         connection.ended.cancel();
                         if reason == DropReason::BadData {
-                            errands.push(Errand::Ban(connection.address.ip()));
+                            errands.push(Errand::Ban(Arc::clone(connection)));
                         }
                     }
                 }
@@ -380,7 +380,7 @@ mod tests {
         swarm.settle(Outcome::Copy { from, block: block(1), good: false });
         assert_eq!(of_slow.passed.load(Ordering::Relaxed), len);
         assert_eq!(of_slow.unwanted.load(Ordering::Relaxed), len);
-        assert!(swarm.carry_out().contains(&Errand::Ban(slow.address.ip())));
+        assert!(swarm.carry_out().contains(&Errand::Ban(slow.clone())));
         assert!(slow.ended.is_cancelled());
     }
 }

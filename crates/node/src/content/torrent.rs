@@ -14,7 +14,7 @@ use sparewire_content::{
     BLOCK_LEN, Bitfield, Block, Extended, ExtensionHandshake, ExtensionIds, Handshake, Metadata,
     PeerMessage, Verdict,
 };
-use sparewire_core::{Amount, Price};
+use sparewire_core::{Amount, NodeId, Price};
 use tokio::{
     net::TcpStream,
     sync::{Notify, OwnedSemaphorePermit, watch},
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     admission::{Admission, Free, Rate},
+    bans::Sender,
     candidates::Candidates,
     choker::{Choker, TURN},
     connection::{Connection, ConnectionError},
@@ -173,6 +174,11 @@ impl Torrent {
 
     pub(super) fn discovery(&self) -> &Discovery {
         &self.shared.discovery
+    }
+
+    /// Whether a device sent bad data not long ago.
+    pub(super) fn is_banned(&self, device: NodeId) -> bool {
+        self.shared.is_banned(Sender::Device(device))
     }
 
     pub(super) fn peer_id(&self) -> [u8; 20] {
@@ -425,6 +431,9 @@ impl Torrent {
                 lock(&self.candidates).forget(address); // ourselves
             }
             return;
+        }
+        if self.shared.is_banned(Sender::Address(address.ip())) {
+            lock(&self.candidates).ban(address.ip());
         }
         if lock(&self.candidates).is_banned(address.ip()) {
             return;
@@ -707,7 +716,15 @@ impl Torrent {
 
     fn run_errand(self: &Arc<Self>, swarm: &mut Swarm, errand: Errand) {
         match errand {
-            Errand::Ban(ip) => lock(&self.candidates).ban(ip),
+            Errand::Ban(connection) => {
+                let ip = connection.address.ip();
+                lock(&self.candidates).ban(ip);
+                // Over a restart, and in other torrents, those who have proven a key go by that.
+                self.shared.ban(match connection.trade() {
+                    Some(trade) => Sender::Device(trade.deal.peer()),
+                    None => Sender::Address(ip),
+                });
+            }
             Errand::Check { piece, digests } => {
                 if self.intake.check(piece, digests) {
                     self.on_disk(move |this| this.intake.judge(piece));
