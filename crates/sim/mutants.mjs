@@ -24,7 +24,7 @@ export default [
     'ByteCount::new(1 + earned.clamp(self.initial.get(), self.maximum.get().max(self.initial.get())))']],
   ['step-doubled', 'the step is the whole credit', [credit, 'self.credit(paid).get() / 2', 'self.credit(paid).get()']],
   ['allowance-tenfold', 'the loss allowance is ten times the rule', [credit,
-    'self.initial.get().saturating_mul(4)', 'self.initial.get().saturating_mul(40)']],
+    'initial.saturating_mul(3)', 'initial.saturating_mul(39)']],
   ['valve-off-by-one', 'the valve lets one byte more pass than its limit', [meter,
     'self.limit.load(Ordering::Acquire).saturating_sub(admitted)',
     'self.limit.load(Ordering::Acquire).saturating_add(1).saturating_sub(admitted)']],

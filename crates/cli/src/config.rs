@@ -304,7 +304,8 @@ pub(crate) struct ContentConfig {
     /// How many bytes the best customer is served ahead of payment.
     #[toml_example(default = "16MiB")]
     pub(crate) credit_maximum: String,
-    /// Bytes a second for all together who do not pay, for example 2MiB. Empty: no bound.
+    /// Bytes a second for all together who do not pay, for example 2MiB. Empty: 1 MiB for what has
+    /// a price, and no bound for what has none.
     #[toml_example(default = "")]
     pub(crate) free_upload: String,
     /// Most connections of all torrents together: 1 to 10000.

@@ -159,8 +159,8 @@ pub enum Order {
 ///   [`Order::Check`]. Blocks that [`Order::Forget`] is about are covered by that.
 /// - For each [`Order::AskLeaves`] one of [`Download::leaves_known`], [`Download::leaves_refused`],
 ///   [`Download::peer_left`]; or nothing, for [`LEAVES_MS`].
-/// - For each [`Verdict::Duplicate`] nothing. Whoever finds such a copy bad leaves the peer, and says
-///   [`Download::peer_left`]: a copy that failed is not the one that was wanted.
+/// - For each [`Verdict::Duplicate`] nothing, or [`Download::copy_failed`] where it is not what has
+///   passed.
 ///
 /// If a verdict about a block never comes, its piece stays open, and nothing else suffers.
 ///
@@ -280,6 +280,15 @@ impl Download {
             known.limit = known.taken;
         }
         known.price = Some(price);
+        self.hungry.insert(peer);
+    }
+
+    /// What a peer takes is not known any more, or nothing is to be had for it: it is asked for
+    /// nothing until it is said again, and holds up nobody. What it owes, it still owes.
+    pub fn unpriced(&mut self, peer: PeerId) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        known.limit = known.limit.min(known.taken);
+        known.price = None;
         self.hungry.insert(peer);
     }
 
@@ -517,6 +526,11 @@ impl Download {
             self.settle(block.piece);
             self.all_hungry();
         }
+        self.drop_peer(peer, DropReason::BadData);
+    }
+
+    /// A copy of a block, for which the verdict was [`Verdict::Duplicate`], is not what has passed.
+    pub fn copy_failed(&mut self, peer: PeerId) {
         self.drop_peer(peer, DropReason::BadData);
     }
 

@@ -529,3 +529,36 @@ fn what_comes_too_late_or_makes_no_sense_changes_nothing() {
     assert!(orders.contains(&Order::Have(owed[0].piece)));
     assert_eq!(orders.iter().filter(|order| matches!(order, Order::Cancel(A, _))).count(), 2);
 }
+
+#[test]
+fn a_peer_that_is_unpriced_holds_up_nobody_and_is_asked_once_it_is_priced_again() {
+    let mut case = Case::new(16, 4, true);
+    let first = case.seed(A, 5, 0);
+    let tried = [first, case.wait(PATIENCE_MS)].concat();
+    assert!(tried.contains(&Order::Interested(A)), "{tried:?}");
+    // It never gets ready.
+    case.download.unpriced(A);
+    let second = case.seed(B, 9, ALL);
+    let blocks = asked(&[second, case.wait(2 * TICK_MS)].concat(), B);
+    assert!(!blocks.is_empty(), "the dearer one is asked at once");
+    case.download.priced(A, price(5));
+    case.download.allow(A, ByteCount::new(ALL));
+    assert!(!asked(&case.wait(TICK_MS), A).is_empty());
+}
+
+#[test]
+fn peers_that_never_get_ready_hold_up_dearer_ones_for_20_s_each_at_most() {
+    let mut case = Case::new(16, 4, true);
+    case.seed(A, 5, 0);
+    case.seed(C, 7, 0);
+    case.seed(B, 9, ALL);
+    assert!(!asked(&case.wait(45_000), B).is_empty());
+}
+
+#[test]
+fn whoever_sends_another_copy_than_what_passed_is_left() {
+    let mut case = Case::new(16, 4, true);
+    case.seed(A, 5, ALL);
+    case.download.copy_failed(A);
+    assert!(case.orders().contains(&Order::Drop(A, DropReason::BadData)));
+}

@@ -2,6 +2,7 @@
 //! at most. What a session carries, and over which kind of connection, is for those who buy.
 
 mod funding;
+mod limits;
 mod session;
 
 pub(crate) use session::{Bought, Ending, Purchase};
@@ -74,8 +75,11 @@ struct Past {
     avoid: BTreeSet<ChannelId>,
     live_sessions: BTreeSet<SessionId>,
     live_channels: BTreeSet<ChannelId>,
-    /// Money on its way into channels.
-    earmarked: Amount,
+    /// Those of them that were opened to these payees for blocks, of which none had come then.
+    untried: BTreeMap<ChannelId, Address>,
+    /// Money on its way into channels, and up to how much it is to fill them.
+    earmarks: BTreeMap<u64, (ChannelId, Amount)>,
+    next_earmark: u64,
 }
 
 /// A session whose connection broke while the process lived on.
@@ -155,6 +159,7 @@ impl Drop for InUse<'_> {
         }
         if let Some(channel) = self.channel {
             past.live_channels.remove(&channel);
+            past.untried.remove(&channel);
         }
     }
 }
@@ -175,7 +180,7 @@ pub fn may_retry(error: &SessionError) -> bool {
         CannotResume, ChannelUnusable, Refused, Silent, TermsExpired,
     };
     match error {
-        SessionError::Transport(_) | SessionError::Stalled => true,
+        SessionError::Transport(_) | SessionError::Stalled | SessionError::Untried(_) => true,
         SessionError::Chain(error) => matches!(error, ChainError::Unreachable { .. }),
         SessionError::Protocol(Refused { code, .. }) => match code {
             RefusalCode::UnknownSession

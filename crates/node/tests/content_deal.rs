@@ -9,16 +9,19 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use market::{FakeChain, INITIAL, PRICE, Trader, until, within};
-use sparewire_core::{InfoHash, Price, SessionId};
+use market::{FakeChain, INITIAL, PRICE, TOKEN, Trader, until, within};
+use sparewire_core::{ByteCount, InfoHash, Price, SessionId, Signer};
 use sparewire_node::{
     buyer::BuyerConfig,
-    content::{Admission, Deal, Side},
+    content::{Admission, Deal, DealError, Side},
     seller::Offering,
     session::{FrameSink, SessionError},
     store::{KnownSession, Store},
 };
-use sparewire_protocol::{CreditRule, Role, Service, Statement};
+use sparewire_protocol::{
+    CreditRule, Role, Service, Statement,
+    settlement::{Chain, Intent},
+};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -56,7 +59,8 @@ impl Line {
             // What one end says as the payer is for the session in which the other is paid.
             let sinks = (pipe(Side::Selling), pipe(Side::Buying));
             let torrent = InfoHash([torrent; 20].into());
-            Deal::new(peer.keys.identity().node_id(), torrent, true, sinks.0, sinks.1)
+            let unit = ByteCount::new(BLOCK);
+            Deal::new(peer.keys.identity().node_id(), torrent, true, unit, sinks.0, sinks.1)
         };
         let (near_deal, far_deal) = (end(&at_far, far), end(&at_near, near));
         at_near.set(near_deal.clone()).unwrap();
@@ -303,24 +307,21 @@ async fn terms_of_another_torrent_are_not_taken_and_a_quote_promises_nothing() {
 async fn a_budget_holds_over_all_sellers_together_whatever_their_number() {
     let chain = Arc::new(FakeChain::default());
     let config = market::consumer_config().buying;
-    let two = config.channel_amount.checked_add(config.channel_amount).unwrap();
-    let buyer = Trader::with(&chain, BuyerConfig { budget: two, ..config.clone() }).await;
+    let four = market::amount(4 * config.channel_amount.get());
+    let buyer = Trader::with(&chain, BuyerConfig { budget: four, ..config.clone() }).await;
     // All are asked for before the first stands on chain.
     *buyer.seat.slow_blocks.lock().unwrap() = std::time::Duration::from_millis(200);
-    let mut sellers = Vec::new();
-    for _ in 0..4 {
-        sellers.push(Trader::new(&chain).await);
-    }
-    let lines: Vec<_> = sellers.iter().map(|seller| Line::new(&buyer, seller, 1)).collect();
-    let trades: Vec<_> = lines
-        .iter()
-        .zip(&sellers)
-        .map(|(line, seller)| Trade::begin((&buyer, &line.near), (seller, &line.far)))
-        .collect();
+    let (sellers, lines, trades) = many(&chain, &buyer, 6).await;
     let on = || lines.iter().filter(|line| is_bought(&line.near)).count();
     let refused = || trades.iter().filter(|trade| trade.bought.is_finished()).count();
-    until("two are bought from and two are not", || on() == 2 && refused() == 2).await;
-    assert_eq!(buyer.disk.channels(Role::Payer).unwrap().len(), 2);
+    // Half of the budget is for sellers that have delivered.
+    until("two are bought from", || on() == 2).await;
+    assert_eq!((opens(&chain, &buyer), refused()), (2, 0));
+    deliver(&lines, 1).await;
+    until("a fourth is bought from", || on() == 4 || refused() > 2).await;
+    deliver(&lines, 1).await;
+    until("two are bought from no more", || refused() == 2).await;
+    assert_eq!((opens(&chain, &buyer), on()), (4, 4));
     for trade in trades {
         match trade.bought.is_finished() {
             true => assert!(trade.refused().await.contains("budget is used up")),
@@ -328,6 +329,78 @@ async fn a_budget_holds_over_all_sellers_together_whatever_their_number() {
                 trade.settle().await;
             }
         }
+    }
+    drop(sellers);
+}
+
+/// Sellers, and a line to each over which is bought.
+async fn many(
+    chain: &Arc<FakeChain>,
+    buyer: &Trader,
+    count: usize,
+) -> (Vec<Trader>, Vec<Line>, Vec<Trade>) {
+    let mut sellers = Vec::new();
+    for _ in 0..count {
+        sellers.push(Trader::new(chain).await);
+    }
+    let lines: Vec<Line> = sellers.iter().map(|seller| Line::new(buyer, seller, 1)).collect();
+    let trade =
+        |(line, seller): (&Line, &Trader)| Trade::begin((buyer, &line.near), (seller, &line.far));
+    let trades = lines.iter().zip(&sellers).map(trade).collect();
+    (sellers, lines, trades)
+}
+
+/// All that are bought from deliver.
+async fn deliver(lines: &[Line], blocks: u64) {
+    for line in lines.iter().filter(|line| is_bought(&line.near)) {
+        carry(&line.far, &line.near, blocks, true).await;
+    }
+}
+
+/// How many channels the buyer has opened.
+fn opens(chain: &FakeChain, buyer: &Trader) -> usize {
+    let all = chain.performed(buyer.keys.wallet.address());
+    all.iter().filter(|intent| matches!(intent, Intent::Open { .. })).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn few_channels_are_open_to_sellers_that_have_delivered_nothing() {
+    let chain = Arc::new(FakeChain::default());
+    let config = market::consumer_config().buying;
+    let plenty = market::amount(64 * config.channel_amount.get());
+    let buyer = Trader::with(&chain, BuyerConfig { budget: plenty, ..config }).await;
+    let (_sellers, lines, trades) = many(&chain, &buyer, 7).await;
+    let on = || lines.iter().filter(|line| is_bought(&line.near)).count();
+    until("four are bought from", || on() == 4).await;
+    assert_eq!(opens(&chain, &buyer), 4, "each once, and no other");
+    let one = lines.iter().find(|line| is_bought(&line.near)).unwrap();
+    carry(&one.far, &one.near, 8, true).await;
+    until("a fifth is bought from", || on() == 5).await;
+    assert_eq!(opens(&chain, &buyer), 5);
+    for trade in trades {
+        trade.bought.abort();
+        trade.sold.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seller_that_has_delivered_nothing_gets_no_second_channel() {
+    let chain = Arc::new(FakeChain::default());
+    let (buyer, seller) = (Trader::new(&chain).await, Trader::new(&chain).await);
+    let lines = [Line::new(&buyer, &seller, 1), Line::new(&buyer, &seller, 1)];
+    let trades =
+        lines.each_ref().map(|line| Trade::begin((&buyer, &line.near), (&seller, &line.far)));
+    let on = || lines.iter().position(|line| is_bought(&line.near));
+    until("one is bought from", || on().is_some()).await;
+    // The other has been turned down meanwhile, more than once.
+    tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+    assert_eq!(opens(&chain, &buyer), 1);
+    let first = &lines[on().unwrap()];
+    carry(&first.far, &first.near, 8, true).await;
+    until("both are", || lines.iter().all(|line| is_bought(&line.near))).await;
+    assert_eq!(opens(&chain, &buyer), 2);
+    for trade in trades {
+        trade.settle().await;
     }
 }
 
@@ -349,9 +422,9 @@ async fn two_lines_to_one_seller_are_paid_over_two_channels() {
     let lines = [Line::new(&buyer, &seller, 1), Line::new(&buyer, &seller, 1)];
     let trades =
         lines.each_ref().map(|line| Trade::begin((&buyer, &line.near), (&seller, &line.far)));
-    for line in &lines {
-        carry(&line.far, &line.near, 20, true).await;
-    }
+    let carried = lines.each_ref().map(|line| carry(&line.far, &line.near, 20, true));
+    let [one, other] = carried;
+    tokio::join!(one, other); // whichever comes first, the other waits for it to deliver
     let [one, other] = trades;
     let (one, other) = (one.settle().await, other.settle().await);
     assert_ne!(one.channel, other.channel);
@@ -359,4 +432,160 @@ async fn two_lines_to_one_seller_are_paid_over_two_channels() {
     for statement in [one, other] {
         assert_eq!(statement.paid.get(), u128::from(20 * BLOCK));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_is_just_opened_takes_its_part_of_the_budget_once() {
+    let chain = Arc::new(FakeChain::default());
+    let config = market::consumer_config().buying;
+    let four = market::amount(4 * config.channel_amount.get());
+    let buyer = Trader::with(&chain, BuyerConfig { budget: four, ..config.clone() }).await;
+    for _ in 0..2 {
+        let seller = Trader::new(&chain).await;
+        let line = Line::new(&buyer, &seller, 1);
+        let trade = Trade::begin((&buyer, &line.near), (&seller, &line.far));
+        carry(&line.far, &line.near, 1, true).await;
+        trade.settle().await;
+    }
+    let deposit = Intent::Deposit { token: TOKEN, amount: market::amount(four.get() / 2) };
+    buyer.seat.perform(&deposit).await.unwrap();
+    // From here on channels stand on chain, and are not final.
+    buyer.seat.never_final.send_replace(true);
+    let sellers = [Trader::new(&chain).await, Trader::new(&chain).await];
+    let lines = sellers.each_ref().map(|seller| Line::new(&buyer, seller, 1));
+    let mut trades = Vec::new();
+    for (opened, (line, seller)) in (3..).zip(lines.iter().zip(&sellers)) {
+        trades.push(Trade::begin((&buyer, &line.near), (seller, &line.far)));
+        let opens = || opens(&chain, &buyer);
+        until("its channel is opened", || opens() == opened || any_ended(&trades)).await;
+        assert_eq!(opens(), opened, "the budget has room for it");
+    }
+    buyer.seat.never_final.send_replace(false);
+    until("both are bought from", || lines.iter().all(|line| is_bought(&line.near))).await;
+    for trade in trades {
+        trade.settle().await;
+    }
+}
+
+fn any_ended(trades: &[Trade]) -> bool {
+    trades.iter().any(|trade| trade.bought.is_finished())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_fills_the_memory_with_session_messages_is_cut_off_after_64_kib() {
+    let chain = Arc::new(FakeChain::default());
+    let (near, far) = (Trader::new(&chain).await, Trader::new(&chain).await);
+    let line = Line::new(&near, &far, 1);
+    let frame = vec![1; 16 << 10];
+    for _ in 0..4 {
+        line.far.deliver(Side::Selling, &frame).unwrap();
+    }
+    assert_eq!(line.far.deliver(Side::Selling, &[1]), Err(DealError::Flood));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_thought_better_of_leaves_the_line_free_for_the_next() {
+    let chain = Arc::new(FakeChain::default());
+    let (buyer, seller) = (Trader::new(&chain).await, Trader::new(&chain).await);
+    let line = Line::new(&buyer, &seller, 1);
+    let ends = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    struct Count(Arc<std::sync::atomic::AtomicUsize>);
+    impl FrameSink for Count {
+        fn send(&self, frame: &[u8]) -> bool {
+            self.0.fetch_add(usize::from(frame.is_empty()), Ordering::AcqRel);
+            true
+        }
+    }
+    let torrent = InfoHash([1; 20].into());
+    let sink = || Arc::new(Count(ends.clone()));
+    let deal = Deal::new(line.far.peer(), torrent, true, ByteCount::new(BLOCK), sink(), sink());
+    // It ends what it has not begun.
+    deal.deliver(Side::Selling, &[]).unwrap();
+    assert_eq!(ends.load(Ordering::Acquire), 1, "and is told that nothing is on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_the_budget_is_told_where_less_than_a_block_is_left() {
+    let chain = Arc::new(FakeChain::default());
+    let config = market::consumer_config().buying;
+    let little = market::amount(u128::from(8 * BLOCK + 5));
+    let config = BuyerConfig { budget: little, channel_amount: little, ..config };
+    let (buyer, seller) = (Trader::with(&chain, config).await, Trader::new(&chain).await);
+    let line = Line::new(&buyer, &seller, 1);
+    let trade = Trade::begin((&buyer, &line.near), (&seller, &line.far));
+    let figures = line.near.figures(Side::Buying);
+    until("it is bought", || is_bought(&line.near)).await;
+    assert_eq!(figures.borrow().allowed, 8 * BLOCK, "its credit, and no more than it can pay for");
+    carry(&line.far, &line.near, 8, true).await;
+    let refused = trade.refused().await;
+    assert!(refused.contains("the budget is used up"), "{refused}");
+    assert_eq!(figures.borrow().allowed, 0, "nothing more is asked for");
+    let ended = buyer.sessions(Role::Payer)[0].statement.clone().unwrap();
+    assert_eq!(ended.paid.get(), u128::from(8 * BLOCK));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_is_asked_for_than_the_channel_can_pay_for_until_it_is_topped_up() {
+    let chain = Arc::new(FakeChain::default());
+    let config = market::consumer_config().buying;
+    let little = market::amount(u128::from(5 * BLOCK + 5));
+    let config = BuyerConfig { channel_amount: little, ..config };
+    let (buyer, seller) = (Trader::with(&chain, config).await, Trader::new(&chain).await);
+    let line = Line::new(&buyer, &seller, 1);
+    let trade = Trade::begin((&buyer, &line.near), (&seller, &line.far));
+    let allowed = || line.near.figures(Side::Buying).borrow().allowed;
+    until("it is bought", || is_bought(&line.near)).await;
+    assert_eq!(allowed(), 5 * BLOCK + 5);
+    *buyer.seat.slow_blocks.lock().unwrap() = std::time::Duration::from_millis(300);
+    carry(&line.far, &line.near, 5, true).await;
+    until("it is topped up", || allowed() > 6 * BLOCK).await;
+    carry(&line.far, &line.near, 4, true).await;
+    assert_eq!(trade.settle().await.paid.get(), u128::from(9 * BLOCK));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_cannot_begin_is_not_waited_for_until_it_can() {
+    let chain = Arc::new(FakeChain::default());
+    let (buyer, seller) = (Trader::new(&chain).await, Trader::new(&chain).await);
+    let line = Line::new(&buyer, &seller, 1);
+    seller.seat.unreachable.store(true, Ordering::Release);
+    let trade = Trade::begin((&buyer, &line.near), (&seller, &line.far));
+    let figures = line.near.figures(Side::Buying);
+    until("it is told that nothing is to be had", || figures.borrow().unready).await;
+    assert!(!is_bought(&line.near));
+    seller.seat.unreachable.store(false, Ordering::Release);
+    until("it is bought", || is_bought(&line.near)).await;
+    assert!(!figures.borrow().unready);
+    trade.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_delivers_in_each_session_is_bought_from_again_without_longer_and_longer_pauses() {
+    let chain = Arc::new(FakeChain::default());
+    let (buyer, seller) = (Trader::new(&chain).await, Trader::new(&chain).await);
+    let line = Line::new(&buyer, &seller, 1);
+    let Trade { stop, bought, sold, shut: _ } =
+        Trade::begin((&buyer, &line.near), (&seller, &line.far));
+    sold.abort();
+    let _ = sold.await;
+    let offering = Offering {
+        service: Service::Content(InfoHash([1; 20].into())),
+        price: Price::per_gib(PRICE).unwrap(),
+        credit: CreditRule::default(),
+    };
+    let rounds = async {
+        for _ in 0..8 {
+            let (end, never) = (CancellationToken::new(), CancellationToken::new());
+            let selling = line.far.sell(&seller.seller, &offering, &end, &never);
+            let delivering = async {
+                carry(&line.far, &line.near, 1, true).await;
+                end.cancel();
+            };
+            tokio::join!(selling, delivering);
+            until("the session is over", || !is_bought(&line.near)).await;
+        }
+    };
+    within(15, rounds).await;
+    stop.cancel();
+    let _ = within(20, bought).await;
 }

@@ -30,12 +30,7 @@ struct Node {
 impl Node {
     async fn new(chain: &Arc<FakeChain>) -> Self {
         let trader = Trader::new(chain).await;
-        let (buyer, seller) = (trader.buyer.clone(), trader.seller.clone());
-        let money = Money::new(Some(buyer), Some(seller), trader.keys.device.clone());
-        let money = Some(Arc::new(money));
-        let engine =
-            Engine::start(EngineConfig { money, ..EngineConfig::new(anywhere()) }).await.unwrap();
-        Self { trader, engine, files: tempfile::tempdir().unwrap() }
+        Self { engine: engine_of(&trader).await, trader, files: tempfile::tempdir().unwrap() }
     }
 
     /// Sells `content` at a price, and gives nothing away.
@@ -65,6 +60,14 @@ impl Node {
     fn all_ended(&self) -> bool {
         self.trader.disk.sessions().unwrap().iter().all(|known| known.statement.is_some())
     }
+}
+
+/// An engine with a peer id of its own, and with the keys of `trader`.
+async fn engine_of(trader: &Trader) -> Engine {
+    let (buyer, seller) = (trader.buyer.clone(), trader.seller.clone());
+    let money = Money::new(Some(buyer), Some(seller), trader.keys.device.clone());
+    let money = Some(Arc::new(money));
+    Engine::start(EngineConfig { money, ..EngineConfig::new(anywhere()) }).await.unwrap()
 }
 
 fn selling(add: AddTorrent, price: u128) -> AddTorrent {
@@ -204,4 +207,42 @@ async fn a_dear_seller_is_left_and_the_reason_is_told() {
     assert!(refusal.contains("more than the limit"), "{refusal}");
     assert_eq!(got.status().have, 0);
     assert!(getter.trader.disk.channels(Role::Payer).unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_comes_under_another_name_gets_no_second_deal() {
+    let chain = Arc::new(FakeChain::default());
+    let (seeder, getter) = (Node::new(&chain).await, Node::new(&chain).await);
+    let content = files(Some(Format::Hybrid));
+    // Too dear, so that they stay connected.
+    let first = seeder.share(&content, PRICE + 1).await;
+    let other = engine_of(&seeder.trader).await;
+    let second = other.add(selling(content.seed(), PRICE + 1)).await.unwrap();
+    reaches(&second, TorrentState::Seeding).await;
+    let got = getter.get(&content, &[&seeder]).await;
+    until("the first has said its price", || got.status().refusal.is_some()).await;
+    assert_eq!(first.status().peers, 1);
+    got.add_peer(other.listens());
+    until("the second is connected", || second.status().peers == 1).await;
+    until("the first is left for it", || first.status().peers == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seller_that_has_gone_over_to_another_connection_is_paid_over_one_channel() {
+    let chain = Arc::new(FakeChain::default());
+    let content = Content::made("one", &[("a", 6_000_000)], 64 << 10, Format::Hybrid, "");
+    let (seeder, getter) = (Node::new(&chain).await, Node::new(&chain).await);
+    seeder.share(&content, PRICE).await;
+    let other = engine_of(&seeder.trader).await;
+    let second = other.add(selling(content.seed(), PRICE)).await.unwrap();
+    reaches(&second, TorrentState::Seeding).await;
+    let got = getter.get(&content, &[&seeder]).await;
+    until("something is there", || got.status().have > 0).await;
+    got.add_peer(other.listens());
+    reaches(&got, TorrentState::Seeding).await;
+    content.assert_at(getter.files.path());
+    until("both have settled", || getter.all_ended() && seeder.all_ended()).await;
+    assert_eq!(getter.trader.disk.channels(Role::Payer).unwrap().len(), 1);
+    assert!(getter.sum(Role::Payer).0 >= 6_000_000);
+    assert_eq!(getter.sum(Role::Payer), seeder.sum(Role::Payee));
 }

@@ -15,7 +15,7 @@ use swarm::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
 
@@ -278,6 +278,33 @@ async fn who_sends_noise_is_left_and_the_download_completes_from_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_sent_noise_is_not_spoken_to_after_a_restart_either() {
+    let content = several("");
+    let liar = liar(&content, SocketAddr::from(([127, 0, 0, 2], 0))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let banned_at = Some(folder.path().join("banned"));
+    let start = || {
+        let config = EngineConfig { banned_at: banned_at.clone(), ..EngineConfig::new(anywhere()) };
+        Engine::start(config)
+    };
+    let first = start().await.unwrap();
+    let torrent = first.add(content.below(folder.path())).await.unwrap();
+    torrent.add_peer(liar);
+    until(&torrent, |torrent| torrent.status().got > 0).await;
+    until(&torrent, |_| banned_at.as_deref().is_some_and(Path::exists)).await;
+    first.shutdown().await;
+    let second = start().await.unwrap();
+    let torrent = second.add(content.below(folder.path())).await.unwrap();
+    torrent.add_peer(liar);
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(torrent.status().got, 0, "nothing is taken of it");
+    let (seeder, _) = seeder(&content).await;
+    torrent.add_peer(seeder.listens());
+    reaches(&torrent, TorrentState::Seeding).await;
+    assert_eq!(torrent.status().got, SEVERAL_LEN);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn peers_find_each_other_in_the_dht() {
     let content = several_as(Format::Hybrid, "");
     let localhost = std::net::Ipv4Addr::LOCALHOST;
@@ -371,4 +398,33 @@ async fn a_torrent_runs_once_and_leaves_nothing_behind_when_stopped() {
     };
     let again = timeout(PATIENCE, again).await.unwrap();
     reaches(&again, TorrentState::Seeding).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_comes_under_the_peer_id_of_another_does_not_keep_us_from_that_other() {
+    let content = several("");
+    let (seeder, _) = seeder(&content).await;
+    let folder = tempfile::tempdir().unwrap();
+    let downloader = engine().await;
+    let torrent = downloader.add(content.below(folder.path())).await.unwrap();
+    reaches(&torrent, TorrentState::Downloading).await;
+    let shake = async |mut stream: TcpStream, peer_id: [u8; 20]| {
+        let info_hash = content.metainfo.hashes().handshake();
+        let ours =
+            Handshake { info_hash, peer_id, extended: false, dht: false, fast: false, v2: false };
+        stream.write_all(&ours.to_bytes()).await.unwrap();
+        let mut bytes = [0; HANDSHAKE_LEN];
+        stream.read_exact(&mut bytes).await.unwrap();
+        (stream, Handshake::from_bytes(&bytes).unwrap().peer_id)
+    };
+    let (_, of_seeder) = shake(TcpStream::connect(seeder.listens()).await.unwrap(), [9; 20]).await;
+    // From another address, as it would be.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();
+    let squatter = socket.connect(downloader.listens()).await.unwrap();
+    let (_squatter, _) = shake(squatter, of_seeder).await;
+    until(&torrent, |torrent| torrent.status().peers == 1).await;
+    torrent.add_peer(seeder.listens());
+    reaches(&torrent, TorrentState::Seeding).await;
+    content.assert_at(folder.path());
 }

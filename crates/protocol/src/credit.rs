@@ -25,6 +25,9 @@ pub const PAID_PER_CREDIT: u64 = 64;
 /// writes, one signature and its check): for every 8 MiB that is less than 2 % of the path's.
 pub const STEP_MAX: ByteCount = ByteCount::new(8 << 20);
 
+/// The most of the loss allowance that goes beyond one initial credit, payments apart.
+pub const LOST_AGAIN_MAX: ByteCount = ByteCount::new(4 << 20);
+
 impl Default for CreditRule {
     /// 128 KiB initial, 16 MiB maximum.
     fn default() -> Self {
@@ -52,12 +55,14 @@ impl CreditRule {
     }
 
     /// How many bytes a channel may lose in all to broken connections before it is no longer
-    /// served: `4 * initial + paid / 64`. Bytes that were on the way when a connection broke are
-    /// nobody's fault, but a consumer that breaks connections on purpose must not profit from it.
+    /// served: `initial + min(3 * initial, 4 MiB) + paid / 64`. Bytes that were on the way when a
+    /// connection broke are nobody's fault, but a consumer that breaks connections on purpose must
+    /// not profit from it. Once all that was granted may be lost, however large that is (as with
+    /// torrents of long pieces); not four times.
     pub fn loss_allowance(self, paid: ByteCount) -> ByteCount {
-        ByteCount::new(
-            self.initial.get().saturating_mul(4).saturating_add(paid.get() / PAID_PER_CREDIT),
-        )
+        let initial = self.initial.get();
+        let again = initial.saturating_mul(3).min(LOST_AGAIN_MAX.get());
+        ByteCount::new(initial.saturating_add(again).saturating_add(paid.get() / PAID_PER_CREDIT))
     }
 }
 
@@ -73,5 +78,16 @@ mod tests {
         assert_eq!(rule.credit(ByteCount::new(1 << 40)), ByteCount::new(16 << 20));
         assert_eq!(rule.step(ByteCount::ZERO), ByteCount::new(64 << 10));
         assert_eq!(rule.step(ByteCount::new(1 << 40)), STEP_MAX);
+    }
+
+    #[test]
+    fn a_large_initial_credit_may_be_lost_once_and_not_four_times() {
+        let lost = |initial| {
+            let initial = ByteCount::new(initial);
+            CreditRule { initial, maximum: initial }.loss_allowance(ByteCount::new(64 << 10)).get()
+        };
+        assert_eq!(lost(128 << 10), (512 << 10) + (1 << 10));
+        assert_eq!(lost(32 << 20), (36 << 20) + (1 << 10));
+        assert_eq!(lost(u64::MAX), u64::MAX);
     }
 }

@@ -70,7 +70,7 @@ pub use channel::{
 pub use closing::{
     AgreedClose, CLOSE_FRAME_LEN_MAX, CloseMessage, CloseRequest, CloseSetup, agree,
 };
-pub use credit::{CreditRule, PAID_PER_CREDIT, STEP_MAX};
+pub use credit::{CreditRule, LOST_AGAIN_MAX, PAID_PER_CREDIT, STEP_MAX};
 pub use error::{Action, ProtocolError};
 pub use message::{
     Accepted, FRAME_LEN_MAX, Message, Payment, REASON_LEN_MAX, RefusalCode, Refused, short_reason,

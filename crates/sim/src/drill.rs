@@ -55,7 +55,9 @@ impl Kind {
             Self::Unpaid => "unpaid in a session <= W*p",
             Self::UnpaidOverACrash => "unpaid in a session <= (W+q)*p",
             Self::UnpaidByAStranger => "unpaid in a session <= W0*p",
-            Self::UnpaidOfAChannel => "unpaid over a channel <= (4*W0 + paid/64 + W)*p",
+            Self::UnpaidOfAChannel => {
+                "unpaid over a channel <= (W0 + min(3*W0, 4 MiB) + paid/64 + W)*p"
+            }
             Self::Unaffordable => "served beyond what the channel holds: 0",
             Self::Overpaid => "promised for what did not arrive <= q*p",
             Self::Unclaimed => "held in time and not claimed: 0",

@@ -54,7 +54,8 @@ pub fn credit_and_step(rule: CreditRule, paid: u64) -> u64 {
 
 /// The loss allowance once more.
 pub fn allowance(rule: CreditRule, paid: u64) -> u64 {
-    4 * rule.initial.get() + paid / 64
+    let initial = rule.initial.get();
+    initial + (3 * initial).min(4 << 20) + paid / 64
 }
 
 /// What is known of a channel from outside.

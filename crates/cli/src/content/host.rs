@@ -89,6 +89,7 @@ impl Host {
         mut config: EngineConfig,
         purse: Option<Purse>,
     ) -> Result<Self> {
+        config.banned_at = Some(library.banned_path());
         config.money = purse.as_ref().map(|purse| Arc::clone(&purse.money));
         let searching = config.discovery.clone();
         let engine = Engine::start(config).await.map_err(|error| match error {

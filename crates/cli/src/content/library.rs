@@ -97,6 +97,11 @@ impl Library {
         self.path(entry, "have")
     }
 
+    /// Where the engine remembers who sent bad data.
+    pub(crate) fn banned_path(&self) -> PathBuf {
+        self.dir.join("banned")
+    }
+
     /// All torrents, oldest first. What cannot be read is left out with a warning.
     pub(crate) fn all(&self) -> Result<Vec<Entry>> {
         let mut entries = Vec::new();

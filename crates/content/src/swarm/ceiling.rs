@@ -21,8 +21,9 @@ const SETTLE_MS: u64 = 2_000;
 const REST_MS_MIN: u64 = 5_000;
 /// Longest rest.
 const REST_MS_MAX: u64 = 160_000;
-/// How long one waits for a new peer to be ready (its channel to be opened), in ms.
-pub(super) const PREPARE_MS: u64 = 120_000;
+/// How long dearer ones are held up for a new peer to be ready (to answer, and its channel to be
+/// opened), in ms: it may still get ready later, and is asked then.
+pub(super) const PREPARE_MS: u64 = 20_000;
 
 #[derive(Debug)]
 pub(super) struct Ceiling {

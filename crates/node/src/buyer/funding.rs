@@ -8,13 +8,13 @@ use std::{
 
 use sparewire_core::{Amount, ByteCount, Price};
 use sparewire_protocol::{
-    ChannelConfig, ChannelFacts, ChannelStatus, ProtocolError, Role, SessionMemory, Statement,
-    Terms,
+    ChannelConfig, ChannelFacts, ChannelStatus, ProtocolError, Role, Service, SessionMemory,
+    Statement, Terms,
     settlement::{ChainError, Intent},
 };
 use tokio::sync::Notify;
 
-use super::{Bought, Buyer, InUse, may_retry};
+use super::{Bought, Buyer, InUse, Purchase, limits::Earmark, may_retry};
 use crate::{
     session::{Command, SessionError},
     store::{KnownChannel, ask},
@@ -124,6 +124,7 @@ impl Buyer {
         funded: &Funded,
         wanted: &Notify,
         live: &Bought,
+        purchase: &impl Purchase,
     ) -> SessionError {
         let mut reserved = funded.reserved;
         loop {
@@ -143,9 +144,10 @@ impl Buyer {
                 // streams wait for that.
                 tokio::select! {
                     () = tokio::time::sleep(TOP_UP_RETRY) => {}
-                    () = used_up(live, reserved), if !may_retry(&error) => return error,
+                    () = used_up(live, reserved, purchase.unit()), if !may_retry(&error) => return error,
                 }
             };
+            purchase.funded(live.payable(reserved));
             if live.commands.send(Command::ToppedUp(reserved)).await.is_err() {
                 return std::future::pending().await; // the session is over
             }
@@ -188,7 +190,11 @@ impl Buyer {
         let channel = config.id(&domain);
         self.past().live_channels.insert(channel);
         in_use.channel = Some(channel);
-        let earmark = self.earmark(amount).await?;
+        let sparing = matches!(terms.service, Service::Content(_));
+        if sparing {
+            self.begin_untried(channel, terms.payee).await?;
+        }
+        let earmark = self.earmark(channel, amount, sparing).await?;
         // Remembered before it is opened: a crash in between leaves a name without money, not
         // money without a name.
         let kept = move |store: &dyn crate::store::Store| {
@@ -207,27 +213,12 @@ impl Buyer {
 
     async fn top_up(self: &Arc<Self>, config: &ChannelConfig) -> Result<Amount, SessionError> {
         let amount = self.config.channel_amount;
-        let earmark = self.earmark(amount).await?;
+        let earmark = self.earmark(config.id(&self.chain.domain()), amount, false).await?;
         self.perform(Intent::TopUp { config: *config, amount }, Some(earmark)).await?;
         let facts = self.chain.channel(config.id(&self.chain.domain())).await?;
         facts
             .map(|facts| facts.reserved)
             .ok_or(ProtocolError::ChannelUnusable("the chain does not show it").into())
-    }
-
-    /// Puts `amount` aside for a channel: within the limits together with all that is on its way,
-    /// and in the deposit beside that.
-    async fn earmark(self: &Arc<Self>, amount: Amount) -> Result<Earmark, SessionError> {
-        // Held until the deposit is made: two would each count on the same money.
-        let _turn = self.funding.lock().await;
-        self.finish_earlier().await?;
-        let more = self.past().earmarked.checked_add(amount).unwrap_or(Amount::MAX);
-        self.check_limits(more).await?;
-        self.ensure_deposit(more).await?;
-        let mut past = self.past();
-        // Others may have let go of theirs meanwhile, but nobody has taken more.
-        past.earmarked = past.earmarked.checked_add(amount).unwrap_or(Amount::MAX);
-        Ok(Earmark { buyer: Arc::clone(self), amount })
     }
 
     /// Has the chain do something, to its end whoever waits for it: until then its `earmark` counts
@@ -253,7 +244,10 @@ impl Buyer {
     }
 
     /// Makes sure that the deposit holds `amount`, from the wallet.
-    async fn ensure_deposit(self: &Arc<Self>, amount: Amount) -> Result<(), SessionError> {
+    pub(super) async fn ensure_deposit(
+        self: &Arc<Self>,
+        amount: Amount,
+    ) -> Result<(), SessionError> {
         let (wallet, token) = (self.identity.wallet(), self.config.token);
         let funds = self.chain.funds(wallet, token).await?;
         let missing = amount.saturating_sub(funds.deposit);
@@ -270,59 +264,6 @@ impl Buyer {
             .into());
         }
         self.perform(Intent::Deposit { token, amount: missing }, None).await
-    }
-
-    /// The budget bounds what was spent and what our channels hold together. What those hold that
-    /// name our authorizer is bounded by the wallet's cap too, where it set one: that is all that
-    /// the authorizer's thief can spend.
-    async fn check_limits(&self, more: Amount) -> Result<(), SessionError> {
-        let channels = ask(&self.store, |store| store.channels(Role::Payer)).await?;
-        let domain = self.chain.domain();
-        let (wallet, authorizer) = (self.identity.wallet(), self.identity.authorizer.address());
-        let (mut spent, mut at_stake) = (Amount::ZERO, Amount::ZERO);
-        let add = |sum: &mut Amount, more| *sum = sum.checked_add(more).unwrap_or(Amount::MAX);
-        for channel in channels.iter().filter(|channel| channel.domain == domain) {
-            let Some(facts) = self.chain.channel(channel.id).await? else { continue };
-            let closed = facts.status == ChannelStatus::Closed;
-            add(&mut spent, if closed { facts.claimed } else { facts.reserved });
-            let config = &channel.config;
-            let ours = config.payer == wallet
-                && config.payer_authorizer == authorizer
-                && config.token == self.config.token;
-            if ours && !closed {
-                add(&mut at_stake, facts.reserved.saturating_sub(facts.claimed));
-            }
-        }
-        let above = |sum: Amount, most| sum.checked_add(more).unwrap_or(Amount::MAX) > most;
-        let (budget, token) = (self.config.budget, self.config.token);
-        if above(spent, budget) {
-            let [spent, budget, more] = self.in_words([spent, budget, more]).await;
-            return Err(SessionError::Policy(format!(
-                "the budget is used up: {spent} of {budget} are spent or put aside and {more} more are needed; raise --budget"
-            )));
-        }
-        let Some(keys) = self.config.keys else { return Ok(()) };
-        match self.chain.cap(keys, wallet, authorizer, token).await? {
-            Some(cap) if above(at_stake, cap) => {
-                let needed = at_stake.checked_add(more).unwrap_or(Amount::MAX);
-                let [at_stake, cap, more, needed] =
-                    self.in_words([at_stake, cap, more, needed]).await;
-                Err(SessionError::Policy(format!(
-                    "the wallet's cap on this node's authorizer is reached: its channels hold {at_stake} of {cap} and {more} more are needed; `wallet device cap` raises it, to {needed} at least"
-                )))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Amounts of our token as people write them, which is also how commands take them; in its
-    /// smallest units where the chain does not say how.
-    async fn in_words<const N: usize>(&self, amounts: [Amount; N]) -> [String; N] {
-        let token = self.chain.token(self.config.token).await.ok();
-        amounts.map(|amount| match &token {
-            Some(token) => format!("{} {}", amount.display(token.decimals), token.symbol),
-            None => format!("{amount} smallest units"),
-        })
     }
 
     /// Our channels that may pay under these terms. The invariant (A1): none is frozen, so that no
@@ -351,30 +292,16 @@ impl Buyer {
     }
 }
 
-/// Money on its way into a channel, until this is dropped.
-struct Earmark {
-    buyer: Arc<Buyer>,
-    amount: Amount,
-}
-
-impl Drop for Earmark {
-    fn drop(&mut self) {
-        let mut past = self.buyer.past();
-        past.earmarked = past.earmarked.saturating_sub(self.amount);
-    }
-}
-
-/// Returns when the session has promised all that a channel holding `reserved` can pay for. The
-/// last bytes are paid for within the time between payments.
-async fn used_up(live: &Bought, reserved: Amount) {
+/// Returns when the session has promised all that a channel holding `reserved` can pay for, save less
+/// than a `unit`. The last bytes are paid for within the time between payments.
+async fn used_up(live: &Bought, reserved: Amount, unit: ByteCount) {
+    let payable = live.payable(reserved);
     let is_used_up = |figures: &Option<Statement>| {
         figures.as_ref().is_some_and(|figures| {
-            let base = figures.cumulative.saturating_sub(figures.paid);
-            let affordable = figures.price.affordable(reserved.saturating_sub(base));
-            // A unit is promised at its first byte: the others of it are still to come.
-            let counted = figures.counted.checked_total();
-            counted.is_none_or(|counted| counted >= affordable)
-                && figures.price.owed(affordable).is_some_and(|owed| figures.paid >= owed)
+            // A unit of money is promised at its first byte: the others of it are still to come.
+            let counted = figures.counted.checked_total().unwrap_or(payable).min(payable);
+            payable.saturating_sub(counted) < unit
+                && figures.price.owed(counted).is_some_and(|owed| figures.paid >= owed)
         })
     };
     if live.figures.clone().wait_for(is_used_up).await.is_err() {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sparewire_core::{ByteCount, NodeId, Price, SessionId, Signed, TypedData};
+use sparewire_core::{Amount, ByteCount, NodeId, Price, SessionId, Signed, TypedData};
 use sparewire_protocol::{
     Countersigned, Delegation, Event, Memory, Message, Offer, Output, Payer, PayerSetup,
     ProtocolError, RefusalCode, Service, SessionMemory, Statement, Terms,
@@ -43,6 +43,17 @@ pub(crate) struct Bought {
     pub(crate) history: ByteCount,
     /// Bytes that this one had paid for when it began or went on.
     pub(crate) paid: ByteCount,
+    /// What earlier sessions promised over its channel.
+    pub(crate) base: Amount,
+    /// What its channel held when it began or went on.
+    pub(crate) reserved: Amount,
+}
+
+impl Bought {
+    /// How many bytes of the session a channel can pay for that holds `reserved`.
+    pub(crate) fn payable(&self, reserved: Amount) -> ByteCount {
+        self.terms.price.affordable(reserved.saturating_sub(self.base))
+    }
 }
 
 /// Why a session ends before its connection does.
@@ -62,6 +73,12 @@ pub(crate) enum Ending {
 pub(crate) trait Purchase: Sync {
     /// Takes what the machine tells; with [`Event::Started`] the session is on.
     fn event(&self, event: Event);
+    /// Its channel holds more, and can pay for so many bytes of the session.
+    fn funded(&self, _payable: ByteCount) {}
+    /// How many bytes are worth going on for, at least.
+    fn unit(&self) -> ByteCount {
+        ByteCount::new(1)
+    }
     /// The session is to end: returns when nothing more is under way, after a bounded time.
     fn wind_up(&self, why: &Ending) -> impl Future<Output = ()> + Send;
     /// What is set off against what the provider buys of us over the same connection.
@@ -214,8 +231,17 @@ impl Buyer {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let (figures, seen) = watch::channel(None);
         let history = payer.agreement().history;
-        let bought =
-            Bought { meter: Arc::clone(&meter), commands, figures: seen, terms, history, paid };
+        let (base, reserved) = (begun.cumulative.saturating_sub(begun.paid), funded.reserved);
+        let bought = Bought {
+            meter: Arc::clone(&meter),
+            commands,
+            figures: seen,
+            terms,
+            history,
+            paid,
+            base,
+            reserved,
+        };
         let purchase = begin(bought.clone());
         let delegation = offer.delegation.body;
         let mut driver = Driver {
@@ -245,7 +271,7 @@ impl Buyer {
                 let why = tokio::select! {
                     () = shutdown.cancelled() => Ending::Shutdown,
                     () = asked_to_close.cancelled() => Ending::Asked,
-                    error = self.keep_funded(&funded, &top_up, &bought) => {
+                    error = self.keep_funded(&funded, &top_up, &bought, &purchase) => {
                         tracing::warn!(%error, "the channel is used up; ending the session");
                         Ending::OutOfMoney(error)
                     }

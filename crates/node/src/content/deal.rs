@@ -15,7 +15,7 @@ use bytes::Bytes;
 use sparewire_core::{Amount, ByteCount, InfoHash, NodeId, Price};
 use sparewire_protocol::{Direction, Event, Service, Statement, Terms};
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -25,12 +25,16 @@ use crate::{
     buyer::{Bought, Buyer, Ending, Purchase, may_retry},
     copy::{Gate, Tally},
     seller::{Begun, Offering, Sale, Seller},
-    session::{Balance, ControlReader, ControlWriter, FrameSink, SessionError, SessionMeter},
+    session::{
+        Balance, ControlReader, ControlWriter, Frame, FrameSink, SessionError, SessionMeter,
+    },
 };
 
-/// How many frames of a session may wait for its machine. A peer that sends more before we have read
-/// them is cut off: an honest one has a payment for each step of the credit under way.
+/// How many frames of a session may wait for its machine, and how many bytes of them. A peer that
+/// sends more before we have read them is cut off: an honest one has a payment (some 300 bytes) for
+/// each step of the credit under way, and one message of a few KiB at most.
 const FRAMES_MAX: usize = 256;
+const FRAMES_LEN_MAX: usize = 64 << 10;
 /// How long blocks that were asked for are waited for when a session is to end: less than the
 /// provider waits for us.
 const WIND_UP: Duration = Duration::from_secs(4);
@@ -39,7 +43,7 @@ const JUDGE: Duration = Duration::from_secs(1);
 /// How long the peer may take to end its half of a session: it waits for our record of the end for
 /// half as long.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pauses between attempts to buy from one peer, doubling.
+/// Pauses between attempts to buy from one peer, or to sell to it, that came to nothing, doubling.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
 /// Which of the two sessions of a connection.
@@ -71,6 +75,8 @@ pub struct Figures {
     /// Bytes that may come from the peer in all, before it is paid more (buying only); 0 where
     /// nothing is to be asked for.
     pub allowed: u64,
+    /// A session was to begin, and did not: nothing is to be had until one does (buying only).
+    pub unready: bool,
     /// The session that is on is to end.
     closing: bool,
 }
@@ -86,6 +92,9 @@ struct Account {
     set_off: Amount,
     /// What had come of the peer when it began.
     came: u64,
+    /// How many bytes of it its channel can pay for, and how many are asked for at a time at least.
+    payable: ByteCount,
+    unit: ByteCount,
 }
 
 impl Account {
@@ -94,11 +103,17 @@ impl Account {
         owed(self.paid.max(self.began)).saturating_sub(owed(self.began))
     }
 
-    /// The peer sends up to what is paid, and its credit; it began where both counted alike.
+    /// The peer sends up to what is paid, and its credit, as far as the channel can pay for it; it
+    /// began where both counted alike. Nothing where less is left than what is asked for at a time:
+    /// nobody waits for a peer that may send no more.
     fn allowed(&self) -> u64 {
+        let paid = self.paid.max(self.began);
+        if self.payable.saturating_sub(paid) < self.unit {
+            return 0;
+        }
         let all = self.history.checked_add(self.paid).unwrap_or(ByteCount::new(u64::MAX));
         let credit = self.terms.credit.credit(all).get();
-        let granted = self.paid.get().saturating_add(credit);
+        let granted = self.paid.get().saturating_add(credit).min(self.payable.get());
         self.came.saturating_add(granted.saturating_sub(self.began.get()))
     }
 }
@@ -120,6 +135,7 @@ impl Figures {
         match event {
             Event::Started { reading } => {
                 (self.session, self.closing) = (Some(start(reading.down)), false);
+                self.unready = false;
             }
             Event::Paid { reading, set_off, .. } => {
                 if let Some(session) = &mut self.session {
@@ -129,6 +145,18 @@ impl Figures {
             }
             _ => {}
         }
+        self.allow();
+    }
+
+    /// The session's channel can pay for so many bytes of it.
+    fn funded(&mut self, payable: ByteCount) {
+        if let Some(session) = &mut self.session {
+            session.payable = session.payable.max(payable);
+        }
+        self.allow();
+    }
+
+    fn allow(&mut self) {
         if let Some(session) = self.session.as_ref().filter(|_| !self.closing) {
             self.allowed = session.allowed();
         }
@@ -150,9 +178,11 @@ pub struct Deal {
     service: Service,
     sinks: [Arc<dyn FrameSink>; 2],
     /// Where frames of the running sessions go.
-    running: Mutex<[Option<mpsc::Sender<Bytes>>; 2]>,
-    applicants: mpsc::Sender<mpsc::Receiver<Bytes>>,
-    applying: tokio::sync::Mutex<mpsc::Receiver<mpsc::Receiver<Bytes>>>,
+    running: Mutex<[Option<mpsc::Sender<Frame>>; 2]>,
+    /// Room for frames that wait, in bytes.
+    rooms: [Arc<Semaphore>; 2],
+    applicants: mpsc::Sender<mpsc::Receiver<Frame>>,
+    applying: tokio::sync::Mutex<mpsc::Receiver<mpsc::Receiver<Frame>>>,
     selling: watch::Sender<Option<Arc<SessionMeter>>>,
     buying: watch::Sender<Option<Bought>>,
     /// What both sessions owe each other.
@@ -164,6 +194,11 @@ pub struct Deal {
     sales: AtomicU64,
     /// Whether there is anything to buy here.
     sells: bool,
+    /// How many bytes are asked for at a time at least: a block, or a piece where pieces are judged
+    /// as a whole.
+    unit: ByteCount,
+    /// Why there is no money for another session.
+    out_of_money: Mutex<Option<SessionError>>,
     /// Bytes that were asked of the peer and are neither there nor given up.
     asked: AtomicU64,
     /// Bytes that ever came from the peer.
@@ -181,12 +216,14 @@ impl fmt::Debug for Deal {
 }
 
 impl Deal {
-    /// With `peer`, about one torrent, which is for sale here where it `sells`; the frames of both
-    /// sessions go to `buying` and `selling`.
+    /// With `peer`, about one torrent, which is for sale here where it `sells`, and of which `unit`
+    /// bytes are asked for at a time at least; the frames of both sessions go to `buying` and
+    /// `selling`.
     pub fn new(
         peer: NodeId,
         torrent: InfoHash,
         sells: bool,
+        unit: ByteCount,
         buying: Arc<dyn FrameSink>,
         selling: Arc<dyn FrameSink>,
     ) -> Arc<Self> {
@@ -196,6 +233,7 @@ impl Deal {
             service: Service::Content(torrent),
             sinks: [buying, selling],
             running: Mutex::default(),
+            rooms: std::array::from_fn(|_| Arc::new(Semaphore::new(FRAMES_LEN_MAX))),
             applicants,
             applying: tokio::sync::Mutex::new(applying),
             selling: watch::channel(None).0,
@@ -205,6 +243,8 @@ impl Deal {
             figures: Default::default(),
             sales: AtomicU64::new(0),
             sells,
+            unit,
+            out_of_money: Mutex::default(),
             asked: AtomicU64::new(0),
             came: AtomicU64::new(0),
             quiet: Notify::new(),
@@ -225,11 +265,15 @@ impl Deal {
         let mut running = self.running();
         let slot = &mut running[side as usize];
         if frame.is_empty() {
-            *slot = None;
+            let began = slot.take().is_some();
+            drop(running);
             self.over.notify_waiters();
+            if side == Side::Selling && !began {
+                // It wanted to begin a session, and thought better of it: it waits for our half.
+                let _ = self.sinks[side as usize].send(&[]);
+            }
             return Ok(());
         }
-        let frame = Bytes::copy_from_slice(frame);
         let sender = match (&*slot, side) {
             (Some(sender), _) => sender,
             // What a session that is over here was still told.
@@ -246,6 +290,10 @@ impl Deal {
                 slot.insert(sender)
             }
         };
+        let room = Arc::clone(&self.rooms[side as usize]);
+        let len = u32::try_from(frame.len()).map_err(|_| DealError::Flood)?;
+        let room = room.try_acquire_many_owned(len).map_err(|_| DealError::Flood)?;
+        let frame = Frame { bytes: Bytes::copy_from_slice(frame), _room: room };
         match sender.try_send(frame) {
             Err(mpsc::error::TrySendError::Full(_)) => Err(DealError::Flood),
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
@@ -278,6 +326,7 @@ impl Deal {
         ended: &CancellationToken,
     ) {
         let mut applying = self.applying.lock().await;
+        let mut fruitless = 0;
         loop {
             let frames = tokio::select! {
                 frames = applying.recv() => frames,
@@ -287,6 +336,7 @@ impl Deal {
             let Some(frames) = frames else { return };
             let control = ControlWriter::frames(Arc::clone(&self.sinks[Side::Selling as usize]));
             let reader = ControlReader::Frames(frames);
+            let sales = self.sales.load(Ordering::Acquire);
             let greeted = tokio::select! {
                 greeted = seller.greet(self.peer, control, reader, offering) => greeted,
                 () = shutdown.cancelled() => return,
@@ -300,9 +350,20 @@ impl Deal {
                 Ok(None) => Ok(()),
                 Err(error) => Err(error),
             };
+            let began = self.sales.load(Ordering::Acquire) != sales;
+            fruitless = if began && served.is_ok() { 0 } else { fruitless + 1 };
             if let Err(error) = served {
                 tracing::info!(peer = %self.peer, %error, "a session broke off");
                 self.end_where_broken(ended);
+            }
+            // Whoever asks for our terms buys next; who asks again and again has to wait.
+            if fruitless > 1 {
+                let pause = RETRY.0 * 2u32.saturating_pow(fruitless - 2);
+                tokio::select! {
+                    () = tokio::time::sleep(pause.min(RETRY.1)) => {}
+                    () = shutdown.cancelled() => return,
+                    () = ended.cancelled() => return,
+                }
             }
         }
     }
@@ -336,6 +397,7 @@ impl Deal {
     ) -> Result<Statement, SessionError> {
         let mut pause = RETRY.0;
         loop {
+            let came = self.came.load(Ordering::Acquire);
             let bought = async {
                 let control = self.begin_buying().await?;
                 let begin = |bought| Downloading { deal: self, bought };
@@ -346,6 +408,11 @@ impl Deal {
             self.end_where_broken(ended);
             let error = match bought {
                 Ok(statement) if shutdown.is_cancelled() => return Ok(statement),
+                _ if let Some(error) =
+                    self.out_of_money.lock().unwrap_or_else(PoisonError::into_inner).take() =>
+                {
+                    return Err(error);
+                }
                 Ok(_) => None, // the peer wanted to end it; the next session is a new one
                 Err(error)
                     if shutdown.is_cancelled() || ended.is_cancelled() || !may_retry(&error) =>
@@ -354,6 +421,10 @@ impl Deal {
                 }
                 Err(error) => Some(error),
             };
+            if self.came.load(Ordering::Acquire) > came {
+                pause = RETRY.0; // it delivered: what ended the session is no habit of its
+            }
+            self.tell(Side::Buying, |figures| figures.unready |= error.is_some());
             tracing::info!(peer = %self.peer, ?error, "nothing is bought; trying again");
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -391,7 +462,7 @@ impl Deal {
         Ok((control, ControlReader::Frames(receiver)))
     }
 
-    fn running(&self) -> MutexGuard<'_, [Option<mpsc::Sender<Bytes>>; 2]> {
+    fn running(&self) -> MutexGuard<'_, [Option<mpsc::Sender<Frame>>; 2]> {
         // Single assignments: a panic leaves no half.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -433,14 +504,9 @@ impl Sale for Seeding<'_> {
 
     fn event(&self, event: Event) {
         let (terms, history, came) = (self.terms, ByteCount::ZERO, 0);
-        let start = |began| Account {
-            terms,
-            history,
-            began,
-            paid: ByteCount::ZERO,
-            set_off: Amount::ZERO,
-            came,
-        };
+        let (paid, payable, unit) = (ByteCount::ZERO, ByteCount::ZERO, ByteCount::ZERO);
+        let set_off = Amount::ZERO;
+        let start = |began| Account { terms, history, began, paid, set_off, came, payable, unit };
         self.deal.tell(Side::Selling, |figures| figures.take(&event, start));
     }
 
@@ -469,12 +535,26 @@ impl Purchase for Downloading<'_> {
         }
         let (terms, history, paid) = (self.bought.terms, self.bought.history, self.bought.paid);
         let came = self.deal.came.load(Ordering::Acquire);
-        let start = |began| Account { terms, history, began, paid, set_off: Amount::ZERO, came };
+        let (payable, unit) = (self.bought.payable(self.bought.reserved), self.deal.unit);
+        let set_off = Amount::ZERO;
+        let start = |began| Account { terms, history, began, paid, set_off, came, payable, unit };
         self.deal.tell(Side::Buying, |figures| figures.take(&event, start));
     }
 
+    fn funded(&self, payable: ByteCount) {
+        self.deal.tell(Side::Buying, |figures| figures.funded(payable));
+    }
+
+    fn unit(&self) -> ByteCount {
+        self.deal.unit
+    }
+
     /// Nothing more is asked for; what was is waited for a little.
-    async fn wind_up(&self, _why: &Ending) {
+    async fn wind_up(&self, why: &Ending) {
+        if let Ending::OutOfMoney(error) = why {
+            let mut told = self.deal.out_of_money.lock().unwrap_or_else(PoisonError::into_inner);
+            *told = Some(error.clone());
+        }
         // Still counted: the meter stays where the blocks under way are judged.
         self.deal.tell(Side::Buying, Figures::close);
         let deal = self.deal;

@@ -388,6 +388,14 @@ impl Storage {
         Remembered { torrent, pieces, bits: held.to_bytes(), stamps }.save(path)
     }
 
+    /// Whether all of a block, which [`Storage::is_block`], is data: that alone is sold.
+    pub fn is_data(&self, block: Block) -> bool {
+        let geometry = self.metainfo.geometry();
+        let end = block.begin.checked_add(block.len);
+        block.piece < geometry.pieces()
+            && end.is_some_and(|end| end <= geometry.len_of(block.piece))
+    }
+
     /// Whether a peer may ask for a block. Of a hybrid torrent, who knows only its v1 half asks for
     /// the padding between files too, which is not data by [`sparewire_content::Geometry`].
     pub fn is_block(&self, block: Block) -> bool {
@@ -496,6 +504,32 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_is_good_where_it_is_what_is_there() {
+        use crate::content::{copies::Copies, intake::Outcome};
+
+        let root = tempfile::tempdir().unwrap();
+        let metainfo = complete(Format::V1, root.path());
+        let storage = open(&metainfo, root.path());
+        let copies = Copies::default();
+        let block = metainfo.geometry().block(1, 0).unwrap();
+        let mut data = vec![0; block.len as usize];
+        storage.read(1, 0, &mut data).unwrap();
+        assert!(copies.keep(3, block, &data));
+        data[9] ^= 1;
+        assert!(copies.keep(4, block, &data));
+        assert!(copies.keep(5, block, &data));
+        copies.left(5);
+        assert!(copies.of(0).is_empty());
+        let judged: Vec<_> =
+            copies.of(1).into_iter().map(|copy| copy.judge(&storage).unwrap()).collect();
+        let of = |from, good| Outcome::Copy { from, block, good };
+        assert_eq!(judged, [of(3, true), of(4, false)]);
+        // No more wait than are ever paid for.
+        let kept = (0..100).filter(|_| copies.keep(3, block, &data)).count();
+        assert_eq!(kept, sparewire_content::PAID_TWICE_MAX as usize);
+    }
+
+    #[test]
     fn padding_is_read_as_zeros_and_written_nowhere() {
         let root = tempfile::tempdir().unwrap();
         let (metainfo, data) = content(Format::Hybrid);
@@ -510,7 +544,10 @@ mod tests {
         let mut read = vec![9; PIECE];
         storage.read(2, 0, &mut read).unwrap();
         assert_eq!(read, [&data[0][2 * PIECE..], &[0; 5]].concat());
-        assert!(storage.is_block(Block { piece: 2, begin: PIECE as u32 - 16384, len: 16384 }));
+        let padded = Block { piece: 2, begin: PIECE as u32 - 16384, len: 16384 };
+        assert!(storage.is_block(padded));
+        assert!(!storage.is_data(padded), "its last five bytes are not for sale");
+        assert!(storage.is_data(Block { len: 16384 - 5, ..padded }));
         for (piece, begin, len) in [(2, PIECE as u32 - 1, 2), (5, 0, 1), (0, 0, 16385), (0, 0, 0)] {
             assert!(!storage.is_block(Block { piece, begin, len }), "{piece} {begin} {len}");
         }

@@ -121,12 +121,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 Decoded::Message { message, length } => {
                     let end = self.begin + length;
                     match message {
-                        PeerMessage::Piece { block, .. } => {
+                        PeerMessage::Piece { block, data } => {
                             // The block's bytes are the last of its message.
                             let range = end - block.len as usize..end;
                             self.blocks.extend(self.torrent.arrived(
                                 &self.connection,
-                                block,
+                                (block, data),
                                 range,
                             ));
                         }

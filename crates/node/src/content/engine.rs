@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use sparewire_content::{HANDSHAKE_LEN, Handshake, InfoHashes, Magnet, Metainfo};
@@ -13,13 +13,14 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     admission::{Admission, Free, Rate},
+    bans::{Bans, Sender},
     discovery::{Discovery, DiscoveryConfig},
     disk::Storage,
     fetch::fetch,
@@ -35,6 +36,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How all our peer ids begin (BEP 20).
 const PEER_ID_PREFIX: &[u8; 8] = b"-SW0100-";
 
+/// Bytes a second for all together who do not pay for what others pay for, where nothing else is
+/// said: enough to be useful, and too little to be worth more than what is sold.
+pub const FREE_BESIDE_SALE: u64 = 1 << 20;
+
 /// How an engine works.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -48,12 +53,15 @@ pub struct EngineConfig {
     pub peers_max: usize,
     /// How many peers that do not pay are served at a time.
     pub upload_slots: usize,
-    /// Bytes a second for all peers that do not pay; `None` without a bound, `Some(0)` for nothing.
+    /// Bytes a second for all peers that do not pay; `None` without a bound (of what is sold:
+    /// [`FREE_BESIDE_SALE`]), `Some(0)` for nothing.
     pub free_upload: Option<u64>,
     /// How often it is made durable and remembered which pieces are there.
     pub save_every: Duration,
     /// Who pays and is paid; `None` where everything is for nothing.
     pub money: Option<Arc<Money>>,
+    /// Where it is remembered for a week who sent bad data; `None` forgets with the process.
+    pub banned_at: Option<PathBuf>,
 }
 
 impl EngineConfig {
@@ -68,6 +76,7 @@ impl EngineConfig {
             free_upload: None,
             save_every: Duration::from_secs(5),
             money: None,
+            banned_at: None,
         }
     }
 }
@@ -138,7 +147,15 @@ pub(super) struct Shared {
     pub(super) handles: Arc<Handles>,
     pub(super) connections: Arc<Semaphore>,
     free: Arc<Rate>,
+    /// The same for what is sold to others.
+    free_beside_sale: Arc<Rate>,
+    bans: Bans,
     torrents: Mutex<BTreeMap<[u8; 20], Arc<Torrent>>>,
+}
+
+/// Seconds of Unix time, as bans count it: they outlive the process.
+fn now_secs() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 impl Shared {
@@ -146,9 +163,26 @@ impl Shared {
         self.torrents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a peer is admitted to before anything is known of it.
-    pub(super) fn stranger(&self) -> Arc<dyn Admission> {
-        Arc::new(Free::new(Arc::clone(&self.free)))
+    /// What a peer is admitted to before anything is known of it, of a torrent that is `sold` or not.
+    pub(super) fn stranger(&self, sold: bool) -> Arc<dyn Admission> {
+        let rate = if sold { &self.free_beside_sale } else { &self.free };
+        Arc::new(Free::new(Arc::clone(rate)))
+    }
+
+    /// Whether somebody sent bad data within a week, to whichever torrent.
+    pub(super) fn is_banned(&self, sender: Sender) -> bool {
+        self.bans.has(sender, now_secs())
+    }
+
+    /// Somebody sent bad data, and is remembered.
+    pub(super) fn ban(self: &Arc<Self>, sender: Sender) {
+        self.bans.add(sender, now_secs());
+        let this = Arc::clone(self);
+        spawn_blocking(move || {
+            if let Err(error) = this.bans.save() {
+                tracing::warn!(%error, "who sent bad data will not be remembered over a restart");
+            }
+        });
     }
 
     /// Our half of a handshake. `v2`: the torrent has hash trees, and we give hashes of them.
@@ -193,13 +227,21 @@ impl Engine {
         peer_id[..8].copy_from_slice(PEER_ID_PREFIX);
         getrandom::fill(&mut peer_id[8..])
             .map_err(|error| EngineError::Random(error.to_string()))?;
+        let free = Arc::new(Rate::new(config.free_upload));
+        // One bound for both where one was set.
+        let free_beside_sale = match config.free_upload {
+            Some(_) => Arc::clone(&free),
+            None => Arc::new(Rate::new(Some(FREE_BESIDE_SALE))),
+        };
         let shared = Arc::new(Shared {
             listens,
             peer_id,
             discovery: Arc::new(Discovery::start(config.discovery.clone()).await),
             handles: Arc::default(),
             connections: Arc::new(Semaphore::new(config.connections_max)),
-            free: Arc::new(Rate::new(config.free_upload)),
+            free,
+            free_beside_sale,
+            bans: Bans::load(config.banned_at.clone(), now_secs()),
             torrents: Mutex::default(),
             config,
         });
@@ -234,9 +276,7 @@ impl Engine {
         let metainfo = Arc::new(metainfo);
         let topics: Vec<[u8; 20]> = metainfo.hashes().topics().collect();
         let handles = Arc::clone(&self.shared.handles);
-        let opened = tokio::task::spawn_blocking(move || {
-            Storage::open(metainfo, &root, remembered_at, handles)
-        });
+        let opened = spawn_blocking(move || Storage::open(metainfo, &root, remembered_at, handles));
         let storage = opened.await.map_err(|_| EngineError::Shutdown)??;
         let trading = Trading::new(sale, free, buying);
         let (shared, cancel) = (Arc::clone(&self.shared), self.cancel.child_token());

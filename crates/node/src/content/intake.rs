@@ -30,6 +30,15 @@ pub(super) enum Outcome {
         /// Which block.
         block: Block,
     },
+    /// Another copy of a block was compared with what has passed.
+    Copy {
+        /// Who sent it.
+        from: u32,
+        /// Which block.
+        block: Block,
+        /// Whether it is the same.
+        good: bool,
+    },
     /// All of the piece is there and good.
     PiecePassed {
         /// Which piece.

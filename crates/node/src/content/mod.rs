@@ -7,13 +7,17 @@
 //! ```
 
 mod admission;
+mod bans;
 mod candidates;
+mod choker;
 mod connection;
+mod copies;
 mod deal;
 mod discovery;
 mod disk;
 mod download;
 mod engine;
+mod exchange;
 mod fetch;
 mod files;
 mod have;
@@ -21,6 +25,7 @@ mod intake;
 mod leaves;
 mod money;
 mod outbox;
+mod status;
 mod swarm;
 mod torrent;
 mod upload;
@@ -29,7 +34,8 @@ pub use admission::{Admission, Free, Rate};
 pub use deal::{Deal, DealError, Figures, Side};
 pub use discovery::{DhtConfig, Discovery, DiscoveryConfig, Finding, Progress, Source, Wanted};
 pub use disk::{Standing, Storage};
-pub use engine::{AddTorrent, Engine, EngineConfig, EngineError};
+pub use engine::{AddTorrent, Engine, EngineConfig, EngineError, FREE_BESIDE_SALE};
 pub use files::{DiskError, FileSpec, Files, Handles, Stamp};
 pub use money::{Buying, Money, Sale};
-pub use torrent::{Torrent, TorrentState, TorrentStatus};
+pub use status::{TorrentState, TorrentStatus};
+pub use torrent::Torrent;

@@ -9,7 +9,8 @@ use std::{
     time::Duration,
 };
 
-use sparewire_content::{BindError, Binder, Extended, PayMessage};
+use futures_util::FutureExt;
+use sparewire_content::{BLOCK_LEN, BindError, Binder, Extended, PayMessage};
 use sparewire_core::{Amount, ByteCount, DeviceSigner, InfoHash, NodeId, Price};
 use sparewire_protocol::{CreditRule, ProtocolError, Service};
 use tokio::{sync::watch, time::timeout};
@@ -22,13 +23,17 @@ use super::{
     torrent::Torrent,
 };
 use crate::{
-    buyer::Buyer,
+    buyer::{Buyer, may_retry},
     seller::{Offering, Seller},
     session::{FrameSink, SessionError},
 };
 
 /// How long sessions get to be settled: as long as both ends give each other.
 const SETTLE: Duration = Duration::from_millis(sparewire_protocol::ANSWER_MS_MAX + 5_000);
+
+/// Pauses between questions for a peer's terms, where it did not say them or they do not suit us,
+/// doubling.
+const QUOTE_RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 
 /// Who pays and is paid for blocks, for all torrents.
 pub struct Money {
@@ -90,7 +95,7 @@ pub(super) struct Trading {
     /// Sessions are to be settled.
     closing: CancellationToken,
     /// Those in which we pay.
-    done_buying: CancellationToken,
+    done_buying: Mutex<CancellationToken>,
     /// Trades with peers, each with its sessions.
     tasks: TaskTracker,
     /// What was paid and earned over connections that are gone.
@@ -106,7 +111,7 @@ impl Trading {
             sale,
             free,
             buying,
-            done_buying: closing.child_token(),
+            done_buying: Mutex::new(closing.child_token()),
             closing,
             tasks: TaskTracker::new(),
             before: Mutex::default(),
@@ -116,7 +121,20 @@ impl Trading {
 
     /// Everything is here: what is owed for it is paid, and no more is bought.
     pub(super) fn complete(&self) {
-        self.done_buying.cancel();
+        lock(&self.done_buying).cancel();
+    }
+
+    /// Something is missing again: what is bought from now on is bought.
+    pub(super) fn reopen(&self) {
+        let mut done = lock(&self.done_buying);
+        if done.is_cancelled() {
+            *done = self.closing.child_token();
+        }
+    }
+
+    /// Cancelled when no more is to be bought.
+    pub(super) fn done_buying(&self) -> CancellationToken {
+        lock(&self.done_buying).clone()
     }
 
     /// Settles all sessions, within the time that their peers have.
@@ -172,6 +190,8 @@ pub(super) struct Trade {
     pub(super) deal: Arc<Deal>,
     /// The machine wants its blocks.
     pub(super) wanted: watch::Sender<bool>,
+    /// What trades.
+    tasks: TaskTracker,
 }
 
 impl Trade {
@@ -248,6 +268,16 @@ impl FrameSink for ConnectionSink {
     }
 }
 
+/// Which of two connections with one `peer` stays: whether the newer one does.
+fn replaces(newer: &Connection, older: &Connection, money: &Money, peer: NodeId) -> bool {
+    if newer.peer_id != older.peer_id {
+        // Its process is another than the one that the older leads to.
+        return true;
+    }
+    // Where both have dialled, the one that the smaller key has dialled: both ends find the same.
+    newer.outgoing != older.outgoing && newer.outgoing == (money.device.node_id() < peer)
+}
+
 impl Torrent {
     /// The peer has said which extensions it speaks: with one that speaks of money, both prove who
     /// they are; from another blocks are taken for nothing or not at all.
@@ -313,15 +343,23 @@ impl Torrent {
         if let Some(answer) = answer {
             connection.send_extended(&Extended::Pay(answer));
         }
-        if let Some(peer) = peer {
-            self.trade(connection, peer);
-        }
-        Ok(())
+        peer.map_or(Ok(()), |peer| self.trade(connection, peer))
     }
 
-    /// Begins to trade with a peer whose key is proven.
-    fn trade(self: &Arc<Self>, connection: &Arc<Connection>, peer: NodeId) {
-        let Some(money) = self.money().cloned() else { return };
+    /// Begins to trade with a peer whose key is proven: over one connection, under however many names
+    /// it comes.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Closed`] where it is traded with already, or sent bad data not long ago.
+    fn trade(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        peer: NodeId,
+    ) -> Result<(), ConnectionError> {
+        if self.is_banned(peer) {
+            return Err(ConnectionError::Closed("it sent bad data"));
+        }
+        let Some(money) = self.money().cloned() else { return Ok(()) };
         let sink = |from_payer| -> Arc<dyn FrameSink> {
             Arc::new(ConnectionSink { connection: Arc::downgrade(connection), from_payer })
         };
@@ -332,18 +370,54 @@ impl Torrent {
         });
         let sells = money.seller.clone().zip(offering);
         let torrent = InfoHash(self.info_hash().into());
-        let deal = Deal::new(peer, torrent, sells.is_some(), sink(true), sink(false));
-        let trade = Arc::new(Trade { deal: Arc::clone(&deal), wanted: watch::channel(false).0 });
-        {
+        let unit = ByteCount::new(match self.judges_blocks() {
+            true => u64::from(BLOCK_LEN.min(self.storage().metainfo().geometry().piece_len())),
+            false => u64::from(self.storage().metainfo().geometry().piece_len()),
+        });
+        let deal = Deal::new(peer, torrent, sells.is_some(), unit, sink(true), sink(false));
+        let trade = Arc::new(Trade {
+            deal: Arc::clone(&deal),
+            wanted: watch::channel(false).0,
+            tasks: TaskTracker::new(),
+        });
+        let (mut earlier, mut stays) = (Vec::new(), true);
+        self.with_swarm(|swarm| {
+            for other in swarm.connections().filter(|other| other.number != connection.number) {
+                let Some(traded) = other.trade().filter(|other| other.deal.peer() == peer) else {
+                    continue;
+                };
+                if other.ended.is_cancelled() || replaces(connection, other, &money, peer) {
+                    other.ended.cancel();
+                    earlier.push(traded);
+                } else {
+                    stays = false;
+                }
+            }
+            if !stays {
+                return;
+            }
             let mut state = connection.state();
             let otherwise = Arc::clone(&state.admission);
             state.admission = Arc::new(Known { deal: Arc::clone(&deal), otherwise });
             state.pay = Pay::Trading(Arc::clone(&trade));
+        });
+        if !stays {
+            return Err(self.connected_already(connection));
         }
+        // Their sessions are over before others begin, or these would need channels of their own.
+        let over = async move {
+            for trade in earlier {
+                trade.tasks.close();
+                let _ = timeout(SETTLE, trade.tasks.wait()).await;
+            }
+        }
+        .shared();
         if let Some((seller, offering)) = sells {
             let (torrent, connection, deal) =
                 (Arc::clone(self), Arc::clone(connection), Arc::clone(&deal));
-            self.trading().tasks.spawn(async move {
+            let over = over.clone();
+            self.trading().tasks.spawn(trade.tasks.track_future(async move {
+                over.await;
                 let mut sold = deal.is_sold_to();
                 let told = async {
                     while sold.changed().await.is_ok() {
@@ -355,18 +429,21 @@ impl Torrent {
                     () = told => {}
                 }
                 torrent.serve_now();
-            });
+            }));
         }
         match &money.buyer {
             Some(buyer) if self.trading().buying.price_max > Price::FREE && !self.is_complete() => {
                 let (torrent, connection) = (Arc::clone(self), Arc::clone(connection));
                 let buyer = Arc::clone(buyer);
-                self.trading()
-                    .tasks
-                    .spawn(async move { torrent.buy(&connection, &trade, &buyer).await });
+                let tasks = trade.tasks.clone();
+                self.trading().tasks.spawn(tasks.track_future(async move {
+                    over.await;
+                    torrent.buy(&connection, &trade, &buyer).await;
+                }));
             }
             _ => self.take_for_nothing(connection),
         }
+        Ok(())
     }
 
     /// Asks a peer what it takes, and buys of it once the machine wants its blocks.
@@ -377,26 +454,41 @@ impl Torrent {
         buyer: &Arc<Buyer>,
     ) {
         let deal = &trade.deal;
-        let quote = tokio::select! {
-            quote = deal.quote(buyer) => quote,
-            () = connection.ended.cancelled() => return,
-            () = self.trading().closing.cancelled() => return,
-        };
-        let price = match quote {
-            Ok(terms) if terms.price == Price::FREE => return self.take_for_nothing(connection),
-            Ok(terms) if self.sound_credit(terms.credit) != terms.credit => {
-                let short = "its credit is below two pieces, and pieces are judged as a whole here";
-                return self.note_refusal(&SessionError::Policy(short.into()));
+        let mut pause = QUOTE_RETRY.0;
+        let price = loop {
+            let quote = tokio::select! {
+                quote = deal.quote(buyer) => quote,
+                () = connection.ended.cancelled() => return,
+                () = self.trading().closing.cancelled() => return,
+            };
+            let error = match quote {
+                Ok(terms) if terms.price == Price::FREE => {
+                    return self.take_for_nothing(connection);
+                }
+                Ok(terms) if self.sound_credit(terms.credit) != terms.credit => {
+                    let short =
+                        "its credit is below two pieces, and pieces are judged as a whole here";
+                    SessionError::Policy(short.into())
+                }
+                Ok(terms) => break terms.price,
+                // It does not sell.
+                Err(SessionError::Protocol(ProtocolError::Unexpected(_))) => {
+                    return self.take_for_nothing(connection);
+                }
+                Err(error) => error,
+            };
+            tracing::info!(peer = %deal.peer(), %error, "nothing is bought");
+            self.note_refusal(&error);
+            // Terms change; what it speaks does not.
+            if !may_retry(&error) && !matches!(error, SessionError::Policy(_)) {
+                return;
             }
-            Ok(terms) => terms.price,
-            // It does not sell.
-            Err(SessionError::Protocol(ProtocolError::Unexpected(_))) => {
-                return self.take_for_nothing(connection);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = connection.ended.cancelled() => return,
+                () = self.trading().closing.cancelled() => return,
             }
-            Err(error) => {
-                tracing::info!(peer = %deal.peer(), %error, "nothing is bought");
-                return self.note_refusal(&error);
-            }
+            pause = (pause * 2).min(QUOTE_RETRY.1);
         };
         self.with_machine(|swarm| swarm.priced(connection, price));
         let mut wanted = trade.wanted.subscribe();
@@ -408,15 +500,22 @@ impl Torrent {
         let mut figures = deal.figures(Side::Buying);
         let allow = async {
             loop {
-                let Figures { allowed, .. } = *figures.borrow_and_update();
-                self.with_machine(|swarm| swarm.allow(connection, allowed));
+                let Figures { allowed, unready, .. } = *figures.borrow_and_update();
+                self.with_machine(|swarm| {
+                    if unready {
+                        return swarm.unpriced(connection);
+                    }
+                    swarm.priced(connection, price);
+                    swarm.allow(connection, allowed);
+                });
                 if figures.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
             }
         };
+        let done = self.trading().done_buying();
         tokio::select! {
-            bought = deal.buy(buyer, price, &self.trading().done_buying, &connection.ended) => match bought {
+            bought = deal.buy(buyer, price, &done, &connection.ended) => match bought {
                 Ok(_) => {}
                 Err(error) if connection.ended.is_cancelled() => {
                     tracing::debug!(peer = %deal.peer(), %error, "its session waits to go on");
@@ -428,17 +527,22 @@ impl Torrent {
             },
             () = allow => {}
         }
-        self.with_machine(|swarm| swarm.allow(connection, 0));
+        self.with_machine(|swarm| swarm.unpriced(connection));
+    }
+
+    /// Whether blocks are judged one by one, by hash trees.
+    fn judges_blocks(&self) -> bool {
+        self.storage().metainfo().hashes().v2().is_some()
     }
 
     /// Where pieces are judged as a whole credit is two of them at least, so that one can be under
     /// way while the other is paid for.
     fn sound_credit(&self, credit: CreditRule) -> CreditRule {
-        let metainfo = self.storage().metainfo();
-        if metainfo.hashes().v2().is_some() {
+        if self.judges_blocks() {
             return credit;
         }
-        let least = ByteCount::new(2 * u64::from(metainfo.geometry().piece_len()));
+        let piece_len = self.storage().metainfo().geometry().piece_len();
+        let least = ByteCount::new(2 * u64::from(piece_len));
         let initial = credit.initial.max(least);
         CreditRule { initial, maximum: credit.maximum.max(initial) }
     }

@@ -1,12 +1,13 @@
 //! The download machine and the connections that it commands.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc};
 
 use sparewire_content::{
     Bitfield, Block, Download, DownloadSetup, DropReason, Metainfo, Order, PeerId, PeerMessage,
     Supply, Verdict,
 };
 use sparewire_core::{ByteCount, Price, Timestamp};
+use tokio::time::Instant;
 
 use super::{
     connection::{Connection, ConnectionError},
@@ -19,12 +20,14 @@ const QUEUE_MAX: u32 = 250;
 /// What the torrent has to do for the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Errand {
-    /// Nobody at this address is spoken to again.
-    Ban(IpAddr),
+    /// Whoever is at the other end of this connection sent bad data: it is not spoken to again.
+    Ban(Arc<Connection>),
     /// Judge a piece as a whole, and say digests of its blocks where `digests`.
     Check { piece: u32, digests: bool },
     /// Forget what has arrived of a piece and has not passed.
     Forget(u32),
+    /// A piece is there.
+    Had(u32),
     /// Ask for the leaf hashes of a piece.
     AskLeaves(Arc<Connection>, u32),
     /// All is there.
@@ -69,7 +72,7 @@ impl Swarm {
     }
 
     /// All connections.
-    pub(super) fn connections(&self) -> impl Iterator<Item = &Arc<Connection>> {
+    pub(super) fn connections(&self) -> impl Iterator<Item = &Arc<Connection>> + Clone {
         self.connections.values()
     }
 
@@ -100,6 +103,11 @@ impl Swarm {
         self.download.priced(PeerId(connection.number), price);
     }
 
+    /// Nothing is to be had of a peer for now.
+    pub(super) fn unpriced(&mut self, connection: &Connection) {
+        self.download.unpriced(PeerId(connection.number));
+    }
+
     /// How many bytes may come from a peer in all.
     pub(super) fn allow(&mut self, connection: &Connection, bytes: u64) {
         self.download.allow(PeerId(connection.number), ByteCount::new(bytes));
@@ -115,10 +123,10 @@ impl Swarm {
         self.download.tick(now);
     }
 
-    /// A block came; whether it is to be judged and written.
-    pub(super) fn arrived(&mut self, connection: &Connection, block: Block) -> bool {
+    /// A block came.
+    pub(super) fn arrived(&mut self, connection: &Connection, block: Block) -> Verdict {
         let now = self.now();
-        self.download.arrived(PeerId(connection.number), block, now) == Verdict::Wanted
+        self.download.arrived(PeerId(connection.number), block, now)
     }
 
     /// What a peer says of itself.
@@ -180,6 +188,13 @@ impl Swarm {
                 }
                 self.download.block_failed(PeerId(from), block);
             }
+            Outcome::Copy { from, block, good: true } => count(from, u64::from(block.len)),
+            Outcome::Copy { from, block, good: false } => {
+                if let Some(connection) = self.connections.get(&from) {
+                    connection.admission().unwanted(u64::from(block.len));
+                }
+                self.download.copy_failed(PeerId(from));
+            }
             Outcome::PiecePassed { piece, by, digests } => {
                 by.into_iter().for_each(|(from, bytes)| count(from, bytes));
                 self.download.piece_passed(piece, &digests);
@@ -236,13 +251,14 @@ impl Swarm {
                     self.connections
                         .values()
                         .for_each(|connection| connection.send(&PeerMessage::Have(piece)));
+                    errands.push(Errand::Had(piece));
                 }
                 Order::Drop(peer, reason) => {
                     if let Some(connection) = self.connections.get(&peer.0) {
                         tracing::debug!(address = %connection.address, "left: {reason}");
                         connection.ended.cancel();
                         if reason == DropReason::BadData {
-                            errands.push(Errand::Ban(connection.address.ip()));
+                            errands.push(Errand::Ban(Arc::clone(connection)));
                         }
                     }
                 }
@@ -262,4 +278,109 @@ fn download(metainfo: &Metainfo, have: Bitfield, price_max: Price, random: u64) 
         random,
         now: Timestamp::default(),
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{
+        net::SocketAddr,
+        sync::atomic::{AtomicU64, Ordering},
+        time::Duration,
+    };
+
+    use sparewire_content::{Builder, Format, Handshake};
+
+    use super::*;
+    use crate::content::Admission;
+
+    /// Counts what it would pay for.
+    #[derive(Debug, Default)]
+    struct Payer {
+        passed: AtomicU64,
+        unwanted: AtomicU64,
+    }
+
+    #[async_trait::async_trait]
+    impl Admission for Payer {
+        fn may_serve(&self) -> bool {
+            false
+        }
+        fn needs_slot(&self) -> bool {
+            false
+        }
+        fn try_admit(&self, _want: usize) -> usize {
+            0
+        }
+        async fn wait(&self) -> bool {
+            false
+        }
+        fn unwanted(&self, bytes: u64) {
+            self.unwanted.fetch_add(bytes, Ordering::Relaxed);
+        }
+        fn passed(&self, bytes: u64) {
+            self.passed.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    fn seller(number: u32, swarm: &mut Swarm, units: u128) -> (Arc<Connection>, Arc<Payer>) {
+        let payer = Arc::new(Payer::default());
+        let theirs = Handshake {
+            info_hash: [1; 20],
+            peer_id: [number as u8; 20],
+            extended: true,
+            dht: false,
+            fast: false,
+            v2: true,
+        };
+        let address = SocketAddr::from(([127, 0, 0, 1], number as u16));
+        let admission: Arc<dyn Admission> = payer.clone();
+        let connection = Arc::new(Connection::new(number, address, &theirs, true, admission));
+        swarm.join(&connection);
+        swarm.priced(&connection, Price::per_gib(units).unwrap());
+        swarm.allow(&connection, u64::MAX);
+        swarm.handle(&connection, &PeerMessage::HaveAll).unwrap();
+        swarm.handle(&connection, &PeerMessage::Unchoke).unwrap();
+        (connection, payer)
+    }
+
+    async fn wait(swarm: &mut Swarm, secs: u64) {
+        for _ in 0..secs * 10 {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            swarm.tick();
+            swarm.carry_out();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_seller_whose_blocks_come_late_is_paid_for_them_and_left_if_they_are_bad() {
+        let files = vec![(vec!["a".to_owned()], 4 << 14)];
+        let builder = Builder::folder("t", files).unwrap().format(Format::V2);
+        let mut builder = builder.piece_len(4 << 14).unwrap();
+        builder.update(&vec![7; 4 << 14]).unwrap();
+        let metainfo = builder.finish().unwrap();
+        let price = Price::per_gib(9).unwrap();
+        let mut swarm = Swarm::new(&metainfo, Bitfield::none(1), price, 0, true);
+        let (slow, of_slow) = seller(1, &mut swarm, 5);
+        wait(&mut swarm, 1).await;
+        // All is asked of it, and it stalls.
+        let (quick, _) = seller(2, &mut swarm, 5);
+        wait(&mut swarm, 11).await;
+        let block = |number| metainfo.geometry().block(0, number).unwrap();
+        for number in 0..3 {
+            assert_eq!(swarm.arrived(&quick, block(number)), Verdict::Wanted);
+        }
+        for number in 0..2 {
+            assert_eq!(swarm.arrived(&slow, block(number)), Verdict::Duplicate);
+        }
+        let (from, len) = (slow.number, u64::from(block(0).len));
+        swarm.settle(Outcome::Copy { from, block: block(0), good: true });
+        assert_eq!(of_slow.passed.load(Ordering::Relaxed), len);
+        assert!(!slow.ended.is_cancelled());
+        swarm.settle(Outcome::Copy { from, block: block(1), good: false });
+        assert_eq!(of_slow.passed.load(Ordering::Relaxed), len);
+        assert_eq!(of_slow.unwanted.load(Ordering::Relaxed), len);
+        assert!(swarm.carry_out().contains(&Errand::Ban(slow.clone())));
+        assert!(slow.ended.is_cancelled());
+    }
 }

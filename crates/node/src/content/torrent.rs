@@ -12,9 +12,9 @@ use std::{
 
 use sparewire_content::{
     BLOCK_LEN, Bitfield, Block, Extended, ExtensionHandshake, ExtensionIds, Handshake, Metadata,
-    PeerMessage, Pex,
+    PeerMessage, Verdict,
 };
-use sparewire_core::{Amount, Price};
+use sparewire_core::{Amount, NodeId, Price};
 use tokio::{
     net::TcpStream,
     sync::{Notify, OwnedSemaphorePermit, watch},
@@ -25,9 +25,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     admission::{Admission, Free, Rate},
+    bans::Sender,
     candidates::Candidates,
+    choker::{Choker, TURN},
     connection::{Connection, ConnectionError},
-    discovery::{Progress, Source, Wanted},
+    copies::Copies,
+    discovery::{Discovery, Source, Wanted},
     disk::Storage,
     download,
     engine::{EngineError, Shared, dial},
@@ -36,61 +39,15 @@ use super::{
     leaves::{Answer, Leaves},
     money::{Money, Trading},
     outbox::REQUESTS_MAX,
+    status::{Told, TorrentState, TorrentStatus},
     swarm::{Errand, Swarm},
     upload,
 };
 
 /// How often the download machine is told that time goes on.
 const TICK: Duration = Duration::from_millis(100);
-/// How often places for those who do not pay are given to others who wait for one.
-const TURN: Duration = Duration::from_secs(20);
 /// Dials under way at a time.
 const DIALS_MAX: usize = 16;
-/// Most others that one message tells of (BEP 11).
-const EXCHANGE_PEERS_MAX: usize = 50;
-
-/// Where a torrent stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TorrentState {
-    /// What is on disk is looked at.
-    Checking,
-    /// Pieces are missing.
-    Downloading,
-    /// All is there.
-    Seeding,
-    /// Not all is there, and nothing is written: it was not to be downloaded, or files were changed
-    /// after they had been complete. What is there is served.
-    Partial,
-    /// Something is wrong with its files: it stands still until it is started again.
-    Failed(DiskError),
-    /// It was ended.
-    Stopped,
-}
-
-/// A torrent's figures.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TorrentStatus {
-    /// Where it stands.
-    pub state: TorrentState,
-    /// Bytes of data in pieces that are there.
-    pub have: u64,
-    /// Bytes of data in all.
-    pub total: u64,
-    /// Bytes of blocks sent since the start.
-    pub sent: u64,
-    /// Bytes of blocks that came since the start.
-    pub got: u64,
-    /// Connections.
-    pub peers: usize,
-    /// How often a piece was found changed on disk when somebody asked for it.
-    pub spoilt: u64,
-    /// What was paid for it since the start, in the token's smallest units.
-    pub paid: Amount,
-    /// What it earned since the start, in the same.
-    pub earned: Amount,
-    /// Why nothing was bought of somebody, last.
-    pub refusal: Option<String>,
-}
 
 /// A torrent that runs in an [`super::Engine`].
 #[derive(Debug)]
@@ -98,6 +55,7 @@ pub struct Torrent {
     storage: Arc<Storage>,
     intake: Intake,
     leaves: Arc<Leaves>,
+    copies: Copies,
     shared: Arc<Shared>,
     trading: Trading,
     download: bool,
@@ -113,8 +71,7 @@ pub struct Torrent {
     sent: AtomicU64,
     got: AtomicU64,
     spoilt: AtomicU64,
-    /// How often places have been given anew.
-    turns: AtomicU64,
+    choker: Choker,
 }
 
 /// The lock, whoever panicked with it.
@@ -134,9 +91,11 @@ impl Torrent {
             return Err(EngineError::Layers);
         }
         let storage = Arc::new(storage);
+        let choker = Choker::new(shared.config.upload_slots);
         Ok(Arc::new(Self {
             intake: Intake::new(Arc::clone(&storage)),
             leaves: Arc::new(Leaves::new(Arc::clone(&storage))),
+            copies: Copies::default(),
             storage,
             shared,
             trading,
@@ -151,7 +110,7 @@ impl Torrent {
             sent: AtomicU64::new(0),
             got: AtomicU64::new(0),
             spoilt: AtomicU64::new(0),
-            turns: AtomicU64::new(1),
+            choker,
         }))
     }
 
@@ -213,6 +172,15 @@ impl Torrent {
         self.storage.metainfo().hashes().handshake()
     }
 
+    pub(super) fn discovery(&self) -> &Discovery {
+        &self.shared.discovery
+    }
+
+    /// Whether a device sent bad data not long ago.
+    pub(super) fn is_banned(&self, device: NodeId) -> bool {
+        self.shared.is_banned(Sender::Device(device))
+    }
+
     pub(super) fn peer_id(&self) -> [u8; 20] {
         self.shared.peer_id
     }
@@ -225,7 +193,7 @@ impl Torrent {
     /// What somebody is admitted to of whom nothing is known.
     fn stranger(&self) -> Arc<dyn Admission> {
         match self.trading.free {
-            true => self.shared.stranger(),
+            true => self.shared.stranger(self.trading.sale.is_some()),
             false => Arc::new(Free::new(Arc::new(Rate::new(Some(0))))),
         }
     }
@@ -351,15 +319,20 @@ impl Torrent {
             "its files were changed: what is not in them any more is neither offered nor sold"
         );
         // Everybody was told of pieces that are not there: they, and the machine, begin anew with
-        // what is. It is not downloaded again: whoever changed a file may have meant to.
+        // what is. What had been complete is not downloaded again: whoever changed a file may have
+        // meant to. A download that is under way goes on, and buys what it lacks now.
         let held = self.storage.held();
         let mut swarm = lock(&self.swarm);
+        let goes_on = *self.state.borrow() == TorrentState::Downloading;
+        if goes_on {
+            self.trading.reopen();
+        }
         if swarm.is_some()
-            && let Some(old) = swarm.replace(self.machine(held, 0, false))
+            && let Some(old) = swarm.replace(self.machine(held, 0, goes_on))
         {
             old.end();
             self.state.send_if_modified(|state| {
-                let was = matches!(state, TorrentState::Seeding | TorrentState::Downloading);
+                let was = *state == TorrentState::Seeding;
                 if was {
                     *state = TorrentState::Partial;
                 }
@@ -390,9 +363,14 @@ impl Torrent {
                 Some(found) = next(&mut second) => found,
                 else => std::future::pending().await,
             };
-            if lock(&self.candidates).add(found.0, found.1, Instant::now()) {
-                self.dialable.notify_one();
-            }
+            self.found(found.0, found.1);
+        }
+    }
+
+    /// Somebody who may be dialled.
+    pub(super) fn found(&self, address: SocketAddr, source: Source) {
+        if lock(&self.candidates).add(address, source, Instant::now()) {
+            self.dialable.notify_one();
         }
     }
 
@@ -456,6 +434,9 @@ impl Torrent {
             }
             return;
         }
+        if self.shared.is_banned(Sender::Address(address.ip())) {
+            lock(&self.candidates).ban(address.ip());
+        }
         if lock(&self.candidates).is_banned(address.ip()) {
             return;
         }
@@ -503,11 +484,10 @@ impl Torrent {
         if swarm.peers() >= self.shared.config.peers_max {
             return Err(ConnectionError::Closed("enough others"));
         }
-        if swarm.connections().any(|other| other.peer_id == connection.peer_id) {
-            if connection.outgoing {
-                lock(&self.candidates).forget(connection.address);
-            }
-            return Err(ConnectionError::Closed("it is connected already"));
+        // Its peer id is what it says: from elsewhere it may be said to keep us from another.
+        let (peer_id, ip) = (connection.peer_id, connection.address.ip());
+        if swarm.connections().any(|other| (other.peer_id, other.address.ip()) == (peer_id, ip)) {
+            return Err(self.connected_already(connection));
         }
         let held = self.storage.held();
         if held.count() > 0 {
@@ -541,6 +521,14 @@ impl Torrent {
         Ok(())
     }
 
+    /// Another connection leads to where this one does.
+    pub(super) fn connected_already(&self, connection: &Connection) -> ConnectionError {
+        if connection.outgoing {
+            lock(&self.candidates).forget(connection.address);
+        }
+        ConnectionError::Closed("it is connected already")
+    }
+
     /// A connection is over.
     fn left(self: &Arc<Self>, connection: &Arc<Connection>) {
         if let Some(trade) = connection.trade() {
@@ -552,31 +540,39 @@ impl Torrent {
         }
         if let Some(swarm) = lock(&self.swarm).as_mut() {
             self.leaves.left(connection.number);
+            self.copies.left(connection.number);
             swarm.leave(connection);
             self.carry_out(swarm);
-            self.serve(swarm);
+            self.choker.serve(swarm.connections());
         }
         self.dialable.notify_one();
     }
 
     // --- messages --------------------------------------------------------------------------------
 
-    /// A block came, whose bytes are at `range` of a buffer. If it is wanted it goes to the intake.
+    /// A block came, whose bytes are at `range` of a buffer. If it is wanted it goes to the intake;
+    /// another copy of one that was asked of two is looked at when its piece is there.
     pub(super) fn arrived(
         self: &Arc<Self>,
         connection: &Connection,
-        block: Block,
+        (block, data): (Block, &[u8]),
         range: Range<usize>,
     ) -> Option<Landed> {
         let mut guard = lock(&self.swarm);
         let swarm = guard.as_mut()?;
         connection.admission().arrived(u64::from(block.len));
-        let wanted = swarm.arrived(connection, block);
-        if !wanted {
+        let verdict = swarm.arrived(connection, block);
+        let kept = verdict == Verdict::Duplicate
+            && connection.trade().is_some()
+            && self.copies.keep(connection.number, block, data);
+        if verdict != Verdict::Wanted && !kept {
             connection.admission().unwanted(u64::from(block.len));
         }
+        if kept && self.storage.has(block.piece) {
+            self.judge_copies(block.piece);
+        }
         // Before the machine says what is to be done with it.
-        let landed = wanted.then(|| self.intake.land(block, range));
+        let landed = (verdict == Verdict::Wanted).then(|| self.intake.land(block, range));
         self.carry_out(swarm);
         landed
     }
@@ -590,18 +586,20 @@ impl Torrent {
         match message {
             PeerMessage::Interested => {
                 connection.state().interested = true;
-                self.with_swarm(|swarm| self.serve(swarm));
+                self.with_swarm(|swarm| self.choker.serve(swarm.connections()));
             }
             PeerMessage::NotInterested => {
                 connection.state().interested = false;
-                if connection.admission().needs_slot() {
-                    connection.choke(self.turns.load(Ordering::Relaxed));
-                }
-                self.with_swarm(|swarm| self.serve(swarm));
+                self.choker.not_interested(connection);
+                self.with_swarm(|swarm| self.choker.serve(swarm.connections()));
             }
             PeerMessage::Request(block) => {
                 if !self.storage.is_block(*block) {
                     return Err(ConnectionError::Nonsense("a block that there is not"));
+                }
+                // Who speaks of money knows what is padding; others may not (BEP 47).
+                if connection.trade().is_some() && !self.storage.is_data(*block) {
+                    return Err(ConnectionError::Nonsense("padding, which is not sold"));
                 }
                 connection.asked(*block)?;
             }
@@ -668,22 +666,7 @@ impl Torrent {
                     None => Metadata::Reject(*part),
                 }));
             }
-            Extended::Pex(pex) => {
-                let discovery = &self.shared.discovery;
-                let private = self.storage.metainfo().is_private();
-                if discovery.config().peer_exchange.is_none() || private {
-                    return;
-                }
-                let mut candidates = lock(&self.candidates);
-                for (address, _) in &pex.added {
-                    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-                    if discovery.may_dial(address, Source::Exchange) {
-                        candidates.add(address, Source::Exchange, Instant::now());
-                    }
-                }
-                drop(candidates);
-                self.dialable.notify_one();
-            }
+            Extended::Pex(pex) => self.take_exchange(pex),
             Extended::Metadata(_) | Extended::Pay(_) | Extended::Other { .. } => {}
         }
     }
@@ -703,7 +686,7 @@ impl Torrent {
 
     /// Gives places anew: who may be served has changed.
     pub(super) fn serve_now(&self) {
-        self.with_swarm(|swarm| self.serve(swarm));
+        self.with_swarm(|swarm| self.choker.serve(swarm.connections()));
     }
 
     /// Tells the machine something, and does what it says.
@@ -714,7 +697,7 @@ impl Torrent {
         });
     }
 
-    fn with_swarm(&self, act: impl FnOnce(&mut Swarm)) {
+    pub(super) fn with_swarm(&self, act: impl FnOnce(&mut Swarm)) {
         if let Some(swarm) = lock(&self.swarm).as_mut() {
             act(swarm);
         }
@@ -735,35 +718,63 @@ impl Torrent {
 
     fn run_errand(self: &Arc<Self>, swarm: &mut Swarm, errand: Errand) {
         match errand {
-            Errand::Ban(ip) => lock(&self.candidates).ban(ip),
+            Errand::Ban(connection) => {
+                let ip = connection.address.ip();
+                lock(&self.candidates).ban(ip);
+                // Over a restart, and in other torrents, those who have proven a key go by that.
+                self.shared.ban(match connection.trade() {
+                    Some(trade) => Sender::Device(trade.deal.peer()),
+                    None => Sender::Address(ip),
+                });
+            }
             Errand::Check { piece, digests } => {
                 if self.intake.check(piece, digests) {
                     self.on_disk(move |this| this.intake.judge(piece));
                 }
             }
             Errand::Forget(piece) => self.intake.forget(piece),
+            Errand::Had(piece) => self.judge_copies(piece),
             Errand::AskLeaves(connection, piece) => {
                 if !self.leaves.ask(&connection, piece) {
                     swarm.leaves_refused(&connection, piece);
                 }
             }
             Errand::Complete => self.on_disk(|this| {
-                this.trading.complete();
+                this.with_swarm(|swarm| {
+                    // It may have been taken back meanwhile.
+                    if swarm.is_complete() {
+                        this.trading.complete();
+                    }
+                });
                 // The machine says so too of what was complete from the start, and may be shared only:
                 // then nothing is written.
                 if *this.state.borrow() != TorrentState::Downloading {
                     return Ok(Vec::new());
                 }
                 this.storage.finish()?;
-                this.state.send_if_modified(|state| {
-                    let downloading = *state == TorrentState::Downloading;
-                    if downloading {
-                        *state = TorrentState::Seeding;
-                    }
-                    downloading
+                this.with_swarm(|swarm| {
+                    let complete = swarm.is_complete();
+                    this.state.send_if_modified(|state| {
+                        let done = complete && *state == TorrentState::Downloading;
+                        if done {
+                            *state = TorrentState::Seeding;
+                        }
+                        done
+                    });
                 });
                 Ok(Vec::new())
             }),
+        }
+    }
+
+    /// A piece is there: so are those whose copies of its blocks wait for that.
+    fn judge_copies(self: &Arc<Self>, piece: u32) {
+        let copies = self.copies.of(piece);
+        if !copies.is_empty() {
+            // What cannot be read any more is a matter for whoever asks for it.
+            self.on_disk(move |this| {
+                Ok(copies.into_iter().filter_map(|copy| copy.judge(&this.storage).ok()).collect())
+            });
         }
     }
 
@@ -797,61 +808,12 @@ impl Torrent {
                     }
                 }),
                 _ = turn.tick() => self.with_swarm(|swarm| {
-                    self.rotate(swarm);
+                    self.choker.rotate(swarm.connections());
                     self.part_from_seeds(swarm);
                 }),
                 _ = exchange.tick() => self.with_swarm(|swarm| self.exchange(swarm)),
             }
         }
-    }
-
-    /// Gives free places to those who wait for one longest.
-    fn serve(&self, swarm: &mut Swarm) {
-        let turn = self.turns.load(Ordering::Relaxed);
-        let mut slots = self.shared.config.upload_slots;
-        let mut waiting = Vec::new();
-        for connection in swarm.connections() {
-            let admission = connection.admission();
-            let (interested, unchoked, served_at) = {
-                let state = connection.state();
-                (state.interested, state.unchoked, state.served_at)
-            };
-            if !admission.may_serve() {
-                connection.choke(turn);
-            } else if !admission.needs_slot() {
-                if interested {
-                    connection.unchoke(turn);
-                }
-            } else if unchoked {
-                slots = slots.saturating_sub(1);
-            } else if interested {
-                waiting.push((served_at, connection));
-            }
-        }
-        waiting.sort_by_key(|(served_at, connection)| (*served_at, connection.number));
-        for (_, connection) in waiting.into_iter().take(slots) {
-            connection.unchoke(turn);
-        }
-    }
-
-    /// Takes the place of who had it longest, where somebody waits for one.
-    fn rotate(&self, swarm: &mut Swarm) {
-        let turn = self.turns.fetch_add(1, Ordering::Relaxed) + 1;
-        let places = |unchoked: bool| {
-            let of = swarm.connections().filter(|connection| connection.admission().needs_slot());
-            of.filter(move |connection| {
-                let state = connection.state();
-                state.interested && state.unchoked == unchoked
-            })
-        };
-        if places(false).next().is_some() {
-            let longest =
-                places(true).min_by_key(|connection| connection.state().served_at).cloned();
-            if let Some(longest) = longest {
-                longest.choke(turn);
-            }
-        }
-        self.serve(swarm);
     }
 
     /// Who has all cannot want anything of us, nor we of it, once nothing is owed.
@@ -864,43 +826,11 @@ impl Torrent {
                 .for_each(|connection| connection.ended.cancel());
         }
     }
-
-    fn exchange(&self, swarm: &mut Swarm) {
-        let private = self.storage.metainfo().is_private();
-        if self.shared.config.discovery.peer_exchange.is_none() || private {
-            return;
-        }
-        let listening = |connection: &Arc<Connection>| connection.state().listens;
-        let all: Vec<SocketAddr> = swarm.connections().filter_map(listening).collect();
-        for connection in swarm.connections() {
-            let own = connection.state().listens;
-            let mut state = connection.state();
-            let others = all.iter().filter(|address| Some(**address) != own);
-            let others: Vec<SocketAddr> = others.copied().take(EXCHANGE_PEERS_MAX).collect();
-            let told = std::mem::replace(&mut state.told, others.clone());
-            drop(state);
-            let pex = Pex {
-                added: others.iter().filter(|a| !told.contains(a)).map(|a| (*a, 0)).collect(),
-                dropped: told.into_iter().filter(|address| !others.contains(address)).collect(),
-            };
-            if !pex.added.is_empty() || !pex.dropped.is_empty() {
-                connection.send_extended(&Extended::Pex(pex));
-            }
-        }
-    }
 }
 
 async fn next(finding: &mut Option<super::discovery::Finding>) -> Option<(SocketAddr, Source)> {
     finding.as_mut()?.next().await
 }
 
-struct Told(std::sync::Weak<Torrent>);
-
-impl Progress for Told {
-    fn bytes(&self) -> (u64, u64, u64) {
-        self.0.upgrade().map_or((0, 0, 0), |torrent| {
-            let status = torrent.status();
-            (status.sent, status.have, status.total)
-        })
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use sparewire_protocol::{FRAME_LEN_MAX, Message};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::timeout,
+};
 
 use super::SessionError;
 use crate::transport::{RecvStream, SendStream, TransportError};
@@ -81,8 +84,14 @@ impl ControlWriter {
 pub(crate) enum ControlReader {
     /// From a stream.
     Stream(RecvStream),
-    /// From frames (kind and body), until there are no more.
-    Frames(mpsc::Receiver<Bytes>),
+    /// From frames, until there are no more.
+    Frames(mpsc::Receiver<Frame>),
+}
+
+/// A frame that waits to be read: kind and body, and the room that it takes up meanwhile.
+pub(crate) struct Frame {
+    pub(crate) bytes: Bytes,
+    pub(crate) _room: OwnedSemaphorePermit,
 }
 
 impl ControlReader {
@@ -95,7 +104,7 @@ impl ControlReader {
         loop {
             let frame = match self {
                 Self::Stream(stream) => read_frame(stream).await?,
-                Self::Frames(frames) => frames.recv().await,
+                Self::Frames(frames) => frames.recv().await.map(|frame| frame.bytes),
             };
             let Some(frame) = frame else { return Ok(None) };
             if let Some(message) = Message::from_frame(&frame)? {

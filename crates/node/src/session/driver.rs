@@ -48,6 +48,10 @@ pub enum SessionError {
     /// We are told to do it another way: a limit of our own configuration.
     #[error("{0}")]
     Policy(String),
+    /// As much is at stake with sellers that have delivered nothing as may be: that changes when one
+    /// of them does.
+    #[error("{0}")]
+    Untried(String),
     /// The process is shutting down.
     #[error("shutting down")]
     Shutdown,

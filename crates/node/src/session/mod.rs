@@ -10,7 +10,7 @@ mod streams;
 
 pub(crate) use balance::Balance;
 pub use control::FrameSink;
-pub(crate) use control::{ControlReader, ControlWriter};
+pub(crate) use control::{ControlReader, ControlWriter, Frame};
 pub use driver::{Clock, SessionError};
 pub(crate) use driver::{Command, Driver, persist};
 pub use gate::SessionMeter;
