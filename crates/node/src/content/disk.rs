@@ -13,6 +13,7 @@ use sparewire_content::{Bitfield, Block, Metainfo};
 use super::{
     files::{DiskError, FileSpec, Files, Handles, Stamp},
     have::Remembered,
+    parts::Parts,
 };
 
 /// How much is read at once to check a piece, in bytes.
@@ -36,6 +37,8 @@ pub struct Storage {
     files: Files,
     /// Where it is remembered what is there; `None` forgets.
     remembered_at: Option<PathBuf>,
+    /// What is remembered of pieces that are not whole.
+    parts: Parts,
     /// Of the metainfo's `info`.
     torrent: [u8; 32],
     holdings: Mutex<Holdings>,
@@ -88,6 +91,7 @@ impl Storage {
         let this = Self {
             metainfo,
             files,
+            parts: Parts::beside(remembered_at.as_deref(), torrent),
             remembered_at,
             torrent,
             holdings: Mutex::new(holdings),
@@ -141,6 +145,11 @@ impl Storage {
     /// What the torrent consists of.
     pub fn metainfo(&self) -> &Arc<Metainfo> {
         &self.metainfo
+    }
+
+    /// Where a file of the torrent is, by its number there.
+    pub fn path(&self, file: u32) -> PathBuf {
+        self.files.path(file)
     }
 
     /// Which pieces are there.
@@ -329,6 +338,32 @@ impl Storage {
             }
         }
         Ok(())
+    }
+
+    /// What is remembered of pieces that are not whole.
+    pub(super) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// Remembers which blocks were `written` of pieces that are not whole, once they are durable.
+    ///
+    /// # Errors
+    /// [`DiskError`]; nothing that was remembered is lost.
+    pub(super) fn save_parts(&self, written: Vec<(u32, Bitfield)>) -> Result<(), DiskError> {
+        if !written.is_empty() {
+            self.files.sync()?;
+        }
+        self.parts.save(&self.held(), written)
+    }
+
+    /// Whether any byte of a block may ever have been written.
+    pub(super) fn has_data(&self, block: Block) -> bool {
+        let mut extents = self.metainfo.layout().extents(block.piece, block.begin, block.len);
+        extents.any(|extent| {
+            extent.file.is_some_and(|file| {
+                self.files.has_data(file as u32, extent.offset, u64::from(extent.len))
+            })
+        })
     }
 
     /// All data is there: makes the files that hold none.

@@ -21,6 +21,7 @@ mod intake;
 mod leaves;
 mod money;
 mod outbox;
+mod parts;
 mod swarm;
 mod torrent;
 mod upload;
