@@ -3,80 +3,21 @@
 #![allow(clippy::unwrap_used)]
 
 mod market;
+#[path = "swarm/node.rs"]
+mod node;
 mod swarm;
 
 use std::{sync::Arc, time::Duration};
 
-use market::{FakeChain, PRICE, Trader, amount, until};
+use market::{FakeChain, PRICE, amount, until};
+use node::Node;
 use sparewire_content::Format;
-use sparewire_core::Price;
 use sparewire_node::{
-    content::{
-        AddTorrent, Buying, Engine, EngineConfig, Money, Sale, Torrent, TorrentState, TorrentStatus,
-    },
+    content::{Torrent, TorrentState, TorrentStatus},
     store::Store,
 };
-use sparewire_protocol::{CreditRule, Role};
-use swarm::{Content, SEVERAL, SEVERAL_LEN, anywhere, reaches};
-use tempfile::TempDir;
-
-/// A node that shares and downloads.
-struct Node {
-    trader: Trader,
-    engine: Engine,
-    files: TempDir,
-}
-
-impl Node {
-    async fn new(chain: &Arc<FakeChain>) -> Self {
-        let trader = Trader::new(chain).await;
-        let (buyer, seller) = (trader.buyer.clone(), trader.seller.clone());
-        let money = Money::new(Some(buyer), Some(seller), trader.keys.device.clone());
-        let money = Some(Arc::new(money));
-        let engine =
-            Engine::start(EngineConfig { money, ..EngineConfig::new(anywhere()) }).await.unwrap();
-        Self { trader, engine, files: tempfile::tempdir().unwrap() }
-    }
-
-    /// Sells `content` at a price, and gives nothing away.
-    async fn share(&self, content: &Content, price: u128) -> Arc<Torrent> {
-        let torrent = self.engine.add(selling(content.seed(), price)).await.unwrap();
-        reaches(&torrent, TorrentState::Seeding).await;
-        torrent
-    }
-
-    /// Downloads it for money, and sells what it has.
-    async fn get(&self, content: &Content, from: &[&Self]) -> Arc<Torrent> {
-        let remembered_at = Some(self.files.path().join("content.have"));
-        let below = content.below(self.files.path());
-        let add = AddTorrent { buying: paying(), remembered_at, ..below };
-        let torrent = self.engine.add(selling(add, PRICE)).await.unwrap();
-        from.iter().for_each(|seeder| torrent.add_peer(seeder.engine.listens()));
-        torrent
-    }
-
-    /// What all its sessions on one side come to, in bytes and in money.
-    fn sum(&self, role: Role) -> (u64, u128) {
-        self.trader.sessions(role).iter().fold((0, 0), |(bytes, money), known| {
-            let payment = known.payment.unwrap();
-            let paid = payment.voucher.body.amount.saturating_sub(known.agreement.base);
-            (bytes + payment.reading.down.get(), money + paid.get())
-        })
-    }
-
-    fn all_ended(&self) -> bool {
-        self.trader.disk.sessions().unwrap().iter().all(|known| known.statement.is_some())
-    }
-}
-
-fn selling(add: AddTorrent, price: u128) -> AddTorrent {
-    let sale = Sale { price: Price::per_gib(price).unwrap(), credit: CreditRule::default() };
-    AddTorrent { sale: Some(sale), free: false, ..add }
-}
-
-fn paying() -> Buying {
-    Buying { free: true, price_max: Price::per_gib(PRICE).unwrap() }
-}
+use sparewire_protocol::Role;
+use swarm::{Content, SEVERAL, SEVERAL_LEN, reaches};
 
 fn files(format: Option<Format>) -> Content {
     match format {

@@ -366,12 +366,23 @@ impl Storage {
         })
     }
 
-    /// All data is there: makes the files that hold none.
+    /// All data is there: makes the files that hold none, and sees whether the others still are where
+    /// they belong.
     ///
     /// # Errors
-    /// [`DiskError`].
+    /// [`DiskError`]; [`DiskError::Missing`] where a file was removed meanwhile. Its pieces are not
+    /// there then.
     pub fn finish(&self) -> Result<(), DiskError> {
-        self.files.create_empty()
+        self.files.create_empty()?;
+        for file in (0..self.files.len()).filter(|file| self.files.len_of(*file) > 0) {
+            if let Err(error) = self.files.stamp(file) {
+                if matches!(error, DiskError::Missing(_)) {
+                    self.lose(&mut self.holdings(), file);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Makes durable what is held, then remembers it. A crash at any time leaves what was remembered

@@ -243,6 +243,7 @@ impl Torrent {
 
     /// Runs until it is stopped.
     pub(super) async fn run(self: &Arc<Self>) {
+        let _ending = Ending(self);
         match self.look_at_disk().await {
             Ok(()) => {
                 tokio::select! {
@@ -897,6 +898,17 @@ impl Torrent {
             if !pex.added.is_empty() || !pex.dropped.is_empty() {
                 connection.send_extended(&Extended::Pex(pex));
             }
+        }
+    }
+}
+
+/// Connections hold the torrent, and end with it also where [`Torrent::run`] is cut off.
+struct Ending<'a>(&'a Torrent);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        if let Some(swarm) = lock(&self.0.swarm).take() {
+            swarm.end();
         }
     }
 }
