@@ -247,8 +247,10 @@ impl Download {
         }
     }
 
-    /// A block that passed in an earlier run, of a piece that is not had; to be said before anything
-    /// else. The last block of a piece cannot be kept like that: say that the piece is had.
+    /// A block of a piece that is not had is here from an earlier run: it is not asked for again. To be
+    /// said before anything else. Where blocks pass one by one it must have passed; where they pass
+    /// with their piece it may be bad, and if the piece then fails, all that was kept of it is asked
+    /// for anew. The last block of a piece cannot be kept: say that the piece is had.
     pub fn keep(&mut self, block: Block) {
         self.pieces.keep(block);
     }
@@ -475,10 +477,13 @@ impl Download {
         Verdict::Duplicate
     }
 
-    /// The leaf hashes of a piece are here: its blocks are judged one by one.
+    /// The leaf hashes of a piece are here: its blocks are judged one by one. Of a piece that is not
+    /// open it means that they need never be asked for, and whoever drives this keeps them.
     pub fn leaves_known(&mut self, piece: u32) {
         if let Some(open) = self.pieces.open.get_mut(&piece) {
             open.leaves = Leaves::Known;
+        } else if self.pieces.todo.has(piece) {
+            self.pieces.leaves_kept.insert(piece);
         }
     }
 
@@ -550,9 +555,10 @@ impl Download {
         bad.into_iter().for_each(|peer| self.drop_peer(peer, DropReason::BadData));
     }
 
-    /// A piece has not passed. If one peer sent all of it, that one is dropped; else the piece is
-    /// fetched again from one alone, and who sent other blocks is found out when that has passed, by
-    /// `digests` as in [`Download::piece_passed`].
+    /// A piece has not passed. If one peer sent all of it, that one is dropped; else (where others
+    /// sent some of it too, or some was kept from an earlier run) the piece is fetched again from one
+    /// alone, and who sent other blocks is found out when that has passed, by `digests` as in
+    /// [`Download::piece_passed`].
     pub fn piece_failed(&mut self, piece: u32, digests: &[u64]) {
         // A verdict about a copy that is not the one that is here any more says nothing.
         let Some(open) = self.pieces.open.get_mut(&piece).filter(|open| open.checking) else {
@@ -560,19 +566,22 @@ impl Download {
         };
         let sent = open.arrived();
         let senders: BTreeSet<PeerId> = sent.iter().map(|(_, from)| *from).collect();
+        // What passed by its leaf is good; what was kept without a judgement may be what is bad.
+        let kept = !self.by_block && open.has_passed();
+        let shared = senders.len() > 1 || kept && !senders.is_empty();
         (open.checking, open.owner) = (false, None);
-        open.sole |= senders.len() > 1;
-        if senders.len() > 1 {
+        open.sole |= shared;
+        if shared {
             self.suspects.remember(piece, sent.iter().copied(), digests);
         }
         for (number, _) in &sent {
             self.pieces.put(piece, *number, Slot::Missing);
         }
-        if senders.is_empty() {
+        if senders.is_empty() || kept {
             self.pieces.distrust(piece);
         }
         self.settle(piece);
-        if let (Some(only), true) = (senders.first(), senders.len() == 1) {
+        if let (Some(only), false) = (senders.first(), shared) {
             self.drop_peer(*only, DropReason::BadData);
         }
         self.all_hungry();

@@ -382,6 +382,62 @@ fn what_has_passed_is_kept_when_its_peer_leaves_and_over_a_restart() {
 }
 
 #[test]
+fn leaf_hashes_that_are_here_from_the_start_are_asked_of_nobody() {
+    let mut case = Case::new(4, 2, true);
+    case.download.leaves_known(0);
+    case.download.keep(block(0, 1));
+    let orders = case.seed(A, FREE, ALL);
+    let leaves = |order: &&Order| matches!(order, Order::AskLeaves(..));
+    assert_eq!(orders.iter().filter(leaves).collect::<Vec<_>>(), [&Order::AskLeaves(A, 1)]);
+    case.pass(A, &[block(0, 0), block(0, 2), block(0, 3)]);
+    assert!(case.orders().contains(&Order::Have(0)));
+}
+
+#[test]
+fn where_a_block_was_kept_that_nothing_proved_no_peer_is_blamed_for_it() {
+    let kept = block(0, 1);
+    let mut case = Case::new(3, 1, false);
+    case.download.keep(kept);
+    let orders = case.seed(A, FREE, ALL);
+    assert_eq!(asked(&orders, A), [block(0, 0), block(0, 2)]);
+    for number in [0, 2] {
+        case.arrived(A, block(0, number));
+    }
+    assert_eq!(case.orders(), [Order::Check(0)]);
+    case.download.piece_failed(0, &[0, 666, 2]);
+    // All of it anew, from the same peer, which is still here.
+    assert_eq!(asked(&case.orders(), A), [0, 1, 2].map(|number| block(0, number)));
+    assert_eq!(case.download.passed_bytes(), ByteCount::ZERO);
+    for number in [0, 1, 2] {
+        case.arrived(A, block(0, number));
+    }
+    assert_eq!(case.orders(), [Order::Check(0)]);
+    assert!(case.download.wants_digests(0));
+    case.download.piece_passed(0, &[0, 1, 2]);
+    let orders = case.orders();
+    assert!(!orders.iter().any(|order| matches!(order, Order::Drop(..))), "{orders:?}");
+    assert!(orders.contains(&Order::Complete));
+}
+
+#[test]
+fn who_spoiled_a_piece_of_which_a_block_was_kept_is_found_out() {
+    let mut case = Case::new(2, 1, false);
+    case.download.keep(block(0, 1));
+    assert_eq!(asked(&case.seed(A, FREE, ALL), A), [block(0, 0)]);
+    case.arrived(A, block(0, 0));
+    assert_eq!(case.orders(), [Order::Check(0)]);
+    case.download.piece_failed(0, &[666, 1]);
+    case.orders();
+    for number in [0, 1] {
+        case.arrived(A, block(0, number));
+    }
+    case.orders();
+    // It has sent another block than before, and the piece is good.
+    case.download.piece_passed(0, &[0, 1]);
+    assert!(case.orders().contains(&Order::Drop(A, DropReason::BadData)));
+}
+
+#[test]
 fn a_choke_frees_what_was_asked_and_what_comes_after_it_does_not_count() {
     let mut case = Case::new(4, 2, false);
     let owed = asked(&case.seed(A, FREE, ALL), A);

@@ -83,7 +83,7 @@ impl Open {
         }
     }
 
-    fn has_passed(&self) -> bool {
+    pub(super) fn has_passed(&self) -> bool {
         self.missing + self.asked + self.waiting < self.slots.len() as u32
     }
 
@@ -114,6 +114,8 @@ pub(super) struct Pieces {
     pub(super) unfilled: BTreeSet<u32>,
     /// Which blocks have passed of pieces that are to do.
     parked: BTreeMap<u32, Bitfield>,
+    /// Pieces not had whose leaf hashes whoever drives this has had from the start.
+    pub(super) leaves_kept: BTreeSet<u32>,
     /// How many peers have a piece, those that have all left out.
     pub(super) availability: Vec<u8>,
     /// Where the last piece was begun.
@@ -139,6 +141,7 @@ impl Pieces {
             open_blocks: 0,
             unfilled: BTreeSet::new(),
             parked: BTreeMap::new(),
+            leaves_kept: BTreeSet::new(),
             availability: vec![0; pieces as usize],
             cursor: (random % u64::from(pieces.max(1))) as u32,
             passed_bytes,
@@ -146,7 +149,7 @@ impl Pieces {
         }
     }
 
-    /// A block of a piece that is to do has passed in an earlier run.
+    /// A block of a piece that is to do is here from an earlier run.
     pub(super) fn keep(&mut self, block: Block) {
         let Some(number) = self.geometry.number_of(block) else { return };
         if !self.todo.has(block.piece) {
@@ -266,6 +269,7 @@ impl Pieces {
         self.forget(piece);
         self.todo.remove(piece);
         self.parked.remove(&piece);
+        self.leaves_kept.remove(&piece);
         self.passed_bytes += u64::from(self.geometry.len_of(piece)) - passed_before;
         true
     }

@@ -211,6 +211,7 @@ impl Download {
     pub(super) fn first_leaves(&self, piece: u32) -> Leaves {
         // The leaf of a piece of one block is its root, which is known.
         match self.by_block {
+            true if self.pieces.leaves_kept.contains(&piece) => Leaves::Known,
             true if self.pieces.geometry.blocks_of(piece) > 1 => Leaves::Wanted,
             true => Leaves::Known,
             false => Leaves::None,

@@ -48,7 +48,7 @@ impl Books {
 
     /// What open channels hold, or are about to, over which nothing was ever paid for.
     fn untried(&self) -> Amount {
-        let tried = self.known.iter().filter(|channel| channel.promised() > Amount::ZERO);
+        let tried = self.known.iter().filter(|channel| channel.payment.is_some());
         let tried: BTreeSet<ChannelId> = tried.map(|channel| channel.id).collect();
         let untried = self
             .facts
@@ -110,8 +110,7 @@ impl Buyer {
         payee: Address,
     ) -> Result<(), SessionError> {
         let known = ask(&self.store, |store| store.channels(Role::Payer)).await?;
-        let tried =
-            |id: &ChannelId| known.iter().any(|of| of.id == *id && of.promised() > Amount::ZERO);
+        let tried = |id: &ChannelId| known.iter().any(|of| of.id == *id && of.payment.is_some());
         let mut past = self.past();
         past.untried.retain(|id, _| !tried(id));
         if past.untried.values().any(|of| *of == payee) {

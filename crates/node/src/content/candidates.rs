@@ -36,12 +36,14 @@ struct Candidate {
 }
 
 impl Candidates {
-    /// Remembers an address; whether it is a new one.
+    /// Remembers an address; whether it is a new one. Where there are too many, one that was tried in
+    /// vain makes room: whoever names a thousand that lead nowhere keeps no other out for long.
     pub(super) fn add(&mut self, address: SocketAddr, source: Source, now: Instant) -> bool {
         if self.banned.contains(&address.ip()) {
             return false;
         }
-        if self.known.len() >= CANDIDATES_MAX && source != Source::Named {
+        let is_full = self.known.len() >= CANDIDATES_MAX && !self.known.contains_key(&address);
+        if is_full && source != Source::Named && !self.make_room() {
             return false;
         }
         let new = !self.known.contains_key(&address);
@@ -55,6 +57,20 @@ impl Candidates {
             (candidate.source, candidate.not_before) = (source, now);
         }
         new
+    }
+
+    /// Forgets the address that was tried in vain most often; `false` where there is none.
+    fn make_room(&mut self) -> bool {
+        let in_vain = |candidate: &Candidate| {
+            candidate.failures > 0 && !candidate.busy && candidate.source != Source::Named
+        };
+        let worst = self
+            .known
+            .iter()
+            .filter(|(_, candidate)| in_vain(candidate))
+            .max_by_key(|(_, candidate)| candidate.failures);
+        let Some(worst) = worst.map(|(address, _)| *address) else { return false };
+        self.known.remove(&worst).is_some()
     }
 
     /// The next address to dial, which is busy from now on; else when there may be one.
@@ -147,5 +163,21 @@ mod tests {
         }
         assert_eq!(candidates.known.len(), CANDIDATES_MAX);
         assert!(candidates.add(address(9), Source::Named, now));
+    }
+
+    #[test]
+    fn an_address_that_was_tried_in_vain_makes_room_for_another() {
+        let now = Instant::now();
+        let mut candidates = Candidates::default();
+        for n in 0..3_000u16 {
+            candidates.add(SocketAddr::from(([127, 0, 0, 1], n)), Source::Tracker, now);
+        }
+        assert!(!candidates.add(address(2), Source::Tracker, now), "none was tried");
+        let (tried, _) = candidates.next(now).unwrap();
+        assert!(!candidates.add(address(2), Source::Tracker, now), "it is being dialled");
+        candidates.ended(tried, false, now);
+        assert!(candidates.add(address(2), Source::Tracker, now));
+        assert_eq!(candidates.known.len(), CANDIDATES_MAX);
+        assert!(!candidates.known.contains_key(&tried));
     }
 }

@@ -13,6 +13,7 @@ use sparewire_content::{Bitfield, Block, Metainfo};
 use super::{
     files::{DiskError, FileSpec, Files, Handles, Stamp},
     have::Remembered,
+    parts::Parts,
 };
 
 /// How much is read at once to check a piece, in bytes.
@@ -36,6 +37,8 @@ pub struct Storage {
     files: Files,
     /// Where it is remembered what is there; `None` forgets.
     remembered_at: Option<PathBuf>,
+    /// What is remembered of pieces that are not whole.
+    parts: Parts,
     /// Of the metainfo's `info`.
     torrent: [u8; 32],
     holdings: Mutex<Holdings>,
@@ -88,6 +91,7 @@ impl Storage {
         let this = Self {
             metainfo,
             files,
+            parts: Parts::beside(remembered_at.as_deref(), torrent),
             remembered_at,
             torrent,
             holdings: Mutex::new(holdings),
@@ -141,6 +145,11 @@ impl Storage {
     /// What the torrent consists of.
     pub fn metainfo(&self) -> &Arc<Metainfo> {
         &self.metainfo
+    }
+
+    /// Where a file of the torrent is, by its number there.
+    pub fn path(&self, file: u32) -> PathBuf {
+        self.files.path(file)
     }
 
     /// Which pieces are there.
@@ -331,12 +340,49 @@ impl Storage {
         Ok(())
     }
 
-    /// All data is there: makes the files that hold none.
+    /// What is remembered of pieces that are not whole.
+    pub(super) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// Remembers which blocks were `written` of pieces that are not whole, once they are durable.
     ///
     /// # Errors
-    /// [`DiskError`].
+    /// [`DiskError`]; nothing that was remembered is lost.
+    pub(super) fn save_parts(&self, written: Vec<(u32, Bitfield)>) -> Result<(), DiskError> {
+        if !written.is_empty() {
+            self.files.sync()?;
+        }
+        self.parts.save(&self.held(), written)
+    }
+
+    /// Whether any byte of a block may ever have been written.
+    pub(super) fn has_data(&self, block: Block) -> bool {
+        let mut extents = self.metainfo.layout().extents(block.piece, block.begin, block.len);
+        extents.any(|extent| {
+            extent.file.is_some_and(|file| {
+                self.files.has_data(file as u32, extent.offset, u64::from(extent.len))
+            })
+        })
+    }
+
+    /// All data is there: makes the files that hold none, and sees whether the others still are where
+    /// they belong.
+    ///
+    /// # Errors
+    /// [`DiskError`]; [`DiskError::Missing`] where a file was removed meanwhile. Its pieces are not
+    /// there then.
     pub fn finish(&self) -> Result<(), DiskError> {
-        self.files.create_empty()
+        self.files.create_empty()?;
+        for file in (0..self.files.len()).filter(|file| self.files.len_of(*file) > 0) {
+            if let Err(error) = self.files.stamp(file) {
+                if matches!(error, DiskError::Missing(_)) {
+                    self.lose(&mut self.holdings(), file);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Makes durable what is held, then remembers it. A crash at any time leaves what was remembered

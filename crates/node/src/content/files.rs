@@ -27,7 +27,7 @@ const PARTS_MAX: usize = 512;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DiskError {
     /// The file, or a folder above it, is not there (any more).
-    #[error("{} is missing: put it back, or remove the torrent", .0.display())]
+    #[error("{} is missing: put it back, fetch the torrent again, or remove it", .0.display())]
     Missing(PathBuf),
     /// A connection, a folder, a pipe or a device where a file should be.
     #[error("{} is not an ordinary file or folder: move it away", .0.display())]
@@ -41,6 +41,12 @@ pub enum DiskError {
     /// No space, or no more of a quota.
     #[error("no space is left for {}: make room, then start the torrent again", .0.display())]
     Full(PathBuf),
+    /// We may not, or the file system is one that can only be read.
+    #[error(
+        "{} may not be read or written: change its permissions, or how it is mounted, \
+        then start the torrent again", .0.display()
+    )]
+    Denied(PathBuf),
     /// Anything else.
     #[error("{}: {reason}", path.display())]
     Io {
@@ -61,6 +67,7 @@ impl DiskError {
                 Self::Special(path)
             }
             Some(Errno::NOSPC | Errno::DQUOT) => Self::Full(path),
+            Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Self::Denied(path),
             _ => Self::Io { path, reason: error.to_string() },
         }
     }
@@ -219,7 +226,8 @@ impl Files {
     /// full length (sparse), where it is not there.
     ///
     /// # Errors
-    /// [`DiskError`]; part of it may have been written.
+    /// [`DiskError`]; part of it may have been written. [`DiskError::Missing`] where the file was
+    /// removed while we hold it open: what is written there is lost when we close it.
     pub fn write(
         &self,
         file: u32,
@@ -242,7 +250,19 @@ impl Files {
                 Err(error) => return Err(failed(error.into())),
             }
         }
-        Ok(())
+        self.look(file, &open).map(|_| ())
+    }
+
+    /// What a file that we hold open looks like now; [`DiskError::Missing`] where it was removed.
+    fn look(&self, file: u32, open: &File) -> Result<rustix::fs::Stat, DiskError> {
+        let stat = rustix::fs::fstat(open)
+            .map_err(|error| DiskError::at(&self.path(file), error.into()))?;
+        if stat.st_nlink == 0 {
+            // Removed, or something else took its name: that is the file now.
+            self.handles.forget(self.id, Some(file));
+            return Err(DiskError::Missing(self.path(file)));
+        }
+        Ok(stat)
     }
 
     /// Makes the files that hold no bytes, which no piece ever mentions.
@@ -282,13 +302,7 @@ impl Files {
     /// [`DiskError::Missing`] too where it was removed while we hold it open.
     pub fn stamp(&self, file: u32) -> Result<Stamp, DiskError> {
         let open = self.open(file, false)?;
-        let stat = rustix::fs::fstat(&open)
-            .map_err(|error| DiskError::at(&self.path(file), error.into()))?;
-        if stat.st_nlink == 0 {
-            // Removed, or something else took its name: that is the file now.
-            self.handles.forget(self.id, Some(file));
-            return Err(DiskError::Missing(self.path(file)));
-        }
+        let stat = self.look(file, &open)?;
         Ok(Stamp {
             len: u64::try_from(stat.st_size).unwrap_or(0),
             modified_s: stat.st_mtime,

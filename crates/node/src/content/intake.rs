@@ -7,9 +7,9 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use sparewire_content::{BLOCK_LEN, Block, Hash, PieceCheck, PieceHasher, merkle};
+use sparewire_content::{BLOCK_LEN, Bitfield, Block, Hash, PieceCheck, PieceHasher, merkle};
 
-use super::{disk::Storage, files::DiskError};
+use super::{disk::Storage, files::DiskError, parts::Part};
 
 /// What came of blocks. `from` is the number of the connection that one came over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ struct Begun {
     /// How many are on disk.
     written: u32,
     /// The hashes of all blocks, where they are known.
-    leaves: Option<Vec<Hash>>,
+    leaves: Option<Arc<[Hash]>>,
     /// It is to be judged as a whole when all blocks are on disk; and whether with digests.
     check_due: Option<bool>,
     /// What comes of it is thrown away: the machine has begun it anew.
@@ -99,8 +99,17 @@ enum Slot {
     Missing,
     /// On disk, sent by this connection, and not judged.
     Written(u32),
-    /// On disk and good.
+    /// On disk and good; or kept from an earlier run, to be judged with its piece.
     Passed,
+}
+
+/// What an earlier run left of a piece that is not whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) piece: u32,
+    /// Whether its leaf hashes are known: then `blocks` have passed.
+    pub(super) leaves_known: bool,
+    pub(super) blocks: Vec<Block>,
 }
 
 impl Begun {
@@ -160,7 +169,12 @@ impl Intake {
     ) -> Result<Vec<Outcome>, DiskError> {
         let mut outcomes = Vec::new();
         for of_piece in landed.chunk_by(|a, b| Arc::ptr_eq(&a.begun, &b.begun)) {
-            self.take_of_one(from, buffer, of_piece, &mut outcomes)?;
+            let taken = self.take_of_one(from, buffer, of_piece, &mut outcomes);
+            if let (Err(error), Some(first)) = (taken, of_piece.first()) {
+                // What of it is on disk is not known.
+                lock(&first.begun).forgotten = true;
+                return Err(error);
+            }
         }
         Ok(outcomes)
     }
@@ -257,11 +271,21 @@ impl Intake {
 
     /// The leaf hashes of a piece came: what is written of it is judged, and whatever comes will be.
     /// Nothing where they are not its leaves.
-    pub(super) fn set_leaves(&self, piece: u32, leaves: Vec<Hash>) -> Vec<Outcome> {
+    ///
+    /// # Errors
+    /// [`DiskError`] where they cannot be remembered: nothing is judged, so that nothing is paid for
+    /// that would not be found again.
+    pub(super) fn set_leaves(
+        &self,
+        piece: u32,
+        leaves: Vec<Hash>,
+    ) -> Result<Vec<Outcome>, DiskError> {
         let check = self.storage.metainfo().check(piece);
         if !check.is_some_and(|check| check.leaves_pass(&leaves)) {
-            return Vec::new();
+            return Ok(Vec::new());
         }
+        let leaves: Arc<[Hash]> = leaves.into();
+        self.storage.parts().remember(piece, &leaves)?;
         let begun = self.piece(piece);
         let mut begun = lock(&begun);
         let mut outcomes = vec![Outcome::LeavesKnown(piece)];
@@ -279,7 +303,88 @@ impl Intake {
             });
         }
         self.hold_if_passed(piece, &begun);
-        outcomes
+        Ok(outcomes)
+    }
+
+    /// What an earlier run left of pieces that are not whole. To be done before anything else, on a
+    /// blocking thread: what its leaf proves is read and hashed once more; of what nothing proves, it
+    /// is looked whether there is anything.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub(super) fn recall(&self) -> Result<Vec<Kept>, DiskError> {
+        let geometry = self.storage.metainfo().geometry();
+        let mut all = Vec::new();
+        for (piece, part) in
+            self.storage.parts().load(self.storage.metainfo(), &self.storage.held())
+        {
+            let mut blocks = Vec::new();
+            for number in 0..geometry.blocks_of(piece) {
+                let Some(block) = geometry.block(piece, number) else { continue };
+                let here = match &part {
+                    Part::Leaves(leaves) => {
+                        self.leaf_on_disk(block)?.as_ref() == leaves.get(number as usize)
+                    }
+                    Part::Written(bits) => bits.has(number) && self.storage.has_data(block),
+                };
+                blocks.extend(here.then_some(block));
+            }
+            let leaves = match part {
+                Part::Leaves(leaves) => Some(leaves),
+                Part::Written(_) => None,
+            };
+            if blocks.len() == geometry.blocks_of(piece) as usize {
+                // Known leaf by leaf it is had. As a whole it was judged, and is not good.
+                if leaves.is_some() {
+                    self.storage.hold(piece);
+                }
+                continue;
+            }
+            let begun = self.piece(piece);
+            let mut begun = lock(&begun);
+            for block in &blocks {
+                let number = (block.begin / BLOCK_LEN) as usize;
+                begun.blocks[number] = Slot::Passed;
+                if let (Some(found), Some(leaves)) = (begun.found.get_mut(number), &leaves) {
+                    *found = leaves[number];
+                }
+            }
+            begun.written = blocks.len() as u32;
+            begun.leaves = leaves;
+            all.push(Kept { piece, leaves_known: begun.leaves.is_some(), blocks });
+        }
+        Ok(all)
+    }
+
+    /// What a block hashes to as it is on disk; `None` where it is not.
+    fn leaf_on_disk(&self, block: Block) -> Result<Option<Hash>, DiskError> {
+        let mut data = vec![0; block.len as usize];
+        match self.storage.read(block.piece, block.begin, &mut data) {
+            Ok(()) => Ok(Some(merkle::leaf(&data))),
+            Err(DiskError::Missing(_) | DiskError::EndsEarly(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Blocks on disk of pieces that are judged as a whole and are not.
+    pub(super) fn written(&self) -> Vec<(u32, Bitfield)> {
+        // Not under the lock on all: whoever writes a piece takes that one last.
+        let begun: Vec<_> =
+            lock(&self.begun).iter().map(|(piece, begun)| (*piece, Arc::clone(begun))).collect();
+        let mut all = Vec::new();
+        for (piece, begun) in begun {
+            let begun = lock(&begun);
+            if begun.forgotten || !matches!(begun.check, Some(PieceCheck::Sha1(_))) {
+                continue;
+            }
+            let mut bits = Bitfield::none(begun.blocks.len() as u32);
+            for (number, _) in (0..).zip(&begun.blocks).filter(|(_, slot)| **slot != Slot::Missing)
+            {
+                bits.insert(number);
+            }
+            all.push((piece, bits));
+        }
+        all
     }
 
     /// What has arrived of a piece and has not passed counts no more.

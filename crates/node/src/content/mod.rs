@@ -25,6 +25,7 @@ mod intake;
 mod leaves;
 mod money;
 mod outbox;
+mod parts;
 mod status;
 mod swarm;
 mod torrent;

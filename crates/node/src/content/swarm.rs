@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     connection::{Connection, ConnectionError},
-    intake::Outcome,
+    intake::{Kept, Outcome},
 };
 
 /// How many requests a peer keeps waiting at least: what clients of others take for granted.
@@ -64,6 +64,14 @@ impl Swarm {
         let born = Instant::now();
         let download = download(metainfo, have, price_max, random);
         Self { download, connections: BTreeMap::new(), wants, born }
+    }
+
+    /// What an earlier run left of a piece; to be said before anything else.
+    pub(super) fn keep(&mut self, kept: &Kept) {
+        if kept.leaves_known {
+            self.download.leaves_known(kept.piece);
+        }
+        kept.blocks.iter().for_each(|block| self.download.keep(*block));
     }
 
     fn now(&self) -> Timestamp {

@@ -211,6 +211,7 @@ impl Torrent {
 
     /// Runs until it is stopped.
     pub(super) async fn run(self: &Arc<Self>) {
+        let _ending = Ending(self);
         match self.look_at_disk().await {
             Ok(()) => {
                 tokio::select! {
@@ -251,10 +252,16 @@ impl Torrent {
         let looked = spawn_blocking(move || {
             this.storage.look_for_more(|_, _| !this.cancel.is_cancelled())?;
             // Not even an empty file where nothing is to be written.
-            let finished = this.download && this.storage.held().is_all();
-            if finished { this.storage.finish() } else { Ok(()) }
+            if !this.download {
+                return Ok(Vec::new());
+            }
+            let kept = this.intake.recall()?;
+            if this.storage.held().is_all() {
+                this.storage.finish()?;
+            }
+            Ok(kept)
         });
-        looked.await.unwrap_or(Ok(()))?;
+        let kept = looked.await.unwrap_or(Ok(Vec::new()))?;
         if self.cancel.is_cancelled() {
             return Ok(());
         }
@@ -263,7 +270,9 @@ impl Torrent {
         let held = self.storage.held();
         let full = held.is_all();
         let random = u64::from_le_bytes(random);
-        *lock(&self.swarm) = Some(self.machine(held, random, self.download));
+        let mut swarm = self.machine(held, random, self.download);
+        kept.iter().for_each(|kept| swarm.keep(kept));
+        *lock(&self.swarm) = Some(swarm);
         self.state.send_replace(match full {
             true => TorrentState::Seeding,
             false if self.download => TorrentState::Downloading,
@@ -278,7 +287,12 @@ impl Torrent {
 
     async fn save(self: &Arc<Self>) -> Result<(), DiskError> {
         let this = Arc::clone(self);
-        spawn_blocking(move || this.storage.save()).await.unwrap_or(Ok(()))
+        let save = move || {
+            let written = this.intake.written(); // before it is made durable
+            this.storage.save()?;
+            this.storage.save_parts(written)
+        };
+        spawn_blocking(save).await.unwrap_or(Ok(()))
     }
 
     async fn failed(&self) {
@@ -639,7 +653,7 @@ impl Torrent {
             }),
             Answer::All(piece, leaves) => {
                 // On another thread: a block of the piece may be under way to the disk.
-                self.on_disk(move |this| Ok(this.intake.set_leaves(piece, leaves)));
+                self.on_disk(move |this| this.intake.set_leaves(piece, leaves));
             }
         }
     }
@@ -824,6 +838,17 @@ impl Torrent {
                 .filter(|connection| connection.state().has_all)
                 .filter(|connection| connection.trade().is_none_or(|trade| !trade.deal.is_busy()))
                 .for_each(|connection| connection.ended.cancel());
+        }
+    }
+}
+
+/// Connections hold the torrent, and end with it also where [`Torrent::run`] is cut off.
+struct Ending<'a>(&'a Torrent);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        if let Some(swarm) = lock(&self.0.swarm).take() {
+            swarm.end();
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod clients;
 pub mod tracker;
+pub mod udp_tracker;
 
 use std::{
     fmt::Write as _,
