@@ -531,12 +531,13 @@ async fn no_more_is_asked_for_than_the_channel_can_pay_for_until_it_is_topped_up
     let little = market::amount(u128::from(5 * BLOCK + 5));
     let config = BuyerConfig { channel_amount: little, ..config };
     let (buyer, seller) = (Trader::with(&chain, config).await, Trader::new(&chain).await);
+    // It is nearly used up from the start, and topped up as soon as the chain lets it be.
+    *buyer.seat.slow_blocks.lock().unwrap() = std::time::Duration::from_millis(500);
     let line = Line::new(&buyer, &seller, 1);
     let trade = Trade::begin((&buyer, &line.near), (&seller, &line.far));
     let allowed = || line.near.figures(Side::Buying).borrow().allowed;
     until("it is bought", || is_bought(&line.near)).await;
     assert_eq!(allowed(), 5 * BLOCK + 5);
-    *buyer.seat.slow_blocks.lock().unwrap() = std::time::Duration::from_millis(300);
     carry(&line.far, &line.near, 5, true).await;
     until("it is topped up", || allowed() > 6 * BLOCK).await;
     carry(&line.far, &line.near, 4, true).await;
