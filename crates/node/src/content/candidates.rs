@@ -173,7 +173,7 @@ mod tests {
             candidates.add(SocketAddr::from(([127, 0, 0, 1], n)), Source::Tracker, now);
         }
         assert!(!candidates.add(address(2), Source::Tracker, now), "none was tried");
-        let (tried, _) = candidates.next(now).unwrap();
+        let Ok((tried, _)) = candidates.next(now) else { panic!("there are some") };
         assert!(!candidates.add(address(2), Source::Tracker, now), "it is being dialled");
         candidates.ended(tried, false, now);
         assert!(candidates.add(address(2), Source::Tracker, now));

@@ -154,6 +154,8 @@ pub struct Files {
     id: u64,
     /// Written since they were last made durable.
     unsynced: Mutex<BTreeSet<u32>>,
+    /// One at a time: what another is making durable is not durable yet.
+    syncing: Mutex<()>,
 }
 
 impl Drop for Files {
@@ -182,7 +184,14 @@ impl Files {
             }
         }
         let id = handles.torrents.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { root: root.to_owned(), specs, handles, id, unsynced: Mutex::default() })
+        Ok(Self {
+            root: root.to_owned(),
+            specs,
+            handles,
+            id,
+            unsynced: Mutex::default(),
+            syncing: Mutex::default(),
+        })
     }
 
     /// Where a file is, for people.
@@ -283,6 +292,7 @@ impl Files {
     /// # Errors
     /// [`DiskError`]; what is not durable is tried again by the next call.
     pub fn sync(&self) -> Result<(), DiskError> {
+        let _alone = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let files: Vec<u32> = std::mem::take(&mut *self.unsynced()).into_iter().collect();
         for (at, file) in files.iter().enumerate() {
             let synced = self.open(*file, true).and_then(|open| {

@@ -1,5 +1,5 @@
 //! Namespaces of Linux for tests that need a disk or a network of their own.
-#![allow(unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::{path::PathBuf, process::Command};
 
