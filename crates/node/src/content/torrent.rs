@@ -559,24 +559,31 @@ impl Torrent {
 
     // --- messages --------------------------------------------------------------------------------
 
-    /// A block came, whose bytes are at `range` of a buffer. If it is wanted it goes to the intake.
+    /// Blocks came, whose bytes are at the ranges of a buffer. Those that are wanted go to the
+    /// intake. All that came together are told together: one lock, and one wake for what to ask.
     pub(super) fn arrived(
         self: &Arc<Self>,
         connection: &Connection,
-        block: Block,
-        range: Range<usize>,
-    ) -> Option<Landed> {
-        let mut guard = lock(&self.swarm);
-        let swarm = guard.as_mut()?;
-        connection.admission().arrived(u64::from(block.len));
-        let wanted = swarm.arrived(connection, block);
-        if !wanted {
-            connection.admission().unwanted(u64::from(block.len));
+        blocks: &mut Vec<(Block, Range<usize>)>,
+        wanted: &mut Vec<Landed>,
+    ) {
+        if blocks.is_empty() {
+            return;
         }
-        // Before the machine says what is to be done with it.
-        let landed = wanted.then(|| self.intake.land(block, range));
+        let mut guard = lock(&self.swarm);
+        let Some(swarm) = guard.as_mut() else { return blocks.clear() };
+        for (block, range) in blocks.drain(..) {
+            connection.admission().arrived(u64::from(block.len));
+            if swarm.arrived(connection, block) {
+                // Before the machine says what is to be done with it.
+                wanted.push(self.intake.land(block, range));
+            } else {
+                connection.admission().unwanted(u64::from(block.len));
+                // A piece may have to be forgotten before more of it lands.
+                self.carry_out(swarm);
+            }
+        }
         self.carry_out(swarm);
-        landed
     }
 
     /// Any other message.
@@ -694,7 +701,7 @@ impl Torrent {
         });
     }
 
-    /// Bytes of blocks that were written.
+    /// Bytes of blocks that came, and are to be written.
     pub(super) fn count_got(&self, bytes: u64) {
         self.got.fetch_add(bytes, Ordering::Relaxed);
     }
