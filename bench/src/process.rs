@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use tokio::io::AsyncBufReadExt;
+use tokio::{
+    io::AsyncBufReadExt,
+    time::{Duration, sleep},
+};
 
 /// A child that is ended when this is dropped.
 #[derive(Debug)]
@@ -47,6 +50,18 @@ impl Process {
         let child =
             command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
         Ok(Self { child, first_line: String::new() })
+    }
+
+    /// Has it end in its own time, as Ctrl-C does.
+    pub(crate) async fn interrupt(&mut self, patience: Duration) -> Result<()> {
+        let id = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(id.context("a process")?, rustix::process::Signal::INT)?;
+        let began = std::time::Instant::now();
+        while !self.has_ended()? {
+            ensure!(began.elapsed() < patience, "it does not end when it is asked to");
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
     }
 
     /// Whether it has ended by itself.

@@ -1,5 +1,5 @@
-//! Torrents from a seeder to downloaders over loopback: ours paid and unpaid, and other clients, all
-//! as processes of their own, interleaved.
+//! Torrents from a seeder to downloaders over loopback: ours paid and unpaid, and other clients,
+//! all as processes of their own, interleaved.
 //!
 //! All seeders serve one file. A transfer is timed from the first block that is on a downloader's
 //! disk to the last, as the file system counts them, so that neither starting a client nor finding
@@ -85,6 +85,7 @@ struct Lane {
     client: Client,
     torrent: PathBuf,
     seeder: Process,
+    port: u16,
     found: Vec<Figures>,
     /// A transfer failed: it has no figures of every round.
     broken: bool,
@@ -122,7 +123,8 @@ pub(crate) async fn run(args: ContentArgs) -> Result<()> {
         std::fs::read_to_string("/proc/loadavg")?.trim()
     );
     println!("round  client            MB/s  CPU-s/GiB  seconds in all");
-    for round in 0..bench.args.rounds {
+    // Round 0 does not count: its channels are new, and credit follows what was paid.
+    for round in 0..=bench.args.rounds {
         // Each begins once in a while, so that drift does not favour one.
         let first = round % lanes.len();
         lanes.rotate_left(first);
@@ -147,7 +149,9 @@ pub(crate) async fn run(args: ContentArgs) -> Result<()> {
                 bench.cpu(&figures),
                 figures.whole_secs
             );
-            lane.found.push(figures);
+            if round > 0 {
+                lane.found.push(figures);
+            }
         }
         lanes.rotate_right(first);
     }
@@ -230,9 +234,8 @@ impl Bench {
         let torrent = self.dir.join(format!("{name}.torrent"));
         metainfo.set_trackers(vec![vec![self.tracker.url(&name)]]);
         std::fs::write(&torrent, metainfo.to_torrent())?;
-        let home = self.dir.join(format!("{name}-seeder"));
-        let seeder = client.start(&torrent, &self.shared(), &home, true, &self.rpc).await?;
-        let mut lane = Lane { client, torrent, seeder, found: Vec::new(), broken: false };
+        let (seeder, port) = self.seeder(client, &torrent).await?;
+        let mut lane = Lane { client, torrent, seeder, port, found: Vec::new(), broken: false };
         let began = Instant::now();
         let mut before = 0.0;
         loop {
@@ -247,18 +250,34 @@ impl Bench {
         }
     }
 
+    async fn seeder(&self, client: Client, torrent: &Path) -> Result<(Process, u16)> {
+        let home = self.dir.join(format!("{}-seeder", client.name()));
+        client.start(torrent, &self.shared(), &home, true, &[], self).await
+    }
+
     /// One transfer to all downloaders.
     async fn transfer(&self, lane: &mut Lane) -> Result<Figures> {
         let name = lane.client.name();
         let seeds = self.tracker.peers(&name);
-        let mut downloaders = Vec::new();
+        let (mut downloaders, mut ports) = (Vec::new(), vec![lane.port]);
         let began = Instant::now();
         for number in 0..self.args.downloaders {
             let folder = self.dir.join(format!("{name}-{number}"));
             let home = self.dir.join(format!("{name}-{number}-home"));
             let client = lane.client;
-            let process = client.start(&lane.torrent, &folder, &home, false, &self.rpc).await?;
+            let started = client.start(&lane.torrent, &folder, &home, false, &ports, self).await?;
+            let (process, port) = started;
+            ports.push(port);
             downloaders.push((process, folder));
+        }
+        if lane.client.never_dials() {
+            // The seeder asks the tracker once, when it starts.
+            while self.tracker.peers(&name).difference(&seeds).count() < downloaders.len() {
+                ensure!(began.elapsed() < PATIENCE, "a downloader does not announce itself");
+                sleep(LOOK).await;
+            }
+            lane.seeder.interrupt(PATIENCE).await?;
+            (lane.seeder, lane.port) = self.seeder(lane.client, &lane.torrent).await?;
         }
         let cpu = |downloaders: &[(Process, PathBuf)]| -> Result<f64> {
             let each = downloaders.iter().map(|(process, _)| process.cpu_secs());
@@ -294,13 +313,18 @@ impl Bench {
             seeder_peak: lane.seeder.peak_rss_bytes()?,
             downloader_peak: peaks.into_iter().max().unwrap_or_default(),
         };
-        for (process, folder) in downloaders {
+        for (number, (mut process, folder)) in downloaders.into_iter().enumerate() {
             same(&self.shared().join(NAME), &folder.join(NAME))?;
-            drop(process);
+            let home = self.dir.join(format!("{name}-{number}-home"));
+            if matches!(lane.client, Client::Ours { paid: true, .. }) {
+                // Its sessions end as they should, and its channels are there for the next round.
+                process.interrupt(PATIENCE).await?;
+                std::fs::remove_dir_all(home.join("content"))?;
+            } else {
+                drop(process);
+                std::fs::remove_dir_all(home)?;
+            }
             std::fs::remove_dir_all(folder)?;
-        }
-        for number in 0..self.args.downloaders {
-            std::fs::remove_dir_all(self.dir.join(format!("{name}-{number}-home")))?;
         }
         self.tracker.keep(&name, seeds);
         Ok(figures)
@@ -308,7 +332,7 @@ impl Bench {
 
     fn report(&self, lanes: &[Lane]) {
         println!(
-            "\nmedians (quartiles)  MB/s               CPU-s/GiB           peak MiB: seeder  downloader"
+            "\nmedians (quartiles)  MB/s               CPU-s/GiB  peak MiB: seeder  downloader"
         );
         for lane in lanes.iter().filter(|lane| !lane.broken) {
             let of = |of: &dyn Fn(&Figures) -> f64| {
@@ -330,7 +354,9 @@ impl Bench {
                 peak(|f| f.downloader_peak),
             );
         }
-        println!("\nratios within each round; other clients have the v1 torrent");
+        println!(
+            "\nratios within each round; others have the v1 torrent, and transmission our seeder"
+        );
         let found = |client: Client| lanes.iter().find(|lane| lane.client == client);
         let compare = |one: &Lane, other: &Lane| {
             let pairs = || one.found.iter().zip(&other.found);
