@@ -1,7 +1,8 @@
-//! Measures Sparewire as a user runs it: provider and consumer are processes of their own, the
-//! origin and the application are this one. Every figure is a ratio within one run, since machines
+//! Measures Sparewire as a user runs it: provider and consumer, or whoever shares and downloads, are
+//! processes of their own; origin, application and tracker are this one. Every figure is a ratio within one run, since machines
 //! are shared and noisy. `bench/README.md` says how to run it and what was found.
 
+mod content;
 mod process;
 mod rig;
 mod traffic;
@@ -60,6 +61,9 @@ enum Command {
         #[arg(long, default_value_t = 20_000)]
         echoes: usize,
     },
+    /// A torrent to one or several downloaders: ours paid and unpaid, and other clients;
+    /// interleaved.
+    Content(content::ContentArgs),
     /// (Started by the others.) An unmetered exit.
     #[command(hide = true)]
     PlainExit,
@@ -81,6 +85,7 @@ async fn main() -> Result<()> {
         Command::Cold { mib, pairs } => cold(mib, pairs).await,
         Command::Streams { concurrent, short } => streams(concurrent, short).await,
         Command::Latency { echoes } => latency(echoes).await,
+        Command::Content(args) => content::run(args).await,
         Command::PlainExit => rig::plain_exit().await,
         Command::PlainProxy { exit } => rig::plain_proxy(exit).await,
         Command::BareSend { mib } => rig::bare_send(mib).await,

@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use tokio::io::AsyncBufReadExt;
+use tokio::{
+    io::AsyncBufReadExt,
+    time::{Duration, sleep},
+};
 
 /// A child that is ended when this is dropped.
 #[derive(Debug)]
@@ -36,6 +39,36 @@ impl Process {
         Ok(process)
     }
 
+    /// Starts a program that says nothing that is waited for.
+    pub(crate) fn spawn(mut command: Command) -> Result<Self> {
+        for proxy in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"] {
+            command.env_remove(proxy);
+        }
+        command.env("SPAREWIRE_PASSWORD", "bench");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let program = command.get_program().to_owned();
+        let child =
+            command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Self { child, first_line: String::new() })
+    }
+
+    /// Has it end in its own time, as Ctrl-C does.
+    pub(crate) async fn interrupt(&mut self, patience: Duration) -> Result<()> {
+        let id = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(id.context("a process")?, rustix::process::Signal::INT)?;
+        let began = std::time::Instant::now();
+        while !self.has_ended()? {
+            ensure!(began.elapsed() < patience, "it does not end when it is asked to");
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// Runs a program to its end and returns what it printed.
     pub(crate) async fn run(program: PathBuf, arguments: &[&str]) -> Result<String> {
         let output = tokio::process::Command::new(&program)
@@ -48,22 +81,29 @@ impl Process {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// User and system time that it used so far, in seconds.
+    /// User and system time that it, and children of it that have ended, used so far, in seconds.
     pub(crate) fn cpu_secs(&self) -> Result<f64> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // Fields 14 and 15, counted behind the name in parentheses, in ticks of 10 ms.
-        let fields: Vec<_> =
-            stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks: u64 = fields.get(11).context("stat")?.parse::<u64>()?
-            + fields.get(12).context("stat")?.parse::<u64>()?;
+        // Fields 14 to 17, counted behind the name in parentheses, in ticks of 10 ms.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks = fields.skip(11).take(4).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
         Ok(ticks as f64 / 100.0)
     }
 
     /// Resident memory in bytes.
     pub(crate) fn rss_bytes(&self) -> Result<u64> {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had, in bytes.
+    pub(crate) fn peak_rss_bytes(&self) -> Result<u64> {
+        self.status_bytes("VmHWM:")
+    }
+
+    fn status_bytes(&self, field: &'static str) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("VmRSS")?;
-        let kib: u64 = line.split_whitespace().nth(1).context("VmRSS")?.parse()?;
+        let line = status.lines().find(|line| line.starts_with(field)).context(field)?;
+        let kib: u64 = line.split_whitespace().nth(1).context(field)?.parse()?;
         Ok(kib << 10)
     }
 }

@@ -89,16 +89,21 @@ impl PieceHasher {
 
     /// Whether the bytes were the piece.
     pub fn passes(self) -> bool {
+        self.finish().is_some()
+    }
+
+    /// The leaves of the piece, if the bytes were it: none of [`PieceCheck::Sha1`].
+    pub fn finish(self) -> Option<Vec<Hash>> {
         match self.so_far {
             SoFar::Sha1(hash) => {
                 let hash: [u8; 20] = hash.finalize().into();
-                self.check == PieceCheck::Sha1(hash)
+                (self.check == PieceCheck::Sha1(hash)).then(Vec::new)
             }
             SoFar::Tree { mut leaves, hash, filled } => {
                 if filled > 0 {
                     leaves.push(hash.finalize().into());
                 }
-                self.check.leaves_pass(&leaves)
+                self.check.leaves_pass(&leaves).then_some(leaves)
             }
         }
     }

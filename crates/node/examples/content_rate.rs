@@ -4,6 +4,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Instant,
 };
 
@@ -40,7 +41,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         _ => Format::Hybrid,
     };
     let home = std::env::temp_dir().join(format!("content-rate-{}", std::process::id()));
-    std::fs::create_dir_all(&home)?;
+    let shared = home.join("shared");
+    std::fs::create_dir_all(&shared)?;
     let mut builder = Builder::file("data", mib << 20)?.format(format);
     let mut data = Vec::new();
     for number in 0..mib {
@@ -48,14 +50,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         builder.update(&part)?;
         data.push(part);
     }
-    std::fs::write(home.join("data"), data.concat())?;
+    std::fs::write(shared.join("data"), data.concat())?;
     drop(data);
     let metainfo = builder.finish()?;
 
     let config = || EngineConfig::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    let add = |root| AddTorrent::new(metainfo.clone(), root);
+    let add = |root: PathBuf| AddTorrent {
+        remembered_at: Some(root.with_extension("have")),
+        ..AddTorrent::new(metainfo.clone(), root)
+    };
     let seeder = Engine::start(config()).await?;
-    let seeding = seeder.add(add(home.clone())).await?;
+    let seeding = seeder.add(add(shared)).await?;
     seeding.state().wait_for(|state| *state == TorrentState::Seeding).await?;
 
     let (begun, cpu) = (Instant::now(), cpu_secs());

@@ -5,7 +5,9 @@ mod swarm;
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use sparewire_content::{Decoded, Format, HANDSHAKE_LEN, Handshake, Magnet, PeerMessage, decode};
+use sparewire_content::{
+    BLOCK_LEN, Decoded, Format, HANDSHAKE_LEN, Handshake, Magnet, PeerMessage, decode,
+};
 use sparewire_node::content::{
     AddTorrent, DhtConfig, DiscoveryConfig, Engine, EngineConfig, Torrent, TorrentState,
 };
@@ -57,6 +59,36 @@ async fn a_torrent_of_v2_goes_from_a_seeder_to_a_downloader() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hybrid_torrent_goes_from_a_seeder_to_a_downloader() {
     goes_from_a_seeder_to_a_downloader(several_as(Format::Hybrid, "")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_downloaded_a_torrent_has_its_leaf_hashes_for_others() {
+    let content = several_as(Format::V2, "");
+    let (seeder, _) = seeder(&content).await;
+    let folder = tempfile::tempdir().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let downloader = engine().await;
+    let mut add = content.below(folder.path());
+    add.remembered_at = Some(home.path().join("several.have"));
+    let torrent = downloader.add(add).await.unwrap();
+    torrent.add_peer(seeder.listens());
+    reaches(&torrent, TorrentState::Seeding).await;
+    let metainfo = torrent.storage().metainfo();
+    let written = std::fs::read(home.path().join("several.leaves")).unwrap();
+    let (leaves, []) = written.as_chunks::<32>() else { panic!("not of leaves alone") };
+    let per_piece = (metainfo.geometry().piece_len() / BLOCK_LEN) as usize;
+    let mut found = 0;
+    for piece in 0..metainfo.geometry().pieces() {
+        let blocks = metainfo.geometry().blocks_of(piece) as usize;
+        if blocks > 1 {
+            let of = &leaves[piece as usize * per_piece..][..blocks];
+            assert!(metainfo.check(piece).unwrap().leaves_pass(of), "piece {piece}");
+            found += 1;
+        }
+    }
+    assert!(found > 1);
+    downloader.shutdown().await;
+    seeder.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

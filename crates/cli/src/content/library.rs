@@ -156,7 +156,7 @@ impl Library {
     /// Takes a torrent out. Its files stay where they are.
     pub(crate) fn remove(&self, entry: &Entry) -> Result<()> {
         // The record first: without it the rest is nothing.
-        for extension in ["json", "have", "parts", "torrent"] {
+        for extension in ["json", "have", "leaves", "parts", "torrent"] {
             let path = self.path(entry, extension);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {

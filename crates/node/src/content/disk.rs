@@ -8,11 +8,12 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use sparewire_content::{Bitfield, Block, Metainfo};
+use sparewire_content::{Bitfield, Block, Hash, Metainfo};
 
 use super::{
     files::{DiskError, FileSpec, Files, Handles, Stamp},
     have::Remembered,
+    leaf_file::LeafFile,
     parts::Parts,
 };
 
@@ -39,6 +40,8 @@ pub struct Storage {
     remembered_at: Option<PathBuf>,
     /// What is remembered of pieces that are not whole.
     parts: Parts,
+    /// Where the leaf hashes of what is there are; `None` without hash trees, and where it forgets.
+    leaf_file: Option<LeafFile>,
     /// Of the metainfo's `info`.
     torrent: [u8; 32],
     holdings: Mutex<Holdings>,
@@ -88,11 +91,13 @@ impl Storage {
             stamps.extend(remembered.stamps);
         }
         let holdings = Holdings { held, doubted: Bitfield::none(pieces), stamps, unsaved: false };
+        let leaf_file = remembered_at.as_deref().and_then(|path| LeafFile::beside(path, &metainfo));
         let this = Self {
             metainfo,
             files,
             parts: Parts::beside(remembered_at.as_deref(), torrent),
             remembered_at,
+            leaf_file,
             torrent,
             holdings: Mutex::new(holdings),
             resumed,
@@ -181,6 +186,25 @@ impl Storage {
         holdings.doubted.remove(piece);
     }
 
+    /// Writes down the leaf hashes of a piece that has passed, for those who will ask for them.
+    pub(super) fn keep_leaves(&self, piece: u32, leaves: &[Hash]) {
+        if let Some(file) = &self.leaf_file {
+            file.keep(&self.metainfo, piece, leaves);
+        }
+    }
+
+    /// The leaf hashes of a piece, where they were written down: those that its root is of.
+    pub(super) fn leaves(&self, piece: u32) -> Option<Vec<Hash>> {
+        self.leaf_file.as_ref()?.of(&self.metainfo, piece)
+    }
+
+    /// What was written down of a short piece, if that waits for no disk and for nobody: it is not
+    /// proven yet.
+    pub(super) fn leaves_at_once(&self, piece: u32) -> Option<Vec<Hash>> {
+        let here = self.holdings.try_lock().is_ok_and(|holdings| holdings.held.has(piece));
+        self.leaf_file.as_ref().filter(|_| here)?.at_once(&self.metainfo, piece)
+    }
+
     /// A piece is not there any more.
     pub fn lose_piece(&self, piece: u32) {
         let mut holdings = self.holdings();
@@ -204,6 +228,39 @@ impl Storage {
             rest = later;
         }
         Ok(())
+    }
+
+    /// Whether a part of a piece stands ([`Storage::stands`]) and was read, without waiting for a
+    /// disk or for anybody: only of what is in memory, and not in doubt. `false` says nothing but
+    /// that it is to be found out in the ordinary way, on a blocking thread.
+    pub(super) fn read_at_once(&self, piece: u32, begin: u32, into: &mut [u8]) -> bool {
+        let len = u32::try_from(into.len()).unwrap_or(u32::MAX);
+        let extents = self.metainfo.layout().extents(piece, begin, len);
+        let known: Vec<_> = {
+            // Others hold it while they ask the disk how a file looks.
+            let Ok(holdings) = self.holdings.try_lock() else { return false };
+            if !holdings.held.has(piece) || holdings.doubted.has(piece) {
+                return false;
+            }
+            let stamp = |file: usize| holdings.stamps.get(&(file as u32)).copied();
+            extents.clone().map(|extent| extent.file.and_then(stamp)).collect()
+        };
+        let mut rest = into;
+        for (extent, known) in extents.zip(known) {
+            let (now, later) = rest.split_at_mut(extent.len as usize);
+            let read = match extent.file {
+                Some(file) => self.files.read_at_once(file as u32, known, extent.offset, now),
+                None => {
+                    now.fill(0);
+                    true
+                }
+            };
+            if !read {
+                return false;
+            }
+            rest = later;
+        }
+        true
     }
 
     /// Writes `parts`, one after the other, into `piece` from `begin`. Padding is left out.
@@ -255,7 +312,11 @@ impl Storage {
             }
             begin += CHECK_LEN;
         }
-        Ok(hasher.passes())
+        let leaves = hasher.finish();
+        if let Some(leaves) = &leaves {
+            self.keep_leaves(piece, leaves);
+        }
+        Ok(leaves.is_some())
     }
 
     /// Whether a part of a piece may be served: it is there, and its files are as they were when it
@@ -533,6 +594,44 @@ mod tests {
             assert_eq!(standing(&storage, 3), Standing::Good, "of the other file");
             storage.save().unwrap();
             assert_eq!(open(&metainfo, root.path()).held().count(), 4);
+        }
+    }
+
+    #[test]
+    fn what_was_changed_or_is_not_there_is_never_read_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let metainfo = complete(Format::V1, root.path());
+        let storage = open(&metainfo, root.path());
+        let path = root.path().join("t/a");
+        let data = std::fs::read(&path).unwrap();
+        let at_once = |piece| {
+            let mut read = vec![9; 1000];
+            storage.read_at_once(piece, 7, &mut read).then_some(read)
+        };
+        assert_eq!(standing(&storage, 0), Standing::Good);
+        // Not all file systems can say what is in memory.
+        let read = at_once(0);
+        assert!(read.is_none() || read.as_deref() == Some(&data[7..1007]));
+        storage.lose_piece(1);
+        assert_eq!(at_once(1), None);
+        std::fs::write(&path, &data[1..]).unwrap();
+        assert_eq!(at_once(0), None, "it looks otherwise");
+        assert_eq!(standing(&storage, 0), Standing::Spoilt);
+        assert_eq!(at_once(2), None, "it is in doubt");
+    }
+
+    #[test]
+    fn leaves_of_what_has_passed_are_there_without_its_data() {
+        for format in [Format::V1, Format::V2, Format::Hybrid] {
+            let root = tempfile::tempdir().unwrap();
+            let metainfo = complete(format, root.path());
+            std::fs::remove_dir_all(root.path().join("t")).unwrap();
+            let storage = open(&metainfo, root.path());
+            for piece in 0..metainfo.geometry().pieces() {
+                // The last has one block, so that its leaf is its root.
+                let expected = format != Format::V1 && metainfo.geometry().blocks_of(piece) > 1;
+                assert_eq!(storage.leaves(piece).is_some(), expected, "{format:?} {piece}");
+            }
         }
     }
 

@@ -4,9 +4,9 @@
 //! was read into until they are hashed and written from there, on a blocking thread, while the next
 //! buffer fills.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
-use sparewire_content::{BLOCK_LEN, Decoded, PeerMessage, decode};
+use sparewire_content::{BLOCK_LEN, Block, Decoded, PeerMessage, decode};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     task::{JoinError, JoinHandle, spawn_blocking},
@@ -47,6 +47,7 @@ pub(super) async fn receive(
         begin: 0,
         end: 0,
         needs: 4,
+        arrived: Vec::new(),
         blocks: Vec::new(),
         spare: (Vec::new(), Vec::new()),
         job: None,
@@ -75,6 +76,8 @@ struct Reader<R> {
     end: usize,
     /// So many bytes in all say what the next message is.
     needs: usize,
+    /// Blocks in `buffer` of which the machine was not told yet.
+    arrived: Vec<(Block, Range<usize>)>,
     /// Blocks in `buffer`, to be judged and written.
     blocks: Vec<Landed>,
     spare: (Vec<u8>, Vec<Landed>),
@@ -112,6 +115,13 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     fn read_messages(&mut self) -> Result<(), ConnectionError> {
+        let read = self.read_whole_messages();
+        let (arrived, blocks) = (&mut self.arrived, &mut self.blocks);
+        self.torrent.arrived(&self.connection, &self.buffer, arrived, blocks);
+        read
+    }
+
+    fn read_whole_messages(&mut self) -> Result<(), ConnectionError> {
         loop {
             match decode(&self.buffer[self.begin..self.end], Some(self.pieces))? {
                 Decoded::Needs(needs) => {
@@ -121,16 +131,16 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 Decoded::Message { message, length } => {
                     let end = self.begin + length;
                     match message {
-                        PeerMessage::Piece { block, data } => {
+                        PeerMessage::Piece { block, .. } => {
                             // The block's bytes are the last of its message.
-                            let range = end - block.len as usize..end;
-                            self.blocks.extend(self.torrent.arrived(
-                                &self.connection,
-                                (block, data),
-                                range,
-                            ));
+                            self.arrived.push((block, end - block.len as usize..end));
                         }
-                        other => self.torrent.handle(&self.connection, &other)?,
+                        other => {
+                            // In the order in which they came.
+                            let (arrived, blocks) = (&mut self.arrived, &mut self.blocks);
+                            self.torrent.arrived(&self.connection, &self.buffer, arrived, blocks);
+                            self.torrent.handle(&self.connection, &other)?;
+                        }
                     }
                     self.begin = end;
                     self.needs = 4;
@@ -157,6 +167,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let blocks = std::mem::replace(&mut self.blocks, next_blocks);
         let (torrent, from) = (Arc::clone(&self.torrent), self.connection.number);
         self.job = Some(spawn_blocking(move || {
+            // Before anybody can say that all is there.
+            torrent.count_got(blocks.iter().map(|landed| u64::from(landed.block.len)).sum());
             let result = torrent.intake().take(from, &buffer, &blocks);
             (buffer, blocks, result)
         }));
@@ -183,7 +195,6 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         let Ok((buffer, blocks, result)) = done else {
             return Err(ConnectionError::Closed("writing stopped"));
         };
-        self.torrent.count_got(blocks.iter().map(|landed| u64::from(landed.block.len)).sum());
         self.spare = (buffer, blocks);
         match result {
             Ok(outcomes) => {

@@ -82,6 +82,42 @@ pub struct Stamp {
     inode: u64,
 }
 
+impl Stamp {
+    /// `None` where the file was removed while we hold it open.
+    fn of(open: &File) -> Result<Option<Self>, Errno> {
+        let stat = rustix::fs::fstat(open)?;
+        Ok((stat.st_nlink > 0).then(|| Self {
+            len: u64::try_from(stat.st_size).unwrap_or(0),
+            modified_s: stat.st_mtime,
+            modified_ns: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+            inode: stat.st_ino,
+        }))
+    }
+}
+
+/// Reads from the page cache alone.
+#[cfg(target_os = "linux")]
+pub(super) fn read_cached(open: &File, mut offset: u64, mut into: &mut [u8]) -> bool {
+    let flags = rustix::io::ReadWriteFlags::NOWAIT;
+    while !into.is_empty() {
+        let parts = &mut [std::io::IoSliceMut::new(into)];
+        match rustix::io::preadv2(open, parts, offset, flags) {
+            // Also where the file system cannot: then it is read in the ordinary way.
+            Ok(0) | Err(_) => return false,
+            Ok(read) => {
+                offset += read as u64;
+                into = &mut into[read..];
+            }
+        }
+    }
+    true
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn read_cached(_: &File, _: u64, _: &mut [u8]) -> bool {
+    false
+}
+
 /// Files that are open, of all torrents together; those that were not used longest are closed.
 #[derive(Debug, Default)]
 pub struct Handles {
@@ -263,15 +299,14 @@ impl Files {
     }
 
     /// What a file that we hold open looks like now; [`DiskError::Missing`] where it was removed.
-    fn look(&self, file: u32, open: &File) -> Result<rustix::fs::Stat, DiskError> {
-        let stat = rustix::fs::fstat(open)
-            .map_err(|error| DiskError::at(&self.path(file), error.into()))?;
-        if stat.st_nlink == 0 {
+    fn look(&self, file: u32, open: &File) -> Result<Stamp, DiskError> {
+        let stamp =
+            Stamp::of(open).map_err(|error| DiskError::at(&self.path(file), error.into()))?;
+        stamp.ok_or_else(|| {
             // Removed, or something else took its name: that is the file now.
             self.handles.forget(self.id, Some(file));
-            return Err(DiskError::Missing(self.path(file)));
-        }
-        Ok(stat)
+            DiskError::Missing(self.path(file))
+        })
     }
 
     /// Makes the files that hold no bytes, which no piece ever mentions.
@@ -312,13 +347,22 @@ impl Files {
     /// [`DiskError::Missing`] too where it was removed while we hold it open.
     pub fn stamp(&self, file: u32) -> Result<Stamp, DiskError> {
         let open = self.open(file, false)?;
-        let stat = self.look(file, &open)?;
-        Ok(Stamp {
-            len: u64::try_from(stat.st_size).unwrap_or(0),
-            modified_s: stat.st_mtime,
-            modified_ns: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
-            inode: stat.st_ino,
-        })
+        self.look(file, &open)
+    }
+
+    /// Reads exactly `into.len()` bytes at `offset` if that waits for no disk: the file is open,
+    /// looks as it is `known` to look, where that is known, and has these bytes in memory. `false`,
+    /// and nothing of use in `into`, where not.
+    pub(super) fn read_at_once(
+        &self,
+        file: u32,
+        known: Option<Stamp>,
+        offset: u64,
+        into: &mut [u8],
+    ) -> bool {
+        let Some(open) = self.handles.find((self.id, file), false) else { return false };
+        let looks = |known| Stamp::of(&open).is_ok_and(|stamp| stamp == Some(known));
+        known.is_none_or(looks) && read_cached(&open, offset, into)
     }
 
     /// Whether anything was ever written in a range of a file: `false` only where all of it is a

@@ -410,6 +410,7 @@ impl Intake {
 
     fn hold_if_passed(&self, piece: u32, begun: &Begun) {
         if begun.blocks.iter().all(|slot| *slot == Slot::Passed) {
+            self.storage.keep_leaves(piece, &begun.found);
             self.storage.hold(piece);
             lock(&self.begun).remove(&piece);
         }
@@ -448,6 +449,7 @@ impl Intake {
             outcomes.push(Outcome::PieceFailed { piece, digests });
             return Ok(());
         }
+        self.storage.keep_leaves(piece, &begun.found);
         self.storage.hold(piece);
         lock(&self.begun).remove(&piece);
         let mut by = BTreeMap::new();

@@ -8,7 +8,7 @@ use std::{
 use sparewire_content::{BLOCK_LEN, Hash, HashRequest, PeerMessage, merkle};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use super::{connection::Connection, disk::Storage};
+use super::{connection::Connection, disk::Storage, leaf_file::AT_ONCE_MAX};
 
 /// How many pieces' leaves are worked out at a time: it is reading and hashing for others.
 const JOBS_MAX: usize = 2;
@@ -124,6 +124,17 @@ impl Leaves {
 
     /// Answers a peer's request, when its turn has come.
     pub(super) fn give(self: &Arc<Self>, connection: &Arc<Connection>, request: HashRequest) {
+        // The leaves of one short piece, in memory: sooner given than handed to another thread.
+        if request.base_layer == 0 && request.proof_layers == 0 && request.length <= AT_ONCE_MAX {
+            let answer = self
+                .storage
+                .metainfo()
+                .answer(&request, |piece| self.storage.leaves_at_once(piece));
+            if let Some(hashes) = &answer {
+                connection.send(&PeerMessage::Hashes { request, hashes });
+                return;
+            }
+        }
         if connection.hash_requests.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
             connection.hash_requests.fetch_sub(1, Ordering::Relaxed);
             connection.send(&PeerMessage::HashReject(request));
@@ -155,6 +166,9 @@ impl Leaves {
         }
         if !self.storage.has(piece) {
             return None;
+        }
+        if let Some(leaves) = self.storage.leaves(piece) {
+            return Some(leaves);
         }
         let geometry = self.storage.metainfo().geometry();
         let mut data = vec![0; BLOCK_LEN as usize];

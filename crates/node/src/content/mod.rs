@@ -22,6 +22,7 @@ mod fetch;
 mod files;
 mod have;
 mod intake;
+mod leaf_file;
 mod leaves;
 mod money;
 mod outbox;

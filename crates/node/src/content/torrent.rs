@@ -564,31 +564,41 @@ impl Torrent {
 
     // --- messages --------------------------------------------------------------------------------
 
-    /// A block came, whose bytes are at `range` of a buffer. If it is wanted it goes to the intake;
-    /// another copy of one that was asked of two is looked at when its piece is there.
+    /// Blocks came, whose bytes are at the ranges of a buffer. Those that are wanted go to the
+    /// intake; another copy of one that was asked of two is looked at when its piece is there. All
+    /// that came together are told together: one lock, and one wake for what to ask.
     pub(super) fn arrived(
         self: &Arc<Self>,
         connection: &Connection,
-        (block, data): (Block, &[u8]),
-        range: Range<usize>,
-    ) -> Option<Landed> {
+        buffer: &[u8],
+        blocks: &mut Vec<(Block, Range<usize>)>,
+        wanted: &mut Vec<Landed>,
+    ) {
+        if blocks.is_empty() {
+            return;
+        }
         let mut guard = lock(&self.swarm);
-        let swarm = guard.as_mut()?;
-        connection.admission().arrived(u64::from(block.len));
-        let verdict = swarm.arrived(connection, block);
-        let kept = verdict == Verdict::Duplicate
-            && connection.trade().is_some()
-            && self.copies.keep(connection.number, block, data);
-        if verdict != Verdict::Wanted && !kept {
-            connection.admission().unwanted(u64::from(block.len));
+        let Some(swarm) = guard.as_mut() else { return blocks.clear() };
+        for (block, range) in blocks.drain(..) {
+            connection.admission().arrived(u64::from(block.len));
+            let verdict = swarm.arrived(connection, block);
+            if verdict == Verdict::Wanted {
+                // Before the machine says what is to be done with it.
+                wanted.push(self.intake.land(block, range));
+                continue;
+            }
+            let kept = verdict == Verdict::Duplicate
+                && connection.trade().is_some()
+                && self.copies.keep(connection.number, block, &buffer[range]);
+            if !kept {
+                connection.admission().unwanted(u64::from(block.len));
+            } else if self.storage.has(block.piece) {
+                self.judge_copies(block.piece);
+            }
+            // A piece may have to be forgotten before more of it lands.
+            self.carry_out(swarm);
         }
-        if kept && self.storage.has(block.piece) {
-            self.judge_copies(block.piece);
-        }
-        // Before the machine says what is to be done with it.
-        let landed = (verdict == Verdict::Wanted).then(|| self.intake.land(block, range));
         self.carry_out(swarm);
-        landed
     }
 
     /// Any other message.
@@ -693,7 +703,7 @@ impl Torrent {
         });
     }
 
-    /// Bytes of blocks that were written.
+    /// Bytes of blocks that came, and are to be written.
     pub(super) fn count_got(&self, bytes: u64) {
         self.got.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -81,11 +81,20 @@ struct Sender<W> {
     spare: Vec<u8>,
 }
 
-/// Blocks and their bytes.
+/// Blocks and their bytes: the first in a buffer.
 #[derive(Default)]
 struct Run {
     blocks: Vec<Block>,
     bytes: Vec<u8>,
+}
+
+/// Makes room for blocks; says how many bytes they have.
+fn grow(buffer: &mut Vec<u8>, blocks: &[Block]) -> usize {
+    let len = blocks.iter().map(|block| block.len as usize).sum();
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    len
 }
 
 impl<W: AsyncWrite + Unpin> Sender<W> {
@@ -105,7 +114,14 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
                 self.waiting = next.run;
             }
             let now = self.admit();
-            if !now.is_empty() {
+            if self.read_at_once(&now) {
+                // In memory, as most is: no other thread is troubled.
+                for run in [std::mem::take(&mut ready), self.run_of(now)] {
+                    let (sent, took) = write(&mut self.to, &self.connection, run).await?;
+                    self.pace(sent.blocks.len(), took);
+                    self.spare = sent.bytes;
+                }
+            } else if !now.is_empty() {
                 let buffer = std::mem::take(&mut self.spare);
                 let read = read(Arc::clone(&self.storage), now, buffer);
                 let sent = std::mem::take(&mut ready);
@@ -123,6 +139,18 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
                 self.wait().await;
             }
         }
+    }
+
+    /// Reads blocks into the spare buffer, where they are in memory.
+    fn read_at_once(&mut self, blocks: &[Block]) -> bool {
+        let Some(first) = blocks.first() else { return false };
+        let len = grow(&mut self.spare, blocks);
+        self.storage.read_at_once(first.piece, first.begin, &mut self.spare[..len])
+    }
+
+    /// Blocks that were read into the spare buffer.
+    fn run_of(&mut self, blocks: Vec<Block>) -> Run {
+        Run { blocks, bytes: std::mem::take(&mut self.spare) }
     }
 
     /// Blocks that may be sent now: whole ones, as far as is admitted. What is admitted is counted,
@@ -191,16 +219,15 @@ async fn read(
 ) -> Result<Run, ConnectionError> {
     let Some(first) = blocks.first().copied() else { return Ok(Run::default()) };
     let reading = spawn_blocking(move || {
-        let len: u32 = blocks.iter().map(|block| block.len).sum();
-        match storage.stands(first.piece, first.begin, len)? {
+        let len = grow(&mut bytes, &blocks);
+        match storage.stands(first.piece, first.begin, len as u32)? {
             Standing::Good => {}
             Standing::Absent => {
                 return Err(ConnectionError::Nonsense("a piece that we do not have"));
             }
             Standing::Spoilt => return Err(ConnectionError::Closed(SPOILT)),
         }
-        bytes.resize(len as usize, 0);
-        match storage.read(first.piece, first.begin, &mut bytes) {
+        match storage.read(first.piece, first.begin, &mut bytes[..len]) {
             Err(DiskError::Missing(_) | DiskError::EndsEarly(_)) => {
                 storage.lose_piece(first.piece);
                 return Err(ConnectionError::Closed(SPOILT));
@@ -239,6 +266,6 @@ async fn write(
         }
         IoSlice::advance_slices(&mut parts, written);
     }
-    connection.count_sent(run.bytes.len() as u64);
+    connection.count_sent(run.blocks.iter().map(|block| u64::from(block.len)).sum());
     Ok((run, begun.elapsed()))
 }
