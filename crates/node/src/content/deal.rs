@@ -435,6 +435,11 @@ impl Deal {
         }
     }
 
+    /// The account in which a session under these terms belongs.
+    fn balance_of(&self, terms: &Terms) -> Option<Arc<Balance>> {
+        self.balance.takes(terms).then(|| Arc::clone(&self.balance))
+    }
+
     /// Where something was to be set off in a session that broke off, sessions begin anew over a new
     /// connection.
     fn end_where_broken(&self, ended: &CancellationToken) {
@@ -493,7 +498,7 @@ struct Seeding<'a> {
 
 impl Sale for Seeding<'_> {
     fn balance(&self) -> Option<Arc<Balance>> {
-        Some(Arc::clone(&self.deal.balance))
+        self.deal.balance_of(&self.terms)
     }
 
     async fn carry(&self) -> std::convert::Infallible {
@@ -525,7 +530,7 @@ struct Downloading<'a> {
 
 impl Purchase for Downloading<'_> {
     fn balance(&self) -> Option<Arc<Balance>> {
-        Some(Arc::clone(&self.deal.balance))
+        self.deal.balance_of(&self.bought.terms)
     }
 
     fn event(&self, event: Event) {

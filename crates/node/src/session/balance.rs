@@ -1,11 +1,12 @@
 //! What the two sessions of one connection owe each other, shared by those who drive them.
 
 use std::sync::{
-    Mutex, MutexGuard, PoisonError,
+    Mutex, MutexGuard, OnceLock, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
-use sparewire_protocol::{Role, SetOff};
+use sparewire_core::{Address, Domain};
+use sparewire_protocol::{Role, SetOff, Terms};
 use tokio::sync::Notify;
 
 /// [`SetOff`], and who waits for what is new of it.
@@ -14,9 +15,18 @@ pub(crate) struct Balance {
     set_off: Mutex<SetOff>,
     changed: [Notify; 2],
     broken: AtomicBool,
+    /// What both owe each other, and where it is settled.
+    money: OnceLock<(Domain, Address)>,
 }
 
 impl Balance {
+    /// Whether a session under these terms belongs in it: only what is owed in one token of one
+    /// contract can be set off.
+    pub(crate) fn takes(&self, terms: &Terms) -> bool {
+        let money = (terms.domain, terms.token);
+        *self.money.get_or_init(|| money) == money
+    }
+
     /// Hands out the account for one input of the machine of `role`, and tells the other machine's
     /// driver where that changed it.
     pub(crate) fn turn<R>(&self, role: Role, turn: impl FnOnce(&mut SetOff) -> R) -> R {
