@@ -79,6 +79,13 @@ async fn a_torrent_of_ten_thousand_files_goes_through_few_open_ones() {
     assert_eq!(seeded.status().spoilt, 0);
     let most = watch.most();
     assert!((20..=OPEN_MAX).contains(&most), "{most} open");
+    drop((seeder, seeded, downloader, torrent));
+    // Everything ends when it is dropped.
+    let begun = Instant::now();
+    while open_now() > 100 {
+        assert!(begun.elapsed() < swarm::PATIENCE, "{} are still open", open_now());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 const PIECE: usize = 16 << 10;

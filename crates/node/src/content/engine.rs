@@ -209,6 +209,8 @@ pub struct Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.cancel.cancel();
+        // Each of them holds what they share.
+        self.shared.torrents().clear();
     }
 }
 
