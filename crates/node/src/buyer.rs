@@ -230,11 +230,11 @@ pub fn resumable(
         return Ok(None);
     }
     let memory = store.memory(channel, Some(session))?;
-    let newest = memory.payment.filter(|newest| newest.session == session);
+    let promised = memory.payment.map_or(Amount::ZERO, |newest| newest.voucher.body.amount);
     let mut memory = memory.session;
     // What was set off over a connection that is gone is not known to both alike.
-    if let (Some(known), Some(newest)) = (&memory, newest)
-        && known.agreement.owed(known.paid) != Some(newest.voucher.body.amount)
+    if service.sets_off()
+        && memory.as_ref().is_some_and(|known| known.agreement.owed(known.paid) != Some(promised))
     {
         return Ok(None);
     }

@@ -83,15 +83,14 @@ impl Opening {
             None => Amount::ZERO,
         };
         let whole = |paid| agreement.owed(paid) == Some(promised);
-        let is_newest = memory.payment.is_some_and(|newest| newest.session == acceptance.session);
-        if resumed && is_newest && !whole(paid) {
-            return Err(ProtocolError::CannotResume(WAS_SET_OFF));
-        }
         let superseded = memory.payment.is_some_and(|newest| {
             newest.session != acceptance.session && newest.voucher.body.amount > agreement.base
         });
         if resumed && superseded {
             return Err(ProtocolError::CannotResume(SUPERSEDED));
+        }
+        if resumed && !whole(paid) {
+            return Err(ProtocolError::CannotResume(WAS_SET_OFF));
         }
         if let Some(mut theirs) = acceptance.payment {
             let voucher = agreement.verify_voucher(channel, &theirs)?;
@@ -243,7 +242,8 @@ impl Opening {
                     && agreement.owed(receipt.reading) == Some(receipt.amount)
             } else if let Some((of, of_paid)) = of {
                 // What it sets off we had taken, or no more than our credit is missing.
-                let most = of_paid.checked_total().and_then(|paid| paid.checked_add(credit));
+                let credit = of.terms.credit.credit(of.paid(total(of_paid)));
+                let most = total(of_paid).checked_add(credit);
                 let set_off = of.set_off(receipt.reading, receipt.amount);
                 set_off == Some(Amount::ZERO)
                     || (set_off.is_some() && receipt.reading.checked_total() <= most)

@@ -181,8 +181,22 @@ impl Payee {
         }
         match message {
             Message::Payment { payment, receipt } => {
+                let of_payment = receipt.is_none_or(|receipt| {
+                    receipt.body.reading == payment.reading
+                        && receipt.body.amount == payment.voucher.body.amount
+                });
+                if self.agreement.terms.service.sets_off() && !of_payment {
+                    return Err(ProtocolError::Inconsistent("receipt of another payment"));
+                }
                 let known = self.held.map_or(self.paid, |held| held.reading);
-                self.has_brought(payment.reading, known, now)?;
+                // What makes good what was set off too early brings money, and no bytes.
+                let raises = payment.voucher.body.amount.saturating_sub(self.promised);
+                let raises = match raises {
+                    Amount::ZERO => ByteCount::ZERO,
+                    raises => self.agreement.terms.price.affordable(raises),
+                };
+                let brings = total(payment.reading).saturating_sub(total(known)).max(raises);
+                self.has_brought(brings, now)?;
                 self.take_payment(&payment)?;
                 match receipt {
                     Some(receipt) if self.held.is_some() => self.held_receipt = Some(receipt),
@@ -192,7 +206,7 @@ impl Payee {
                 Ok(())
             }
             Message::Due { reading } if self.agreement.terms.service.sets_off() => {
-                self.has_brought(reading, self.told, now)?;
+                self.has_brought(total(reading).saturating_sub(total(self.told)), now)?;
                 if !self.counted.covers(reading) || self.agreement.owed(reading).is_none() {
                     return Err(ProtocolError::Inconsistent("more is said to be due than came"));
                 }
@@ -499,13 +513,7 @@ impl Payee {
     }
 
     /// Messages that bring little are rare where a consumer is honest.
-    fn has_brought(
-        &mut self,
-        reading: Reading,
-        known: Reading,
-        now: Timestamp,
-    ) -> Result<(), ProtocolError> {
-        let brings = total(reading).saturating_sub(total(known));
+    fn has_brought(&mut self, brings: ByteCount, now: Timestamp) -> Result<(), ProtocolError> {
         match brings < ByteCount::new(self.report_step().get() / 4) {
             true => self.spend_patience(now),
             false => Ok(()),

@@ -140,7 +140,7 @@ impl Payer {
                 return Err(ProtocolError::CannotResume(SUPERSEDED));
             }
             Some(known)
-                if memory.payment.is_some_and(|newest| newest.session == session)
+                if memory.resync.is_none()
                     && known.agreement.owed(known.paid) != Some(promised) =>
             {
                 return Err(ProtocolError::CannotResume(WAS_SET_OFF));
@@ -389,8 +389,9 @@ impl Payer {
         }
         .map(|since| since.plus_ms(ANSWER_MS_MAX));
         let payable = self.within_channel(self.payable());
-        let payment = (self.phase == Phase::Live && total(payable) > total(self.paid))
-            .then(|| self.last_payment.plus_ms(CHECKPOINT_MS));
+        let due = total(payable) > total(self.paid) || self.shortage() > Amount::ZERO;
+        let payment =
+            (self.phase == Phase::Live && due).then(|| self.last_payment.plus_ms(CHECKPOINT_MS));
         let receipt = (self.phase == Phase::Live
             && self.pending.is_none()
             && total(self.paid) > total(self.receipted))
@@ -471,8 +472,15 @@ impl Payer {
             return ByteCount::new(u64::MAX);
         }
         let told = total(self.told);
-        let untold = total(self.payable()).saturating_sub(told);
+        let untold = total(self.within_channel(self.payable())).saturating_sub(told);
         ByteCount::new((self.step().get() / 4).max(1)).saturating_sub(untold)
+    }
+
+    /// What is paid for, and neither promised nor owed to us any more.
+    fn shortage(&self) -> Amount {
+        let owed = self.agreement.owed(self.paid).unwrap_or(Amount::MAX);
+        let set_off = owed.saturating_sub(self.promised);
+        set_off.saturating_sub(self.set_off_max.unwrap_or(Amount::ZERO))
     }
 
     /// What of `reading` is set off: what the provider owes us, as far as we owe it for this.
@@ -642,7 +650,8 @@ impl Payer {
         }
         let payable = self.within_channel(self.payable());
         let told_before = self.told;
-        if self.untold_rest() == ByteCount::ZERO && self.phase == Phase::Live {
+        let tells = self.untold_rest() == ByteCount::ZERO && total(payable) > total(self.told);
+        if tells && self.phase == Phase::Live {
             self.told = payable;
             self.outputs.push_back(Output::Transmit(Message::Due { reading: payable }));
         }
@@ -652,8 +661,12 @@ impl Payer {
             && unpaid > ByteCount::ZERO
             && (unpaid >= self.step() || overdue || settling);
         // Both paid at once what the other was about to set off: what we owe is to be paid after all.
-        let set_off = self.agreement.owed(self.paid).map(|owed| owed.saturating_sub(self.promised));
-        let short = set_off > Some(self.set_off_max.unwrap_or(Amount::ZERO));
+        let shortage = self.shortage();
+        let little = self.step().get() / 4;
+        let short = shortage > Amount::ZERO
+            && (self.agreement.terms.price.affordable(shortage).get() >= little
+                || overdue
+                || settling);
         // Against what was told before, the provider may have told something; against what is told
         // only now it had no time to. So a part of the step stays told and unpaid, to be set off.
         let waits = self.set_off_max.is_some() && !overdue && !settling;

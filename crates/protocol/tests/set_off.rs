@@ -558,10 +558,70 @@ fn a_session_in_which_something_was_set_off_is_not_resumed() {
     let error = Payee::start(setup, pair.now).err().unwrap();
     assert!(matches!(error, ProtocolError::CannotResume(_)), "{error}");
 
+    // Found by review: nor where a session after it, all of which was set off, hides that.
+    let later = sparewire_protocol::Payment {
+        session: session_id(1_001),
+        reading: reading(0, 700),
+        voucher: lane.cast.voucher(Amount::ZERO),
+    };
+    let paid = sparewire_protocol::Payment { voucher: later.voucher, ..paid };
+    let mut memory = Memory { payment: Some(later), ..Memory::default() };
+    memory.session = Some(known(paid, lane.payee.agreement().clone()));
+    let mut acceptance = lane.cast.acceptance(session_id(1_000));
+    acceptance.reading = paid.reading;
+    let setup = lane.cast.payee_setup(acceptance, facts, memory);
+    let error = Payee::start(setup, pair.now).err().unwrap();
+    assert!(matches!(error, ProtocolError::CannotResume(_)), "{error}");
+
     // A new one begins with what is promised, and owes nothing of before.
     let (payer, payee) = start(&lane.cast, 1_001, &lane.memory, pair.now);
     assert_eq!(payee.exposure(), bytes(0));
     assert_eq!(payer.debt(), Amount::ZERO);
+}
+
+/// Found by review: the payee countersigned that as much was carried for less.
+#[test]
+fn a_receipt_says_what_the_payment_beside_it_says() {
+    let mut pair = Pair::new([1 << 30, 1 << 30]);
+    pair.apply(Operation::Send(0, 1_000));
+    let lane = &mut pair.lanes[0];
+    let payment = lane.cast.payment(session_id(1_000), Amount::ZERO, reading(0, 1_000));
+    let receipt = |amount| {
+        lane.cast.receipt(sparewire_protocol::Receipt {
+            channel: lane.cast.config.id(&lane.cast.domain),
+            session: session_id(1_000),
+            sequence: 1,
+            reading: reading(0, 1_000),
+            amount: units(amount),
+            previous: Default::default(),
+            time: EPOCH,
+        })
+    };
+    let (less, right) = (receipt(10), receipt(1_000));
+    let message = Message::Payment { payment, receipt: Some(less) };
+    let error = lane.payee.handle_message(message, EPOCH).unwrap_err();
+    assert!(matches!(error, ProtocolError::Inconsistent(_)), "{error}");
+    let message = Message::Payment { payment, receipt: Some(right) };
+    lane.payee.handle_message(message, EPOCH).unwrap();
+}
+
+/// Found by review: each real promise of one end left the other short of a little, which it made good
+/// at once, until the patience of the first was used up.
+#[test]
+fn a_small_shortage_waits_until_it_is_worth_a_message() {
+    let mut pair = Pair::new([1 << 30, 1 << 30]);
+    for round in 0..3_000_u16 {
+        for number in 0..2 {
+            pair.apply(Operation::Send(number, 300 + round % 7));
+            pair.apply(Operation::Arrive(number, 400));
+        }
+        // Messages are always a little late, and time stands still.
+        for number in 0..2 {
+            pair.apply(Operation::Deliver(number, Role::Payee, 1));
+            pair.apply(Operation::Deliver(1 - number, Role::Payer, 1));
+        }
+    }
+    pair.settle();
 }
 
 /// One pays what the other is about to set off; both are on their way at once.

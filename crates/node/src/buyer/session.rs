@@ -301,6 +301,10 @@ impl Buyer {
                 let (counted, reported_up) = (meter.reading(), payer.reported_up());
                 let broken = BrokenSession { session, counted, reported_up };
                 self.past().broken.insert(session, broken);
+                // What it told that it owes may be set off already, at the other end.
+                if purchase.balance().is_some_and(|balance| balance.is_broken()) {
+                    self.forget(session);
+                }
             }
         }
         result

@@ -53,6 +53,7 @@ impl Balance {
     pub(crate) fn break_off(&self) {
         if self.lock().is_used() {
             self.broken.store(true, Ordering::Release);
+            self.changed.iter().for_each(Notify::notify_one);
         }
     }
 

@@ -261,6 +261,23 @@ pub(crate) struct Driver {
     pub(crate) clock: Clock,
 }
 
+/// Tells the other session of the connection that this one did not end properly.
+struct BreaksOff(Option<Arc<Balance>>);
+
+impl BreaksOff {
+    fn not(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for BreaksOff {
+    fn drop(&mut self) {
+        if let Some(balance) = &self.0 {
+            balance.break_off();
+        }
+    }
+}
+
 impl Driver {
     /// Runs until the session has ended on both sides. Returns the statement and the control
     /// stream, which the caller finishes.
@@ -273,9 +290,11 @@ impl Driver {
         on_event: impl FnMut(Event) + Send,
     ) -> Result<Statement, SessionError> {
         let mut stops = StopWatch::default();
+        // Also where we are dropped in the middle: another connection has taken the session over.
+        let breaks_off = BreaksOff(self.balance.clone());
         let result = self.turns(machine, on_event, &mut stops).await;
-        if let (Err(_), Some(balance)) = (&result, &self.balance) {
-            balance.break_off();
+        if result.is_ok() {
+            breaks_off.not();
         }
         let now = (self.clock)();
         if let Some(stop) = stops.end(now) {
@@ -298,6 +317,9 @@ impl Driver {
                     balance.turn(statement.role, |account| machine.leave(account));
                 }
                 return Ok(statement);
+            }
+            if self.balance.as_ref().is_some_and(|balance| balance.is_broken()) {
+                return Err(SessionError::Transport(TransportError::FinishedEarly));
             }
             let now = (self.clock)();
             let statement = machine.statement(now);
