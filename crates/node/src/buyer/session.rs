@@ -192,7 +192,7 @@ impl Buyer {
                     // A channel over which nothing ever began is not replaced by another one: its
                     // provider may not see it yet, or look at another chain, and would not see that
                     // one either.
-                    RefusalCode::ChannelUnusable if !is_seen => {}
+                    RefusalCode::ChannelUnusable | RefusalCode::LossAllowanceUsed if !is_seen => {}
                     RefusalCode::ChannelUnusable | RefusalCode::LossAllowanceUsed => {
                         self.past().avoid.insert(channel);
                     }

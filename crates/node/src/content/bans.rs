@@ -1,15 +1,14 @@
-//! Who sent bad data, remembered over restarts: by the device that it proved, else by its address.
+//! Where bad data came from, remembered over restarts. By address alone: what is carried is not
+//! authenticated, so whoever stands between us and an honest device could spoil it in its name.
 
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fs,
     io::{Read, Write},
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
-
-use sparewire_core::NodeId;
 
 /// How long somebody is remembered, in seconds: a week. Addresses change hands, and disks get mended.
 pub(super) const BAN_SECS: u64 = 7 * 24 * 3600;
@@ -18,39 +17,11 @@ const BANS_MAX: usize = 2_000;
 /// The longest file that is read: a line is below 128 bytes.
 const FILE_LEN_MAX: u64 = 128 * BANS_MAX as u64;
 
-/// Whom one can tell again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Sender {
-    /// Whoever has this device key.
-    Device(NodeId),
-    /// Whoever is there, where no key was proven.
-    Address(IpAddr),
-}
-
-impl fmt::Display for Sender {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Device(node) => write!(f, "device {node}"),
-            Self::Address(ip) => write!(f, "address {ip}"),
-        }
-    }
-}
-
-impl Sender {
-    fn parse(kind: &str, name: &str) -> Option<Self> {
-        match kind {
-            "device" => name.parse().ok().map(Self::Device),
-            "address" => name.parse().ok().map(Self::Address),
-            _ => None,
-        }
-    }
-}
-
 /// All who are remembered, of all torrents.
 #[derive(Debug, Default)]
 pub(super) struct Bans {
     /// And until when, in seconds of Unix time.
-    until: Mutex<BTreeMap<Sender, u64>>,
+    until: Mutex<BTreeMap<IpAddr, u64>>,
     /// `None` forgets with the process.
     path: Option<PathBuf>,
     /// One at a time writes.
@@ -71,7 +42,7 @@ impl Bans {
         }
         let line = |line: &str| {
             let mut words = line.split_ascii_whitespace();
-            let sender = Sender::parse(words.next()?, words.next()?)?;
+            let sender: IpAddr = words.next()?.parse().ok()?;
             let until: u64 = words.next()?.parse().ok()?;
             // A clock that was wrong bans nobody for ever.
             (now_secs < until).then_some((sender, until.min(now_secs.saturating_add(BAN_SECS))))
@@ -81,12 +52,12 @@ impl Bans {
     }
 
     /// Whether somebody is remembered.
-    pub(super) fn has(&self, sender: Sender, now_secs: u64) -> bool {
+    pub(super) fn has(&self, sender: IpAddr, now_secs: u64) -> bool {
         lock(&self.until).get(&sender).is_some_and(|until| now_secs < *until)
     }
 
     /// Remembers somebody from now on; it is [`Bans::save`] that makes it last.
-    pub(super) fn add(&self, sender: Sender, now_secs: u64) {
+    pub(super) fn add(&self, sender: IpAddr, now_secs: u64) {
         let mut until = lock(&self.until);
         until.retain(|_, until| now_secs < *until);
         if until.len() >= BANS_MAX
@@ -123,9 +94,9 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    fn address(last: u16) -> Sender {
+    fn address(last: u16) -> IpAddr {
         let [high, low] = last.to_be_bytes();
-        Sender::Address(IpAddr::from([127, 0, high, low]))
+        IpAddr::from([127, 0, high, low])
     }
 
     #[test]
@@ -133,16 +104,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("banned");
         let now = 1_000_000;
-        let device = Sender::Device(NodeId([5; 32].into()));
+        let six: IpAddr = "2001:db8::5".parse().unwrap();
         let bans = Bans::load(Some(path.clone()), now);
-        bans.add(device, now);
+        bans.add(six, now);
         bans.add(address(1), now + 10);
         bans.save().unwrap();
         let bans = Bans::load(Some(path.clone()), now + 20);
-        assert!(bans.has(device, now + 20) && bans.has(address(1), now + 20));
+        assert!(bans.has(six, now + 20) && bans.has(address(1), now + 20));
         assert!(!bans.has(address(2), now + 20));
-        assert!(!bans.has(device, now + BAN_SECS));
-        assert!(!Bans::load(Some(path), now + BAN_SECS).has(device, now));
+        assert!(!bans.has(six, now + BAN_SECS));
+        assert!(!Bans::load(Some(path), now + BAN_SECS).has(six, now));
     }
 
     #[test]
@@ -157,8 +128,7 @@ mod tests {
         bans.save().unwrap();
         let kept = fs::read_to_string(&path).unwrap();
         assert!(kept.len() < FILE_LEN_MAX as usize);
-        fs::write(&path, format!("address x 9\nnobody\naddress 127.0.0.9 99999999999999\n{kept}"))
-            .unwrap();
+        fs::write(&path, format!("x 9\nnobody\n127.0.0.9 99999999999999\n{kept}")).unwrap();
         let bans = Bans::load(Some(path), 5);
         assert!(bans.has(address(9), 5) && bans.has(address(77), 5));
         assert!(!bans.has(address(9), 5 + BAN_SECS), "no longer than anybody else");

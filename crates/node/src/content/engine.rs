@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     admission::{Admission, Free, Rate},
-    bans::{Bans, Sender},
+    bans::Bans,
     discovery::{Discovery, DiscoveryConfig},
     disk::Storage,
     fetch::fetch,
@@ -170,12 +170,12 @@ impl Shared {
     }
 
     /// Whether somebody sent bad data within a week, to whichever torrent.
-    pub(super) fn is_banned(&self, sender: Sender) -> bool {
+    pub(super) fn is_banned(&self, sender: IpAddr) -> bool {
         self.bans.has(sender, now_secs())
     }
 
     /// Somebody sent bad data, and is remembered.
-    pub(super) fn ban(self: &Arc<Self>, sender: Sender) {
+    pub(super) fn ban(self: &Arc<Self>, sender: IpAddr) {
         self.bans.add(sender, now_secs());
         let this = Arc::clone(self);
         spawn_blocking(move || {

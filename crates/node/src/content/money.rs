@@ -350,15 +350,12 @@ impl Torrent {
     /// it comes.
     ///
     /// # Errors
-    /// [`ConnectionError::Closed`] where it is traded with already, or sent bad data not long ago.
+    /// [`ConnectionError::Closed`] where it is traded with already.
     fn trade(
         self: &Arc<Self>,
         connection: &Arc<Connection>,
         peer: NodeId,
     ) -> Result<(), ConnectionError> {
-        if self.is_banned(peer) {
-            return Err(ConnectionError::Closed("it sent bad data"));
-        }
         let Some(money) = self.money().cloned() else { return Ok(()) };
         let sink = |from_payer| -> Arc<dyn FrameSink> {
             Arc::new(ConnectionSink { connection: Arc::downgrade(connection), from_payer })

@@ -58,6 +58,8 @@ struct State {
     written: Vec<(u32, Bitfield)>,
     /// Where records are appended; `None` until something is to be remembered.
     file: Option<File>,
+    /// The file was looked at: where it was not, what it says is not thrown away.
+    looked: bool,
 }
 
 impl Parts {
@@ -76,7 +78,12 @@ impl Parts {
         let mut bytes = Vec::new();
         let mut read =
             |path: &PathBuf| File::open(path)?.take(FILE_LEN_MAX).read_to_end(&mut bytes);
-        if self.path.as_ref().is_none_or(|path| read(path).is_err()) {
+        let found = self.path.as_ref().map(&mut read);
+        self.state().looked = match &found {
+            Some(Err(error)) => error.kind() == std::io::ErrorKind::NotFound,
+            _ => true,
+        };
+        if !matches!(found, Some(Ok(_))) {
             return BTreeMap::new();
         }
         let head = [&MAGIC[..], &self.torrent].concat();
@@ -109,7 +116,9 @@ impl Parts {
         }
         let written = match &mut state.file {
             Some(file) => file.write_all(&leaves_record(piece, leaves)),
-            None => self.replace(path, &state, false).map(|file| state.file = Some(file)),
+            None => self.replace(path, &state, false).map(|file| {
+                (state.file, state.looked) = (Some(file), true); // what it says is ours
+            }),
         };
         written.map_err(|error| DiskError::at(path, error))
     }
@@ -137,6 +146,7 @@ impl Parts {
         state.written = written;
         state.file = None;
         let saved = match empty {
+            true if !state.looked => Ok(()),
             true => match std::fs::remove_file(path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),
@@ -249,6 +259,21 @@ mod tests {
         parts.save(&held(&[0, 1, 2]), Vec::new()).unwrap();
         assert!(!path.exists(), "nothing is left to remember");
         parts.save(&held(&[0, 1, 2]), Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_nobody_looked_at_is_not_thrown_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let have = folder.path().join("x.have");
+        let (metainfo, leaves) = content(Format::Hybrid);
+        Parts::beside(Some(&have), TORRENT).remember(1, &leaves[1]).unwrap();
+        // Its torrent was stopped before it came to that.
+        Parts::beside(Some(&have), TORRENT).save(&held(&[]), Vec::new()).unwrap();
+        assert_eq!(load(&have, &metainfo).len(), 1);
+        let parts = Parts::beside(Some(&have), TORRENT);
+        parts.load(&metainfo, &held(&[1]));
+        parts.save(&held(&[1]), Vec::new()).unwrap();
+        assert!(!folder.path().join("x.parts").exists());
     }
 
     #[test]

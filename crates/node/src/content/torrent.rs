@@ -14,7 +14,7 @@ use sparewire_content::{
     BLOCK_LEN, Bitfield, Block, Extended, ExtensionHandshake, ExtensionIds, Handshake, Metadata,
     PeerMessage, Verdict,
 };
-use sparewire_core::{Amount, NodeId, Price};
+use sparewire_core::{Amount, Price};
 use tokio::{
     net::TcpStream,
     sync::{Notify, OwnedSemaphorePermit, watch},
@@ -25,7 +25,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     admission::{Admission, Free, Rate},
-    bans::Sender,
     candidates::Candidates,
     choker::{Choker, TURN},
     connection::{Connection, ConnectionError},
@@ -174,11 +173,6 @@ impl Torrent {
 
     pub(super) fn discovery(&self) -> &Discovery {
         &self.shared.discovery
-    }
-
-    /// Whether a device sent bad data not long ago.
-    pub(super) fn is_banned(&self, device: NodeId) -> bool {
-        self.shared.is_banned(Sender::Device(device))
     }
 
     pub(super) fn peer_id(&self) -> [u8; 20] {
@@ -448,7 +442,7 @@ impl Torrent {
             }
             return;
         }
-        if self.shared.is_banned(Sender::Address(address.ip())) {
+        if self.shared.is_banned(address.ip()) {
             lock(&self.candidates).ban(address.ip());
         }
         if lock(&self.candidates).is_banned(address.ip()) {
@@ -745,11 +739,7 @@ impl Torrent {
             Errand::Ban(connection) => {
                 let ip = connection.address.ip();
                 lock(&self.candidates).ban(ip);
-                // Over a restart, and in other torrents, those who have proven a key go by that.
-                self.shared.ban(match connection.trade() {
-                    Some(trade) => Sender::Device(trade.deal.peer()),
-                    None => Sender::Address(ip),
-                });
+                self.shared.ban(ip);
             }
             Errand::Check { piece, digests } => {
                 if self.intake.check(piece, digests) {
