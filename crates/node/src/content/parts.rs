@@ -151,7 +151,9 @@ impl Parts {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),
             },
-            false => self.replace(path, &state, true).map(|file| state.file = Some(file)),
+            false => self.replace(path, &state, true).map(|file| {
+                (state.file, state.looked) = (Some(file), true);
+            }),
         };
         saved.map_err(|error| DiskError::at(path, error))
     }
