@@ -53,6 +53,8 @@ pub const UNASKED_MAX: u32 = 128;
 pub const LEAVES_MS: u64 = 20_000;
 /// How long a peer that choked while it owed blocks is not asked again, in ms.
 pub const CHOKED_MS: u64 = 1_000;
+/// How long a peer that could be paid may choke us, in ms: one that is paid has no reason to.
+pub const CHOKING_MS: u64 = 30_000;
 /// How often [`Download::tick`] wants to be called, in ms.
 pub const TICK_MS: u64 = 100;
 /// How long nothing may come from those that are asked before dearer ones are, in ms.
@@ -253,6 +255,11 @@ impl Download {
     /// for anew. The last block of a piece cannot be kept: say that the piece is had.
     pub fn keep(&mut self, block: Block) {
         self.pieces.keep(block);
+    }
+
+    /// This goes on for a download in which so many blocks were counted twice.
+    pub fn count_paid_twice(&mut self, blocks: u32) {
+        self.paid_twice = self.paid_twice.max(blocks);
     }
 
     // --- Peers ---
@@ -606,6 +613,7 @@ impl Download {
             peer.tick(self.now);
         }
         self.leave_stalled();
+        self.leave_choking();
         self.leave_spent();
         self.renew_leaves();
         self.move_ceiling();

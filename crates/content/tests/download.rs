@@ -7,9 +7,9 @@ use std::{
 };
 
 use sparewire_content::{
-    BLOCK_LEN, Bitfield, Block, CHOKED_MS, Download, DownloadSetup, DropReason, Geometry,
-    LEAVES_MS, OPEN_BLOCKS_MAX, Order, PAID_TWICE_MAX, PATIENCE_MS, PEERS_MAX, PeerId, QUEUE_MIN,
-    STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX, Verdict,
+    BLOCK_LEN, Bitfield, Block, CHOKED_MS, CHOKING_MS, Download, DownloadSetup, DropReason,
+    Geometry, LEAVES_MS, OPEN_BLOCKS_MAX, Order, PAID_TWICE_MAX, PATIENCE_MS, PEERS_MAX, PeerId,
+    QUEUE_MIN, STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX, Verdict,
 };
 use sparewire_core::{ByteCount, Price, Timestamp};
 
@@ -531,6 +531,25 @@ fn a_seller_whose_credit_is_taken_up_is_dropped_so_that_a_new_session_can_begin(
     }
     let orders = case.wait(STALL_MS + TICK_MS);
     assert!(orders.contains(&Order::Drop(A, DropReason::Spent)), "{orders:?}");
+}
+
+#[test]
+fn a_seller_that_could_be_paid_and_never_answers_requests_is_dropped() {
+    let mut case = Case::new(4, 4, true);
+    case.download.peer_joined(A, Supply { price: Some(price(5)), queue_max: 250 });
+    case.download.have_all(A);
+    assert!(case.wait(2 * CHOKING_MS).contains(&Order::Interested(A)), "its session may take long");
+    case.download.allow(A, ByteCount::new(1 << 20));
+    assert_eq!(case.wait(CHOKING_MS - TICK_MS), []);
+    assert_eq!(case.wait(TICK_MS), [Order::Drop(A, DropReason::Stalled)]);
+    // One that has answered, and waits for its turn, has as long again.
+    let owed = asked(&case.seed(B, 5, 1 << 20), B);
+    case.wait(5_000);
+    case.pass(B, &owed[..1]);
+    case.download.choked(B);
+    let orders = case.wait(CHOKING_MS - TICK_MS);
+    assert!(!orders.iter().any(|order| matches!(order, Order::Drop(..))));
+    assert_eq!(case.wait(TICK_MS), [Order::Drop(B, DropReason::Stalled)]);
 }
 
 #[test]

@@ -99,7 +99,7 @@ impl Trade {
         let (machine, deal, done) = (buyer.buyer.clone(), buys.clone(), stop.clone());
         let bought = tokio::spawn(async move {
             let most = Price::per_gib(most).unwrap();
-            deal.buy(&machine, most, &done, &CancellationToken::new()).await
+            deal.buy(&machine, most, |_| (), &done, &CancellationToken::new()).await
         });
         let shut = CancellationToken::new();
         let (machine, deal, done) = (seller.seller.clone(), sells.clone(), shut.clone());

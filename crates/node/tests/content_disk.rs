@@ -187,8 +187,6 @@ async fn a_file_is_changed_under_the_seller(change: impl Fn(&Path)) {
     let chain = Arc::new(FakeChain::default());
     let (seeder, getter) = (Node::new(&chain).await, Node::new(&chain).await);
     let shared = seeder.share(&content, PRICE).await;
-    let held = Arc::clone(shared.storage());
-    tokio::task::spawn_blocking(move || held.save()).await.unwrap().unwrap();
     let data = fs::read(&whole).unwrap();
     change(&whole);
     let got = getter.get(&content, &[&seeder]).await;

@@ -113,6 +113,27 @@ async fn a_downloader_serves_what_it_has_to_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ends_that_dial_each_other_at_once_keep_one_connection() {
+    let content = several("");
+    for _ in 0..30 {
+        let mut ends = Vec::new();
+        for _ in 0..2 {
+            let folder = tempfile::tempdir().unwrap();
+            let engine = engine().await;
+            let torrent = engine.add(content.below(folder.path())).await.unwrap();
+            reaches(&torrent, TorrentState::Downloading).await;
+            ends.push((engine, torrent, folder));
+        }
+        let [one, other] = &ends[..] else { panic!("two") };
+        one.1.add_peer(other.0.listens());
+        other.1.add_peer(one.0.listens());
+        until(&one.1, |torrent| torrent.status().peers == 1).await;
+        sleep(Duration::from_millis(50)).await; // both have found that they are two, or one
+        assert_eq!((one.1.status().peers, other.1.status().peers), (1, 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_magnet_link_leads_to_the_torrent_and_its_hashes() {
     for format in [Format::V1, Format::V2, Format::Hybrid] {
         let content = several_as(format, "");
@@ -167,8 +188,12 @@ async fn goes_on_after(save_every: Duration, end: impl AsyncFnOnce(Engine)) {
     let torrent = first.add(add.clone()).await.unwrap();
     torrent.add_peer(partial.listens());
     until(&torrent, |torrent| torrent.status().have == SEVERAL_LEN - (32 << 10)).await;
-    drop(torrent);
     end(first).await;
+    // What was being saved when it ended is done.
+    while Arc::strong_count(&torrent) > 1 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    drop(torrent);
 
     let (seeder, _) = seeder(&content).await;
     let second = start().await;
@@ -286,9 +311,6 @@ async fn blocks_that_were_spoiled_on_disk_meanwhile_are_fetched_again_and_nobody
 async fn a_piece_that_was_changed_under_the_seeder_is_not_served_any_more() {
     let content = several("");
     let (seeder, seeded) = seeder(&content).await;
-    // Let it look at its files once, as a save does, so that it knows how they looked.
-    let held = Arc::clone(seeded.storage());
-    tokio::task::spawn_blocking(move || held.save()).await.unwrap().unwrap();
     let changed = content.folder.path().join("several/a.bin");
     spoil(&changed, 100_000);
     let now = std::fs::read(&changed).unwrap();
@@ -311,11 +333,51 @@ async fn a_piece_that_was_changed_under_the_seeder_is_not_served_any_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_changed_while_others_are_fetched_is_fetched_again_and_no_block_of_theirs() {
+    let (small, long) = (100_000, 16 << 20);
+    let content = Content::made("two", &[("a", small), ("b", long)], 8 << 20, Format::Hybrid, "");
+    let total = (small + long) as u64;
+    // One has the small file only; the other has all, and is slow.
+    let few = tempfile::tempdir().unwrap();
+    std::fs::create_dir(few.path().join("two")).unwrap();
+    std::fs::copy(content.folder.path().join("two/a"), few.path().join("two/a")).unwrap();
+    let first = engine().await;
+    let lacks = AddTorrent { download: false, ..content.below(few.path()) };
+    let has_small = first.add(lacks).await.unwrap();
+    reaches(&has_small, TorrentState::Partial).await;
+    let slow = EngineConfig { free_upload: Some(2 << 20), ..EngineConfig::new(anywhere()) };
+    let slow = Engine::start(slow).await.unwrap();
+    let seeded = slow.add(content.seed()).await.unwrap();
+    reaches(&seeded, TorrentState::Seeding).await;
+
+    let (folder, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let save_every = Duration::from_millis(100);
+    let downloader = EngineConfig { save_every, ..EngineConfig::new(anywhere()) };
+    let downloader = Engine::start(downloader).await.unwrap();
+    let remembered_at = Some(home.path().join("two.have"));
+    let add = AddTorrent { remembered_at, ..content.below(folder.path()) };
+    let torrent = downloader.add(add).await.unwrap();
+    torrent.add_peer(first.listens());
+    until(&torrent, |torrent| torrent.status().have == small as u64).await;
+    torrent.add_peer(slow.listens());
+    until(&torrent, |torrent| torrent.status().got > 3 << 20).await;
+    assert_eq!(torrent.status().have, small as u64, "the long pieces are open");
+    spoil(&folder.path().join("two/a"), 7);
+    // Somebody asks for it, so that it is noticed.
+    let (other, below) = (engine().await, tempfile::tempdir().unwrap());
+    let asks = other.add(content.below(below.path())).await.unwrap();
+    asks.add_peer(downloader.listens());
+    let status = reaches(&torrent, TorrentState::Seeding).await;
+    assert!(status.spoilt > 0);
+    content.assert_at(folder.path());
+    let again = status.got - total;
+    assert!(again < small as u64 + (1 << 20), "{again} bytes came twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seeder_whose_folder_is_gone_says_so_and_serves_nothing() {
     let content = several("");
     let (seeder, seeded) = seeder(&content).await;
-    let held = Arc::clone(seeded.storage());
-    tokio::task::spawn_blocking(move || held.save()).await.unwrap().unwrap();
     std::fs::remove_dir_all(content.folder.path().join("several")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let downloader = engine().await;

@@ -86,7 +86,11 @@ pub(crate) fn make(path: &Path, recipe: &Recipe, told: &dyn Fn(u64, u64)) -> Res
         None => root.join(format!("{name}.torrent")),
     };
     write(&out, &metainfo)?;
-    Ok(Made { metainfo, file: out, root: root.to_owned() })
+    // In v2 alone a folder with one file is that file (BEP 52): it lies in the folder.
+    let alone =
+        metainfo.layout().files().len() == 1 && metainfo.layout().path(0).components().count() == 1;
+    let root = if is_folder && alone { &path } else { root };
+    Ok(Made { root: root.to_owned(), metainfo, file: out })
 }
 
 fn utf8<'a>(name: Option<&'a str>, path: &Path) -> Result<&'a str> {
@@ -224,6 +228,19 @@ mod tests {
         assert_eq!(read_torrent(&made.file).unwrap(), made.metainfo);
         // Again: the same torrent, and no quarrel about the file.
         assert_eq!(quietly(&shared, &Recipe::default()).unwrap().metainfo, made.metainfo);
+    }
+
+    #[test]
+    fn a_folder_with_one_file_is_found_where_it_is() {
+        for format in [Format::V1, Format::V2, Format::Hybrid] {
+            let dir = tempfile::tempdir().unwrap();
+            let shared = dir.path().join("shared");
+            fs::create_dir(&shared).unwrap();
+            fs::write(shared.join("a"), vec![7; 70_000]).unwrap();
+            let made = quietly(&shared, &Recipe { format, ..Recipe::default() }).unwrap();
+            let found = made.root.join(made.metainfo.layout().path(0));
+            assert_eq!(found, shared.canonicalize().unwrap().join("a"), "{format:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use sparewire_core::Price;
 
 use super::{
-    DOUBLE_MS_MIN, DOUBLED_MAX, Download, DropReason, LEAVES_MS, Order, PAID_TWICE_MAX,
+    CHOKING_MS, DOUBLE_MS_MIN, DOUBLED_MAX, Download, DropReason, LEAVES_MS, Order, PAID_TWICE_MAX,
     PATIENCE_MS, PeerId, STALL_MS, STALLS_MAX,
     ceiling::{Market, PREPARE_MS},
     peer::Peer,
@@ -445,6 +445,20 @@ impl Download {
             }
             self.disown(id);
         }
+    }
+
+    /// Leaves peers that could be paid, and do not answer requests: another may have their place.
+    pub(super) fn leave_choking(&mut self) {
+        let chokes = |peer: &Peer| {
+            peer.is_priced()
+                && peer.told_interested
+                && !peer.unchoked
+                && peer.limit > peer.taken
+                && self.now.ms_since(peer.progress.max(peer.interested_at)) >= CHOKING_MS
+        };
+        let choking = self.peers.iter().filter(|(_, peer)| chokes(peer));
+        let choking: Vec<PeerId> = choking.map(|(id, _)| *id).collect();
+        choking.into_iter().for_each(|id| self.drop_peer(id, DropReason::Stalled));
     }
 
     /// Leaves peers that we would pay, but whose credit is taken up by what never passed.

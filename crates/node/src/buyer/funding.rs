@@ -89,6 +89,10 @@ impl Buyer {
         let best = best.filter(|(channel, _)| self.past().live_channels.insert(channel.id));
         let Some((channel, facts)) = best else { return self.open_channel(terms, in_use).await };
         in_use.channel = Some(channel.id);
+        // What broke off is settled first, whoever else waits.
+        if channel.payment.is_none() && resumed.is_none() && is_sparing(terms) {
+            self.begin_untried(channel.id, terms.payee).await?;
+        }
         let mut reserved = facts.reserved;
         // A channel that is nearly used up is topped up before it is used again, and so is one that
         // holds less than its provider asks of channels today.
@@ -190,7 +194,7 @@ impl Buyer {
         let channel = config.id(&domain);
         self.past().live_channels.insert(channel);
         in_use.channel = Some(channel);
-        let sparing = matches!(terms.service, Service::Content(_));
+        let sparing = is_sparing(terms);
         if sparing {
             self.begin_untried(channel, terms.payee).await?;
         }
@@ -307,4 +311,10 @@ async fn used_up(live: &Bought, reserved: Amount, unit: ByteCount) {
     if live.figures.clone().wait_for(is_used_up).await.is_err() {
         std::future::pending().await // the session is over
     }
+}
+
+/// Whether many sellers of what these terms are for are tried at a time, so that little goes to those
+/// that have delivered nothing.
+fn is_sparing(terms: &Terms) -> bool {
+    matches!(terms.service, Service::Content(_))
 }

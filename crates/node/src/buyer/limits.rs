@@ -15,7 +15,7 @@ use crate::{
     store::{KnownChannel, ask},
 };
 
-/// Most channels in use at a time that were opened for blocks, and over which none was paid for yet:
+/// Most channels in use for blocks at a time over which none was paid for yet:
 /// as many sellers as one can wait for at once, of whom any may be there to lock up money only.
 const UNTRIED_MAX: usize = 4;
 /// The part of the budget that may lie in channels over which nothing was ever paid for: what is
@@ -98,8 +98,8 @@ impl Buyer {
         Ok(Earmark { buyer: Arc::clone(self), number })
     }
 
-    /// A channel for blocks is about to be opened to `payee`: it is untried until it is in use no
-    /// more or something was paid for over it. Whoever comes under many names is one payee, or brings
+    /// A channel for blocks is about to be opened to `payee`, or used, over which nothing was paid for
+    /// yet: it is untried until it is in use no more or something was. Whoever comes under many names is one payee, or brings
     /// many; one that has delivered nothing gets no second channel, and all together few.
     ///
     /// # Errors

@@ -6,9 +6,11 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use sparewire_content::{Block, Extended, ExtensionIds, Handshake, PeerMessage};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -16,6 +18,10 @@ use super::{
     money::{Pay, Trade},
     outbox::Outbox,
 };
+
+/// Two ends that dial each other have crossed where one connection is no older than this as the other
+/// comes: more than any handshake takes.
+const CROSSED: Duration = Duration::from_secs(10);
 
 /// Why a connection ends.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -35,6 +41,9 @@ pub(super) enum ConnectionError {
     /// It asks for, or has, what there is not.
     #[error("the peer speaks of another torrent: {0}")]
     Nonsense(&'static str),
+    /// Another one leads to where this one does.
+    #[error("it is connected already")]
+    Duplicate,
     /// The torrent, or the download machine, is done with it.
     #[error("{0}")]
     Closed(&'static str),
@@ -57,6 +66,7 @@ impl From<std::io::Error> for ConnectionError {
 pub(super) struct Connection {
     /// Its number among the torrent's connections; never used twice.
     pub(super) number: u32,
+    born: Instant,
     pub(super) address: SocketAddr,
     pub(super) peer_id: [u8; 20],
     /// As both handshakes named the torrent.
@@ -119,6 +129,7 @@ impl Connection {
         };
         Self {
             number,
+            born: Instant::now(),
             address,
             peer_id: theirs.peer_id,
             info_hash: theirs.info_hash,
@@ -131,6 +142,14 @@ impl Connection {
             sent: AtomicU64::new(0),
             state: Mutex::new(state),
         }
+    }
+
+    /// Whether this one, to a peer to which `older` leads too, stays, and not that one; `ours` is our
+    /// peer id. Where both ends have dialled, that of the smaller peer id stays: both find the same. One
+    /// that has been there for longer stays: nobody in between can have it given up for another.
+    pub(super) fn replaces(&self, older: &Self, ours: [u8; 20]) -> bool {
+        let crossed = self.outgoing != older.outgoing && older.born.elapsed() < CROSSED;
+        older.ended.is_cancelled() || crossed && self.outgoing == (ours < self.peer_id)
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -198,5 +217,52 @@ impl Connection {
 
     pub(super) fn count_sent(&self, bytes: u64) {
         self.sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::admission::{Free, Rate};
+
+    /// As the end with the one peer id sees a connection with the other.
+    fn seen(number: u32, outgoing: bool, peer: u8) -> Connection {
+        let theirs = Handshake {
+            info_hash: [1; 20],
+            peer_id: [peer; 20],
+            extended: true,
+            dht: false,
+            fast: false,
+            v2: true,
+        };
+        let address = SocketAddr::from(([127, 0, 0, 1], u16::from(peer)));
+        let nothing = Arc::new(Free::new(Arc::new(Rate::new(None))));
+        Connection::new(number, address, &theirs, outgoing, nothing)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ends_that_dial_each_other_at_once_keep_the_same_connection() {
+        // Each end has first heard of the one that it accepted, or of the one that it dialled.
+        for first_accepted in [false, true] {
+            let [stays_at_one, stays_at_other] = [(1, 2), (2, 1)].map(|(ours, peer)| {
+                let older = seen(0, !first_accepted, peer);
+                let newer = seen(1, first_accepted, peer);
+                let stays = if newer.replaces(&older, [ours; 20]) { newer } else { older };
+                // Whose connection it is.
+                if stays.outgoing { ours } else { peer }
+            });
+            assert_eq!((stays_at_one, stays_at_other), (1, 1));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_has_been_there_for_longer_stays_unless_it_has_ended() {
+        let (older, again) = (seen(0, false, 2), seen(1, false, 2));
+        assert!(!again.replaces(&older, [1; 20]), "both came from there");
+        tokio::time::advance(CROSSED).await;
+        let newer = seen(2, true, 2);
+        assert!(!newer.replaces(&older, [1; 20]));
+        older.ended.cancel();
+        assert!(newer.replaces(&older, [1; 20]));
     }
 }

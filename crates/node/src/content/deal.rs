@@ -383,8 +383,8 @@ impl Deal {
     }
 
     /// Buys from the peer, for no more than `price_max`, until `shutdown`, or until the connection
-    /// has `ended` or trying again would not help. Blocks can be asked for up to what
-    /// [`Figures::allowed`] says.
+    /// has `ended` or trying again would not help; what is tried again is `told`. Blocks can be asked
+    /// for up to what [`Figures::allowed`] says.
     ///
     /// # Errors
     /// [`SessionError`] where it did not end properly.
@@ -392,6 +392,7 @@ impl Deal {
         &self,
         buyer: &Arc<Buyer>,
         price_max: Price,
+        told: impl Fn(&SessionError),
         shutdown: &CancellationToken,
         ended: &CancellationToken,
     ) -> Result<Statement, SessionError> {
@@ -426,6 +427,7 @@ impl Deal {
             }
             self.tell(Side::Buying, |figures| figures.unready |= error.is_some());
             tracing::info!(peer = %self.peer, ?error, "nothing is bought; trying again");
+            error.iter().for_each(&told);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = shutdown.cancelled() => return Err(error.unwrap_or(SessionError::Shutdown)),

@@ -45,6 +45,8 @@ pub struct Storage {
     /// Of the metainfo's `info`.
     torrent: [u8; 32],
     holdings: Mutex<Holdings>,
+    /// What was remembered last.
+    saved: Mutex<Option<Remembered>>,
     /// Whether a have file was found: then what is a hole in a file was never written.
     resumed: bool,
 }
@@ -55,10 +57,8 @@ struct Holdings {
     held: Bitfield,
     /// Held, but a file of theirs was changed since: to be checked before anything is made of it.
     doubted: Bitfield,
-    /// How files looked when all their pieces had passed.
+    /// How complete files looked when all their pieces had passed.
     stamps: BTreeMap<u32, Stamp>,
-    /// Not saved yet.
-    unsaved: bool,
 }
 
 impl Storage {
@@ -90,7 +90,7 @@ impl Storage {
             held = Bitfield::from_bytes(&remembered.bits, pieces).unwrap_or(held);
             stamps.extend(remembered.stamps);
         }
-        let holdings = Holdings { held, doubted: Bitfield::none(pieces), stamps, unsaved: false };
+        let holdings = Holdings { held, doubted: Bitfield::none(pieces), stamps };
         let leaf_file = remembered_at.as_deref().and_then(|path| LeafFile::beside(path, &metainfo));
         let this = Self {
             metainfo,
@@ -100,6 +100,7 @@ impl Storage {
             leaf_file,
             torrent,
             holdings: Mutex::new(holdings),
+            saved: Mutex::default(),
             resumed,
         };
         this.look_at_files()?;
@@ -115,9 +116,13 @@ impl Storage {
             }
             match self.files.stamp(file) {
                 Ok(stamp) => {
-                    if holdings.stamps.get(&file).is_some_and(|known| *known != stamp) {
-                        holdings.stamps.insert(file, stamp);
+                    // Of one without a stamp nothing is held, or nothing can be said.
+                    if holdings.stamps.remove(&file) != Some(stamp) {
                         self.doubt(&mut holdings, file);
+                    }
+                    // What is written to does not stay as it is.
+                    if self.is_complete(&holdings, file) {
+                        holdings.stamps.insert(file, stamp);
                     }
                 }
                 Err(DiskError::Missing(_)) => self.lose(&mut holdings, file),
@@ -131,6 +136,11 @@ impl Storage {
         self.holdings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_complete(&self, holdings: &Holdings, file: u32) -> bool {
+        let mut pieces = self.metainfo.layout().pieces(file as usize);
+        pieces.all(|piece| holdings.held.has(piece))
+    }
+
     fn doubt(&self, holdings: &mut Holdings, file: u32) {
         for piece in self.metainfo.layout().pieces(file as usize) {
             if holdings.held.has(piece) {
@@ -142,7 +152,7 @@ impl Storage {
     fn lose(&self, holdings: &mut Holdings, file: u32) {
         holdings.stamps.remove(&file);
         for piece in self.metainfo.layout().pieces(file as usize) {
-            holdings.unsaved |= holdings.held.remove(piece);
+            holdings.held.remove(piece);
             holdings.doubted.remove(piece);
         }
     }
@@ -182,7 +192,7 @@ impl Storage {
     /// A piece's bytes have passed its hash.
     pub fn hold(&self, piece: u32) {
         let mut holdings = self.holdings();
-        holdings.unsaved |= holdings.held.insert(piece);
+        holdings.held.insert(piece);
         holdings.doubted.remove(piece);
     }
 
@@ -208,7 +218,7 @@ impl Storage {
     /// A piece is not there any more.
     pub fn lose_piece(&self, piece: u32) {
         let mut holdings = self.holdings();
-        holdings.unsaved |= holdings.held.remove(piece);
+        holdings.held.remove(piece);
         holdings.doubted.remove(piece);
     }
 
@@ -358,6 +368,17 @@ impl Storage {
         Ok(Standing::Spoilt)
     }
 
+    /// Whether its files look as they did when part of a piece was found to stand: what was read since
+    /// then is what was checked.
+    pub fn still_stands(&self, piece: u32, begin: u32, len: u32) -> bool {
+        let holdings = self.holdings();
+        let mut files = self.metainfo.layout().extents(piece, begin, len).filter_map(|it| it.file);
+        files.all(|file| {
+            let known = holdings.stamps.get(&(file as u32)).copied();
+            known.is_none_or(|known| self.files.stamp(file as u32) == Ok(known))
+        })
+    }
+
     /// Looks for pieces that are on disk although nothing says so: after a crash, those of the last
     /// seconds; without a have file, all whose files are there. `each` is told of every piece that
     /// is looked at, and whether it was good; it says whether to go on.
@@ -379,7 +400,7 @@ impl Storage {
             let len = self.metainfo.geometry().len_of(piece);
             let mut extents = layout.extents(piece, 0, len);
             let all = extents.clone().filter_map(|extent| extent.file).all(|file| {
-                *there.entry(file).or_insert_with(|| self.files.stamp(file as u32).is_ok())
+                there.entry(file).or_insert_with(|| self.files.stamp(file as u32).ok()).is_some()
             });
             // One that is a hole throughout was never written.
             let hole = self.resumed
@@ -398,23 +419,19 @@ impl Storage {
                 return Ok(());
             }
         }
+        // As they were before they were looked at: what was changed meanwhile is seen.
+        let mut holdings = self.holdings();
+        for (file, stamp) in there {
+            if let Some(stamp) = stamp.filter(|_| self.is_complete(&holdings, file as u32)) {
+                holdings.stamps.entry(file as u32).or_insert(stamp);
+            }
+        }
         Ok(())
     }
 
     /// What is remembered of pieces that are not whole.
     pub(super) fn parts(&self) -> &Parts {
         &self.parts
-    }
-
-    /// Remembers which blocks were `written` of pieces that are not whole, once they are durable.
-    ///
-    /// # Errors
-    /// [`DiskError`]; nothing that was remembered is lost.
-    pub(super) fn save_parts(&self, written: Vec<(u32, Bitfield)>) -> Result<(), DiskError> {
-        if !written.is_empty() {
-            self.files.sync()?;
-        }
-        self.parts.save(&self.held(), written)
     }
 
     /// Whether any byte of a block may ever have been written.
@@ -436,27 +453,31 @@ impl Storage {
     pub fn finish(&self) -> Result<(), DiskError> {
         self.files.create_empty()?;
         for file in (0..self.files.len()).filter(|file| self.files.len_of(*file) > 0) {
-            if let Err(error) = self.files.stamp(file) {
-                if matches!(error, DiskError::Missing(_)) {
-                    self.lose(&mut self.holdings(), file);
+            match self.files.stamp(file) {
+                // It is written to no more.
+                Ok(stamp) => {
+                    self.holdings().stamps.entry(file).or_insert(stamp);
                 }
-                return Err(error);
+                Err(error) => {
+                    if matches!(error, DiskError::Missing(_)) {
+                        self.lose(&mut self.holdings(), file);
+                    }
+                    return Err(error);
+                }
             }
         }
         Ok(())
     }
 
-    /// Makes durable what is held, then remembers it. A crash at any time leaves what was remembered
-    /// before, or this.
+    /// Makes durable what is held, and the blocks that were `written` of pieces that are not whole, then
+    /// remembers both. A crash at any time leaves what was remembered before, or this. One at a time.
     ///
     /// # Errors
     /// [`DiskError`]; nothing that was remembered is lost.
-    pub fn save(&self) -> Result<(), DiskError> {
+    pub fn save(&self, written: Vec<(u32, Bitfield)>) -> Result<(), DiskError> {
+        let mut last = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         let held = {
-            let mut holdings = self.holdings();
-            if !std::mem::take(&mut holdings.unsaved) {
-                return Ok(());
-            }
+            let holdings = self.holdings();
             let mut held = holdings.held.clone();
             // What is in doubt is not said again before it was checked.
             for piece in 0..held.pieces() {
@@ -466,33 +487,38 @@ impl Storage {
             }
             held
         };
-        let saved = self.save_these(&held);
-        if saved.is_err() {
-            self.holdings().unsaved = true;
-        }
-        saved
-    }
-
-    fn save_these(&self, held: &Bitfield) -> Result<(), DiskError> {
         // First the data: what is said to be there must be there after a power cut.
         self.files.sync()?;
+        let stamps = self.stamp_files(&held)?;
+        let (torrent, pieces) = (self.torrent, held.pieces());
+        let now = Remembered { torrent, pieces, bits: held.to_bytes(), stamps };
+        if let Some(path) = self.remembered_at.as_ref().filter(|_| last.as_ref() != Some(&now)) {
+            now.save(path)?;
+            *last = Some(now);
+        }
+        self.parts.save(&held, written)
+    }
+
+    /// How files look in which anything is held. Those that are complete are not written to any more:
+    /// how they look now, or looked as they were checked, is how they stay, or they were changed.
+    fn stamp_files(&self, held: &Bitfield) -> Result<Vec<(u32, Stamp)>, DiskError> {
         let layout = self.metainfo.layout();
         let mut stamps = Vec::new();
-        for file in 0..self.files.len() {
-            let complete = layout.pieces(file as usize).all(|piece| held.has(piece));
-            if complete && self.files.len_of(file) > 0 {
-                let known = self.holdings().stamps.get(&file).copied();
-                let stamp = match known {
-                    Some(stamp) => stamp,
-                    None => self.files.stamp(file)?,
-                };
-                stamps.push((file, stamp));
+        for file in (0..self.files.len()).filter(|file| self.files.len_of(*file) > 0) {
+            if !layout.pieces(file as usize).any(|piece| held.has(piece)) {
+                continue;
             }
+            let known = self.holdings().stamps.get(&file).copied();
+            let stamp = match known {
+                Some(stamp) => stamp,
+                None => self.files.stamp(file)?,
+            };
+            if layout.pieces(file as usize).all(|piece| held.has(piece)) {
+                self.holdings().stamps.insert(file, stamp);
+            }
+            stamps.push((file, stamp));
         }
-        self.holdings().stamps.extend(stamps.iter().copied());
-        let Some(path) = &self.remembered_at else { return Ok(()) };
-        let (torrent, pieces) = (self.torrent, held.pieces());
-        Remembered { torrent, pieces, bits: held.to_bytes(), stamps }.save(path)
+        Ok(stamps)
     }
 
     /// Whether all of a block, which [`Storage::is_block`], is data: that alone is sold.
@@ -556,7 +582,7 @@ mod tests {
         assert_eq!(storage.held().count(), 0);
         storage.look_for_more(|_, good| good).unwrap();
         assert!(storage.held().is_all());
-        storage.save().unwrap();
+        storage.save(Vec::new()).unwrap();
         metainfo
     }
 
@@ -592,9 +618,65 @@ mod tests {
             assert_eq!(standing(&storage, 1), Standing::Absent);
             assert_eq!(standing(&storage, 2), Standing::Good);
             assert_eq!(standing(&storage, 3), Standing::Good, "of the other file");
-            storage.save().unwrap();
+            storage.save(Vec::new()).unwrap();
             assert_eq!(open(&metainfo, root.path()).held().count(), 4);
         }
+    }
+
+    #[test]
+    fn what_is_changed_of_a_file_that_is_not_complete_is_checked_too() {
+        let root = tempfile::tempdir().unwrap();
+        let metainfo = complete(Format::V2, root.path());
+        let storage = open(&metainfo, root.path());
+        storage.lose_piece(1);
+        storage.save(Vec::new()).unwrap();
+        let storage = open(&metainfo, root.path());
+        storage.look_for_more(|piece, _| piece == 1 || panic!("{piece} was looked at")).unwrap();
+        storage.lose_piece(1);
+        storage.save(Vec::new()).unwrap();
+        let path = root.path().join("t/a");
+        let mut data = std::fs::read(&path).unwrap();
+        data[7] ^= 1; // in the first piece, while nothing runs
+        std::fs::write(&path, &data).unwrap();
+        let storage = open(&metainfo, root.path());
+        assert_eq!(standing(&storage, 0), Standing::Spoilt);
+        assert_eq!(standing(&storage, 2), Standing::Good);
+    }
+
+    #[test]
+    fn what_is_changed_while_it_is_looked_at_is_not_served() {
+        let root = tempfile::tempdir().unwrap();
+        let (metainfo, data) = content(Format::V2);
+        std::fs::create_dir(root.path().join("t")).unwrap();
+        let path = root.path().join("t/a");
+        std::fs::write(&path, &data[0]).unwrap();
+        std::fs::write(root.path().join("t/b"), &data[1]).unwrap();
+        let storage = open(&metainfo, root.path());
+        let change = |piece, _| {
+            if piece == 0 {
+                let mut data = data[0].clone();
+                data[7] ^= 1;
+                std::fs::write(&path, &data).unwrap();
+            }
+            true
+        };
+        storage.look_for_more(change).unwrap();
+        assert!(storage.held().is_all());
+        assert_eq!(standing(&storage, 0), Standing::Spoilt);
+        assert_eq!(standing(&storage, 1), Standing::Good);
+    }
+
+    #[test]
+    fn what_is_read_while_its_file_is_written_to_stands_no_more() {
+        let root = tempfile::tempdir().unwrap();
+        let metainfo = complete(Format::V2, root.path());
+        let storage = open(&metainfo, root.path());
+        assert_eq!(standing(&storage, 0), Standing::Good);
+        assert!(storage.still_stands(0, 0, 1000));
+        let path = root.path().join("t/a");
+        std::fs::write(&path, vec![0; std::fs::read(&path).unwrap().len()]).unwrap();
+        assert!(!storage.still_stands(0, 0, 1000));
+        assert!(storage.still_stands(3, 0, 1000), "of the other file");
     }
 
     #[test]

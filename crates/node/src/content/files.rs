@@ -350,9 +350,9 @@ impl Files {
         self.look(file, &open)
     }
 
-    /// Reads exactly `into.len()` bytes at `offset` if that waits for no disk: the file is open,
-    /// looks as it is `known` to look, where that is known, and has these bytes in memory. `false`,
-    /// and nothing of use in `into`, where not.
+    /// Reads exactly `into.len()` bytes at `offset` if that waits for no disk: the file is open, has
+    /// these bytes in memory, and looks as it is `known` to look, where that is known, after they were
+    /// read. `false`, and nothing of use in `into`, where not.
     pub(super) fn read_at_once(
         &self,
         file: u32,
@@ -362,7 +362,7 @@ impl Files {
     ) -> bool {
         let Some(open) = self.handles.find((self.id, file), false) else { return false };
         let looks = |known| Stamp::of(&open).is_ok_and(|stamp| stamp == Some(known));
-        known.is_none_or(looks) && read_cached(&open, offset, into)
+        read_cached(&open, offset, into) && known.is_none_or(looks)
     }
 
     /// Whether anything was ever written in a range of a file: `false` only where all of it is a

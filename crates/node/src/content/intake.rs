@@ -408,6 +408,22 @@ impl Intake {
         new.written = new.blocks.iter().filter(|slot| passed(slot)).count() as u32;
     }
 
+    /// The machine begins anew: what has passed of pieces that are not whole stays, and is said.
+    pub(super) fn begin_anew(&self) -> Vec<Kept> {
+        let pieces: Vec<u32> = lock(&self.begun).keys().copied().collect();
+        pieces.iter().for_each(|piece| self.forget(*piece));
+        let begun: Vec<_> =
+            lock(&self.begun).iter().map(|(piece, begun)| (*piece, Arc::clone(begun))).collect();
+        let geometry = self.storage.metainfo().geometry();
+        let kept = |(piece, begun): (u32, Arc<Mutex<Begun>>)| {
+            let begun = lock(&begun);
+            let passed = (0..).zip(&begun.blocks).filter(|(_, slot)| **slot == Slot::Passed);
+            let blocks = passed.filter_map(|(number, _)| geometry.block(piece, number)).collect();
+            Kept { piece, leaves_known: begun.leaves.is_some(), blocks }
+        };
+        begun.into_iter().map(kept).collect()
+    }
+
     fn hold_if_passed(&self, piece: u32, begun: &Begun) {
         if begun.blocks.iter().all(|slot| *slot == Slot::Passed) {
             self.storage.keep_leaves(piece, &begun.found);

@@ -268,16 +268,6 @@ impl FrameSink for ConnectionSink {
     }
 }
 
-/// Which of two connections with one `peer` stays: whether the newer one does.
-fn replaces(newer: &Connection, older: &Connection, money: &Money, peer: NodeId) -> bool {
-    if newer.peer_id != older.peer_id {
-        // Its process is another than the one that the older leads to.
-        return true;
-    }
-    // Where both have dialled, the one that the smaller key has dialled: both ends find the same.
-    newer.outgoing != older.outgoing && newer.outgoing == (money.device.node_id() < peer)
-}
-
 impl Torrent {
     /// The peer has said which extensions it speaks: with one that speaks of money, both prove who
     /// they are; from another blocks are taken for nothing or not at all.
@@ -350,7 +340,7 @@ impl Torrent {
     /// it comes.
     ///
     /// # Errors
-    /// [`ConnectionError::Closed`] where it is traded with already.
+    /// [`ConnectionError::Duplicate`] where it is traded with already.
     fn trade(
         self: &Arc<Self>,
         connection: &Arc<Connection>,
@@ -383,7 +373,9 @@ impl Torrent {
                 let Some(traded) = other.trade().filter(|other| other.deal.peer() == peer) else {
                     continue;
                 };
-                if other.ended.is_cancelled() || replaces(connection, other, &money, peer) {
+                // Under another peer id its process is another than the one that the older leads to.
+                let restarted = connection.peer_id != other.peer_id;
+                if restarted || connection.replaces(other, self.peer_id()) {
                     other.ended.cancel();
                     earlier.push(traded);
                 } else {
@@ -399,7 +391,7 @@ impl Torrent {
             state.pay = Pay::Trading(Arc::clone(&trade));
         });
         if !stays {
-            return Err(self.connected_already(connection));
+            return Err(ConnectionError::Duplicate);
         }
         // Their sessions are over before others begin, or these would need channels of their own.
         let over = async move {
@@ -511,8 +503,14 @@ impl Torrent {
             }
         };
         let done = self.trading().done_buying();
+        // A peer that went is no reason.
+        let told = |error: &SessionError| {
+            if matches!(error, SessionError::Untried(_)) {
+                self.note_refusal(error);
+            }
+        };
         tokio::select! {
-            bought = deal.buy(buyer, price, &done, &connection.ended) => match bought {
+            bought = deal.buy(buyer, price, told, &done, &connection.ended) => match bought {
                 Ok(_) => {}
                 Err(error) if connection.ended.is_cancelled() => {
                     tracing::debug!(peer = %deal.peer(), %error, "its session waits to go on");

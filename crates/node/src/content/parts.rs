@@ -104,7 +104,7 @@ impl Parts {
     }
 
     /// Remembers the leaf hashes of a piece; to be done before a block is counted that they prove.
-    /// Not durable before [`Parts::save`]: it outlives the process, not a power cut.
+    /// What is appended is not durable before [`Parts::save`]: it outlives the process, not a power cut.
     ///
     /// # Errors
     /// [`DiskError`].
@@ -116,10 +116,15 @@ impl Parts {
         }
         let written = match &mut state.file {
             Some(file) => file.write_all(&leaves_record(piece, leaves)),
-            None => self.replace(path, &state, false).map(|file| {
+            None => self.replace(path, &state).map(|file| {
                 (state.file, state.looked) = (Some(file), true); // what it says is ours
             }),
         };
+        if written.is_err() {
+            // Half of it may be there, and nothing is read behind that: the next one replaces all.
+            state.file = None;
+            state.leaves.remove(&piece);
+        }
         written.map_err(|error| DiskError::at(path, error))
     }
 
@@ -139,9 +144,12 @@ impl Parts {
         state.leaves.retain(|piece, _| !held.has(*piece));
         let empty = state.leaves.is_empty() && written.is_empty();
         // What was appended is made durable where nothing else is to be done.
-        if before == state.leaves.len() && written == state.written && !empty {
-            let synced = state.file.as_ref().map_or(Ok(()), File::sync_data);
-            return synced.map_err(|error| DiskError::at(path, error));
+        if before == state.leaves.len()
+            && written == state.written
+            && !empty
+            && let Some(file) = &state.file
+        {
+            return file.sync_data().map_err(|error| DiskError::at(path, error));
         }
         state.written = written;
         state.file = None;
@@ -151,7 +159,7 @@ impl Parts {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),
             },
-            false => self.replace(path, &state, true).map(|file| {
+            false => self.replace(path, &state).map(|file| {
                 (state.file, state.looked) = (Some(file), true);
             }),
         };
@@ -159,7 +167,7 @@ impl Parts {
     }
 
     /// Replaces the file at once; what is returned is at its end.
-    fn replace(&self, path: &Path, state: &State, durable: bool) -> std::io::Result<File> {
+    fn replace(&self, path: &Path, state: &State) -> std::io::Result<File> {
         let mut bytes = [&MAGIC[..], &self.torrent].concat();
         for (piece, leaves) in &state.leaves {
             bytes.extend(leaves_record(*piece, leaves));
@@ -172,9 +180,7 @@ impl Parts {
         let staged = path.with_extension("parts-new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&staged)?;
         file.write_all(&bytes)?;
-        if durable {
-            file.sync_all()?;
-        }
+        file.sync_all()?;
         std::fs::rename(&staged, path)?;
         Ok(file)
     }
@@ -261,6 +267,21 @@ mod tests {
         parts.save(&held(&[0, 1, 2]), Vec::new()).unwrap();
         assert!(!path.exists(), "nothing is left to remember");
         parts.save(&held(&[0, 1, 2]), Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn what_could_not_be_appended_is_not_taken_for_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let have = folder.path().join("x.have");
+        let (metainfo, leaves) = content(Format::Hybrid);
+        let parts = Parts::beside(Some(&have), TORRENT);
+        parts.remember(0, &leaves[0]).unwrap();
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        parts.state().file = Some(full);
+        parts.remember(1, &leaves[1]).unwrap_err();
+        parts.remember(1, &leaves[1]).unwrap();
+        let kept = [0, 1].map(|piece| (piece, Part::Leaves(leaves[piece as usize].clone())));
+        assert_eq!(load(&have, &metainfo), kept.into());
     }
 
     #[test]

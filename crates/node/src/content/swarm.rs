@@ -66,12 +66,21 @@ impl Swarm {
         Self { download, connections: BTreeMap::new(), wants, born }
     }
 
-    /// What an earlier run left of a piece; to be said before anything else.
-    pub(super) fn keep(&mut self, kept: &Kept) {
-        if kept.leaves_known {
-            self.download.leaves_known(kept.piece);
+    /// What an earlier run left of pieces that are not whole; to be said before anything else.
+    pub(super) fn keep(&mut self, kept: &[Kept]) {
+        for kept in kept {
+            if kept.leaves_known {
+                self.download.leaves_known(kept.piece);
+            }
+            kept.blocks.iter().for_each(|block| self.download.keep(*block));
         }
-        kept.blocks.iter().for_each(|block| self.download.keep(*block));
+    }
+
+    /// Goes on in place of `before`, with what is `kept` of pieces that are not whole; to be said before
+    /// anything else.
+    pub(super) fn follow(&mut self, before: &Self, kept: &[Kept]) {
+        self.download.count_paid_twice(before.download.paid_twice());
+        self.keep(kept);
     }
 
     fn now(&self) -> Timestamp {

@@ -265,7 +265,7 @@ impl Torrent {
         let full = held.is_all();
         let random = u64::from_le_bytes(random);
         let mut swarm = self.machine(held, random, self.download);
-        kept.iter().for_each(|kept| swarm.keep(kept));
+        swarm.keep(&kept);
         *lock(&self.swarm) = Some(swarm);
         self.state.send_replace(match full {
             true => TorrentState::Seeding,
@@ -283,8 +283,7 @@ impl Torrent {
         let this = Arc::clone(self);
         let save = move || {
             let written = this.intake.written(); // before it is made durable
-            this.storage.save()?;
-            this.storage.save_parts(written)
+            this.storage.save(written)
         };
         spawn_blocking(save).await.unwrap_or(Ok(()))
     }
@@ -329,15 +328,16 @@ impl Torrent {
         // Everybody was told of pieces that are not there: they, and the machine, begin anew with
         // what is. What had been complete is not downloaded again: whoever changed a file may have
         // meant to. A download that is under way goes on, and buys what it lacks now.
-        let held = self.storage.held();
         let mut swarm = lock(&self.swarm);
         let goes_on = *self.state.borrow() == TorrentState::Downloading;
         if goes_on {
             self.trading.reopen();
         }
-        if swarm.is_some()
-            && let Some(old) = swarm.replace(self.machine(held, 0, goes_on))
-        {
+        if let Some(old) = swarm.take() {
+            let kept = self.intake.begin_anew(); // what is whole by now is held
+            let mut anew = self.machine(self.storage.held(), 0, goes_on);
+            anew.follow(&old, &kept);
+            *swarm = Some(anew);
             old.end();
             self.state.send_if_modified(|state| {
                 let was = *state == TorrentState::Seeding;
@@ -458,7 +458,7 @@ impl Torrent {
             let result = this.converse(&connection, stream).await;
             tracing::debug!(%address, "connection over: {}", result.as_ref().err().map_or_else(
                 || "closed".to_owned(), ToString::to_string));
-            this.left(&connection);
+            this.left(&connection, !matches!(result, Err(ConnectionError::Duplicate)));
         });
     }
 
@@ -494,9 +494,13 @@ impl Torrent {
         }
         // Its peer id is what it says: from elsewhere it may be said to keep us from another.
         let (peer_id, ip) = (connection.peer_id, connection.address.ip());
-        if swarm.connections().any(|other| (other.peer_id, other.address.ip()) == (peer_id, ip)) {
-            return Err(self.connected_already(connection));
+        let same = swarm
+            .connections()
+            .filter(|other| (other.peer_id, other.address.ip()) == (peer_id, ip));
+        if same.clone().any(|other| !connection.replaces(other, self.shared.peer_id)) {
+            return Err(ConnectionError::Duplicate);
         }
+        same.for_each(|other| other.ended.cancel());
         let held = self.storage.held();
         if held.count() > 0 {
             connection.send(&PeerMessage::Bitfield(&held.to_bytes()));
@@ -529,22 +533,15 @@ impl Torrent {
         Ok(())
     }
 
-    /// Another connection leads to where this one does.
-    pub(super) fn connected_already(&self, connection: &Connection) -> ConnectionError {
-        if connection.outgoing {
-            lock(&self.candidates).forget(connection.address);
-        }
-        ConnectionError::Closed("it is connected already")
-    }
-
-    /// A connection is over.
-    fn left(self: &Arc<Self>, connection: &Arc<Connection>) {
+    /// A connection is over. If it led to where another one does, it is tried again later and later:
+    /// that one may end, or both ends may have closed one.
+    fn left(self: &Arc<Self>, connection: &Arc<Connection>, worked: bool) {
         if let Some(trade) = connection.trade() {
             self.trading.gone(&trade);
         }
         self.sent.fetch_add(connection.sent.swap(0, Ordering::Relaxed), Ordering::Relaxed);
         if connection.outgoing {
-            lock(&self.candidates).ended(connection.address, true, Instant::now());
+            lock(&self.candidates).ended(connection.address, worked, Instant::now());
         }
         if let Some(swarm) = lock(&self.swarm).as_mut() {
             self.leaves.left(connection.number);

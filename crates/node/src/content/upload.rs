@@ -63,6 +63,8 @@ pub(super) async fn send(
     ended
 }
 
+/// How often what is read may turn out to be written to meanwhile.
+const READS_MAX: u32 = 3;
 const SPOILT: &str = "the files were changed: what was offered is not there any more";
 
 struct Sender<W> {
@@ -220,21 +222,26 @@ async fn read(
     let Some(first) = blocks.first().copied() else { return Ok(Run::default()) };
     let reading = spawn_blocking(move || {
         let len = grow(&mut bytes, &blocks);
-        match storage.stands(first.piece, first.begin, len as u32)? {
-            Standing::Good => {}
-            Standing::Absent => {
-                return Err(ConnectionError::Nonsense("a piece that we do not have"));
+        for _ in 0..READS_MAX {
+            match storage.stands(first.piece, first.begin, len as u32)? {
+                Standing::Good => {}
+                Standing::Absent => {
+                    return Err(ConnectionError::Nonsense("a piece that we do not have"));
+                }
+                Standing::Spoilt => return Err(ConnectionError::Closed(SPOILT)),
             }
-            Standing::Spoilt => return Err(ConnectionError::Closed(SPOILT)),
-        }
-        match storage.read(first.piece, first.begin, &mut bytes[..len]) {
-            Err(DiskError::Missing(_) | DiskError::EndsEarly(_)) => {
-                storage.lose_piece(first.piece);
-                return Err(ConnectionError::Closed(SPOILT));
+            match storage.read(first.piece, first.begin, &mut bytes[..len]) {
+                Err(DiskError::Missing(_) | DiskError::EndsEarly(_)) => {
+                    storage.lose_piece(first.piece);
+                    return Err(ConnectionError::Closed(SPOILT));
+                }
+                read => read?,
             }
-            read => read?,
+            if storage.still_stands(first.piece, first.begin, len as u32) {
+                return Ok(Run { blocks, bytes });
+            }
         }
-        Ok(Run { blocks, bytes })
+        Err(ConnectionError::Closed("its file is being written to"))
     });
     reading.await.map_err(|_| ConnectionError::Closed("reading stopped"))?
 }
