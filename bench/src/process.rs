@@ -95,9 +95,14 @@ impl Process {
         self.status_bytes("VmRSS:")
     }
 
-    /// The most resident memory that it ever had, in bytes.
+    /// The most resident memory that it ever had, or since that was forgotten, in bytes.
     pub(crate) fn peak_rss_bytes(&self) -> Result<u64> {
         self.status_bytes("VmHWM:")
+    }
+
+    /// From now on [`Process::peak_rss_bytes`] is of what comes: proc(5), `clear_refs`.
+    pub(crate) fn forget_peak(&self) -> Result<()> {
+        Ok(std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5")?)
     }
 
     fn status_bytes(&self, field: &'static str) -> Result<u64> {

@@ -3,7 +3,8 @@
 //!
 //! All seeders serve one file. A transfer is timed from the first block that is on a downloader's
 //! disk to the last, as the file system counts them, so that neither starting a client nor finding
-//! peers counts; CPU time is that of all processes of the transfer from then until shortly after.
+//! peers counts; CPU time and peaks of memory are those of all processes of the transfer from then
+//! until shortly after.
 //! Afterwards, outside of what is timed, every byte is compared.
 
 mod client;
@@ -291,6 +292,9 @@ impl Bench {
             let there: Vec<u64> = there.collect();
             if first.is_none() && there.iter().any(|bytes| *bytes > 0) {
                 first = Some((Instant::now(), cpu(&downloaders)?));
+                // What a client takes to start (ours to open its keys) is over.
+                lane.seeder.forget_peak()?;
+                downloaders.iter().try_for_each(|(process, _)| process.forget_peak())?;
             }
             if there.iter().all(|bytes| *bytes >= all) {
                 last = Some(Instant::now());
