@@ -192,3 +192,51 @@ async fn a_seller_that_has_gone_over_to_another_connection_is_paid_over_one_chan
     assert!(getter.sum(Role::Payer).0 >= 6_000_000 - INITIAL);
     assert_eq!(getter.sum(Role::Payer), seeder.sum(Role::Payee));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_buys_and_sells_and_goes_over_to_another_connection_is_owed_what_was_not_set_off() {
+    let chain = Arc::new(FakeChain::default());
+    let len = 6_000_000;
+    let content = Content::made("two", &[("a", len), ("b", len)], 64 << 10, Format::Hybrid, "");
+    // Each has what the other lacks.
+    let (one, other) = (Node::new(&chain).await, Node::new(&chain).await);
+    for (node, file) in [(&one, "two/a"), (&other, "two/b")] {
+        std::fs::create_dir(node.files.path().join("two")).unwrap();
+        let there = node.files.path().join(file);
+        std::fs::copy(content.folder.path().join(file), there).unwrap();
+    }
+    let of_one = one.get(&content, &[]).await;
+    let of_other = other.get(&content, &[&one]).await;
+    let half = len as u64;
+    for torrent in [&of_one, &of_other] {
+        until("it buys", || (half + 1..2 * half).contains(&torrent.status().have)).await;
+    }
+    // The same device from another process: what is on ends, and what was told in it.
+    let again = engine_of(&other.trader).await;
+    let second = again.add(selling(content.seed(), PRICE)).await.unwrap();
+    reaches(&second, TorrentState::Seeding).await;
+    of_one.add_peer(again.listens());
+    for (torrent, node) in [(&of_one, &one), (&of_other, &other)] {
+        reaches(torrent, TorrentState::Seeding).await;
+        content.assert_at(node.files.path());
+    }
+    // What broke off with something told has no last receipt; what came after it has.
+    for torrent in [&of_one, &of_other, &second] {
+        torrent.stop();
+        reaches_end(torrent).await;
+    }
+    let promised = |node: &Node, role| {
+        let channels = node.trader.disk.channels(role).unwrap();
+        assert_eq!(channels.len(), 1);
+        assert!(!channels[0].frozen);
+        channels[0].promised()
+    };
+    for (buyer, seller) in [(&one, &other), (&other, &one)] {
+        assert_eq!(promised(buyer, Role::Payer), promised(seller, Role::Payee));
+        let (bought, paid) = buyer.sum(Role::Payer);
+        // What was under way as it broke off, at most the credit, is lost to its seller.
+        let twice = 64 * u64::from(sparewire_content::BLOCK_LEN);
+        assert!((half - (1 << 20)..=half + twice).contains(&bought), "{bought}");
+        assert!(paid <= u128::from(bought));
+    }
+}
