@@ -102,6 +102,45 @@ pub(crate) fn strings(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// The byte string that a value is.
+pub(crate) fn string(value: &[u8]) -> Option<&[u8]> {
+    if !value.first()?.is_ascii_digit() {
+        return None;
+    }
+    let end = string_end(value, 0).ok()?;
+    value.get(digits(value, 0).len() + 1..end)
+}
+
+/// The number that a value is, if it fits.
+pub(crate) fn number(value: &[u8]) -> Option<i64> {
+    let text = value.strip_prefix(b"i")?.split(|byte| *byte == b'e').next()?;
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// The values of a list that [`measure`] has walked; none of anything else.
+pub(crate) fn items(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = list.strip_prefix(b"l").unwrap_or_default();
+    std::iter::from_fn(move || {
+        let length = measure(rest, i64::MIN..=i64::MAX).ok()?;
+        let (item, after) = rest.split_at_checked(length)?;
+        rest = after;
+        Some(item)
+    })
+}
+
+/// The keys and values of a dictionary that [`measure`] has walked; none of anything else.
+pub(crate) fn entries(dictionary: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut rest = dictionary.strip_prefix(b"d").unwrap_or_default();
+    std::iter::from_fn(move || {
+        let end = string_end(rest, 0).ok().filter(|_| rest.first() != Some(&b'e'))?;
+        let (key, after) = rest.split_at_checked(end)?;
+        let length = measure(after, i64::MIN..=i64::MAX).ok()?;
+        let (value, after) = after.split_at_checked(length)?;
+        rest = after;
+        Some((string(key)?, value))
+    })
+}
+
 /// Appends a byte string.
 pub(crate) fn push_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes.len().to_string().as_bytes());

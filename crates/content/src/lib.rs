@@ -24,6 +24,7 @@ pub mod merkle;
 mod metainfo;
 mod names;
 mod swarm;
+mod tracker;
 mod verify;
 mod wire;
 
@@ -49,6 +50,7 @@ pub use swarm::{
     PeerId, QUEUE_MAX, QUEUE_MIN, QUEUE_MS, STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX,
     Verdict,
 };
+pub use tracker::{Announce, TRACKER_ANSWER_LEN_MAX, TrackerError, tracked_peers};
 pub use verify::{PieceCheck, PieceHasher};
 pub use wire::{
     Decoded, HANDSHAKE_LEN, HASHES_MAX, Handshake, HashRequest, Inbox, PIECE_HEADER_LEN,

@@ -7,7 +7,7 @@
 use std::{
     collections::HashSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, Once},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,17 +18,18 @@ use librqbit_tracker_comms::{
     TorrentStatsProvider, TrackerComms, TrackerCommsStats, TrackerCommsStatsState, UdpTrackerClient,
 };
 use mainline::async_dht::AsyncDht;
+use sparewire_content::Announce;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use url::{Host, Url};
 
+use super::http_tracker::HttpTrackers;
 use crate::exit::is_public;
 
 /// How many addresses wait for a torrent; who finds more waits.
 const FOUND_MAX: usize = 64;
 /// Most trackers of a torrent that are asked.
 const TRACKERS_MAX: usize = 32;
-const HTTP_TIMEOUT: Duration = Duration::from_secs(20);
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a look-up in the DHT may take.
 const DHT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -110,6 +111,22 @@ pub struct Wanted {
     pub progress: Arc<dyn Progress>,
 }
 
+impl Wanted {
+    /// What trackers are told now.
+    fn announce(&self) -> Announce {
+        let (uploaded, downloaded, total) = self.progress.bytes();
+        Announce {
+            info_hash: self.info_hash,
+            peer_id: self.peer_id,
+            port: self.port,
+            uploaded,
+            downloaded,
+            left: total.saturating_sub(downloaded),
+            started: false,
+        }
+    }
+}
+
 /// A torrent's progress, for trackers.
 pub trait Progress: Send + Sync {
     /// Bytes sent, bytes got and bytes in all.
@@ -119,7 +136,7 @@ pub trait Progress: Send + Sync {
 /// What all torrents share of it.
 pub struct Discovery {
     config: DiscoveryConfig,
-    trackers: Option<(reqwest::Client, UdpTrackerClient)>,
+    trackers: Option<(HttpTrackers, UdpTrackerClient)>,
     dht: Option<AsyncDht>,
     local: Option<LocalServiceDiscovery>,
     cancelled: CancellationToken,
@@ -145,7 +162,7 @@ impl Discovery {
         let mut trackers = None;
         if config.trackers {
             let udp = UdpTrackerClient::new(cancelled.clone(), None).await;
-            match (http_client(config.private_addresses), udp) {
+            match (HttpTrackers::new(config.private_addresses), udp) {
                 (Ok(http), Ok(udp)) => trackers = Some((http, udp)),
                 (Err(error), _) => tracing::warn!("no trackers: {error}"),
                 (_, Err(error)) => tracing::warn!("no trackers: {error:#}"),
@@ -206,7 +223,7 @@ impl Discovery {
         let wanted = Arc::new(wanted);
         if self.trackers.is_some() && !wanted.trackers.is_empty() {
             let (this, wanted, found) = (Arc::clone(self), Arc::clone(&wanted), sender.clone());
-            tasks.spawn(async move { this.ask_trackers(&wanted, found).await });
+            tasks.spawn(async move { this.ask_trackers(wanted, found).await });
         }
         if self.dht.is_some() && !wanted.private {
             let (this, wanted, found) = (Arc::clone(self), Arc::clone(&wanted), sender.clone());
@@ -235,7 +252,11 @@ impl Discovery {
         }
     }
 
-    async fn ask_trackers(&self, wanted: &Wanted, found: mpsc::Sender<(SocketAddr, Source)>) {
+    async fn ask_trackers(
+        self: &Arc<Self>,
+        wanted: Arc<Wanted>,
+        found: mpsc::Sender<(SocketAddr, Source)>,
+    ) {
         let mut trackers = HashSet::new();
         for text in wanted.trackers.iter().take(TRACKERS_MAX) {
             match self.checked(text).await {
@@ -244,20 +265,31 @@ impl Discovery {
             }
         }
         let Some((http, udp)) = self.trackers.clone() else { return };
-        let stream = TrackerComms::start(
+        let (of_udp, of_http): (HashSet<Url>, HashSet<Url>) =
+            trackers.into_iter().partition(|url| url.scheme() == "udp");
+        let (named, mut peers) = mpsc::channel(FOUND_MAX);
+        let mut tasks = JoinSet::new();
+        for url in of_http {
+            let wanted = Arc::clone(&wanted);
+            let every = self.config.announce_every;
+            let now = move || wanted.announce();
+            tasks.spawn(http.clone().follow(url, every, now, named.clone()));
+        }
+        drop(named);
+        let by_http = futures_util::stream::poll_fn(|context| peers.poll_recv(context));
+        let by_udp = TrackerComms::start(
             Id20::new(wanted.info_hash),
             Id20::new(wanted.peer_id),
-            trackers,
+            of_udp,
             Box::new(Told(Arc::clone(&wanted.progress))),
-            // Never what a tracker says: an interval of 0 would have us ask without end.
-            Some(self.config.announce_every),
+            None,
             wanted.port,
-            http,
+            http.client(),
             udp,
         );
-        if let Some(stream) = stream {
-            self.pass_on(stream, Source::Tracker, &found).await;
-        }
+        let by_udp = futures_util::stream::iter(by_udp).flatten();
+        let all = futures_util::stream::select(by_http, by_udp);
+        self.pass_on(all, Source::Tracker, &found).await;
     }
 
     /// The URLs under which a tracker may be asked. A UDP tracker's name is resolved here, and
@@ -368,42 +400,6 @@ fn start_dht(config: &DhtConfig) -> std::io::Result<AsyncDht> {
     Ok(builder.build()?.as_async())
 }
 
-/// A client that cannot be sent into our own network: not by a name, and not by being sent on.
-fn http_client(private_addresses: bool) -> Result<reqwest::Client, reqwest::Error> {
-    static PROVIDER: Once = Once::new();
-    // Only where nobody chose before; losing that race is as good.
-    PROVIDER.call_once(|| {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
-    let mut builder = reqwest::Client::builder()
-        .timeout(HTTP_TIMEOUT)
-        .connect_timeout(HTTP_TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("sparewire/", env!("CARGO_PKG_VERSION")));
-    if private_addresses {
-        // A proxy that the environment names cannot reach our own network.
-        builder = builder.no_proxy();
-    } else {
-        builder = builder.dns_resolver(Arc::new(PublicOnly));
-    }
-    builder.build()
-}
-
-struct PublicOnly;
-
-impl reqwest::dns::Resolve for PublicOnly {
-    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let public: Vec<SocketAddr> = found.filter(|found| is_public(found.ip())).collect();
-            if public.is_empty() {
-                return Err("its address is not public".into());
-            }
-            Ok(Box::new(public.into_iter()) as reqwest::dns::Addrs)
-        })
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -434,8 +430,6 @@ mod tests {
             assert!(trusting.checked(url).await.is_err(), "{url}");
         }
         assert!(careful.checked("http://1.1.1.1/announce").await.is_ok());
-        let name: reqwest::dns::Name = "localhost".parse().unwrap();
-        assert!(reqwest::dns::Resolve::resolve(&PublicOnly, name).await.is_err());
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ mod exchange;
 mod fetch;
 mod files;
 mod have;
+mod http_tracker;
 mod intake;
 mod leaf_file;
 mod leaves;

@@ -36,7 +36,7 @@ pub use proxy::{http_connect, socks};
 pub use seeds::seeds;
 pub use session::{plan, session};
 pub use text::{exit_rules, names, peer_address, target, units};
-pub use torrent::{magnet, metainfo};
+pub use torrent::{magnet, metainfo, tracker_answer};
 pub use wallet::{keystore, mnemonic, offline_request, offline_response};
 pub use wire::{frame, stream_heads, values};
 
@@ -69,6 +69,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("chain_rows", chain_rows),
     ("metainfo", metainfo),
     ("magnet", magnet),
+    ("tracker_answer", tracker_answer),
     ("peer_wire", peer_wire),
     ("content_extension", content_extension),
     ("meter", meter),

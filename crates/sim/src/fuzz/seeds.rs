@@ -692,6 +692,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         }
         "metainfo" => super::torrent::torrents(),
         "magnet" => super::torrent::links(),
+        "tracker_answer" => super::torrent::answers(),
         "peer_wire" => super::content::streams(),
         "content_extension" => super::content::bindings(),
         "meter" => vec![vec![0, 0, 100, 1, 60, 0, 60, 3, 120, 2, 50, 3, 10, 1, 1]],

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::Component};
 
 use sparewire_content::{
-    Builder, Format, Magnet, Metainfo, NAME_LEN_MAX, PATH_LEN_MAX, PATH_NAMES_MAX,
+    Builder, Format, Magnet, Metainfo, NAME_LEN_MAX, PATH_LEN_MAX, PATH_NAMES_MAX, tracked_peers,
 };
 
 use super::{assert_tame, within};
@@ -120,6 +120,17 @@ fn assert_link(magnet: &Magnet) {
     magnet.peers.iter().for_each(|peer| assert_tame(peer, 300));
 }
 
+/// What an HTTP tracker answers.
+pub fn tracker_answer(data: &[u8]) {
+    match within(ALLOCATION_MAX + 16 * data.len(), || tracked_peers(data)) {
+        Ok(peers) => {
+            let named = peers.len();
+            assert!(named <= 1_000 && 6 * named <= data.len(), "{named} of {} bytes", data.len());
+        }
+        Err(error) => assert_tame(&error, 1_000),
+    }
+}
+
 /// Torrents of each format, and their info dictionaries.
 pub(super) fn torrents() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
@@ -170,6 +181,19 @@ pub(super) fn links() -> Vec<Vec<u8>> {
         "magnet:?dn=..&xt=urn:btih:AERUKZ4JVPG66AJDIVTYTK6N54ASGRLH&so=0-5".to_owned(),
     ]
     .map(String::into_bytes)
+    .into()
+}
+
+/// Answers of each kind.
+pub(super) fn answers() -> Vec<Vec<u8>> {
+    [
+        &b"d8:completei1e10:incompletei2e8:intervali1800e5:peers12:\x01\x02\x03\x04\x1a\xe1\x05\x06\x07\x08\0\x01e"[..],
+        b"d8:intervali1e5:peers0:6:peers618:\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\x1a\xe1e",
+        b"d5:peersld2:ip7:1.2.3.47:peer id1:x4:porti80eed2:ip11:2001:db8::24:porti9eeee",
+        b"d14:failure reason5:n\x1bo\xff!e",
+        b"d8:intervali99999999999999999999e5:peers0:e",
+    ]
+    .map(<[u8]>::to_vec)
     .into()
 }
 
