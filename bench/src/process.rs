@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 use tokio::{
     io::AsyncBufReadExt,
     time::{Duration, sleep},
@@ -52,10 +53,24 @@ impl Process {
         Ok(Self { child, first_line: String::new() })
     }
 
+    /// Has it stand still until [`Process::go_on`].
+    pub(crate) fn stop(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Has it go on after [`Process::stop`].
+    pub(crate) fn go_on(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let id = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        Ok(rustix::process::kill_process(id.context("a process")?, signal)?)
+    }
+
     /// Has it end in its own time, as Ctrl-C does.
     pub(crate) async fn interrupt(&mut self, patience: Duration) -> Result<()> {
-        let id = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
-        rustix::process::kill_process(id.context("a process")?, rustix::process::Signal::INT)?;
+        self.signal(Signal::INT)?;
         let began = std::time::Instant::now();
         while !self.has_ended()? {
             ensure!(began.elapsed() < patience, "it does not end when it is asked to");

@@ -11,8 +11,10 @@ mod client;
 mod tracker;
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{Read, Write},
+    net::SocketAddrV4,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Instant,
@@ -262,6 +264,11 @@ impl Bench {
         let seeds = self.tracker.peers(&name);
         let (mut downloaders, mut ports) = (Vec::new(), vec![lane.port]);
         let began = Instant::now();
+        // Nobody has anything to send before all are there.
+        let waits = !lane.client.never_dials();
+        if waits {
+            lane.seeder.stop()?;
+        }
         for number in 0..self.args.downloaders {
             let folder = self.dir.join(format!("{name}-{number}"));
             let home = self.dir.join(format!("{name}-{number}-home"));
@@ -271,7 +278,10 @@ impl Bench {
             ports.push(port);
             downloaders.push((process, folder));
         }
-        if lane.client.never_dials() {
+        if waits {
+            self.are_ready(&name, &seeds, &downloaders, began).await?;
+            lane.seeder.go_on()?;
+        } else {
             // The seeder asks the tracker once, when it starts.
             while self.tracker.peers(&name).difference(&seeds).count() < downloaders.len() {
                 ensure!(began.elapsed() < PATIENCE, "a downloader does not announce itself");
@@ -332,6 +342,31 @@ impl Bench {
         }
         self.tracker.keep(&name, seeds);
         Ok(figures)
+    }
+
+    /// Waits until downloaders have announced themselves and have nothing more to do (ours derive a
+    /// key) than to wait for the seeder.
+    async fn are_ready(
+        &self,
+        name: &str,
+        seeds: &BTreeSet<SocketAddrV4>,
+        downloaders: &[(Process, PathBuf)],
+        began: Instant,
+    ) -> Result<()> {
+        let used = || -> Result<f64> {
+            downloaders.iter().map(|(process, _)| process.cpu_secs()).sum::<Result<f64>>()
+        };
+        let mut before = 0.0;
+        loop {
+            let now = used()?;
+            let all_there = self.tracker.peers(name).difference(seeds).count() >= downloaders.len();
+            if all_there && now - before < IDLE_SECS / 2.0 {
+                return Ok(());
+            }
+            before = now;
+            ensure!(began.elapsed() < PATIENCE, "a downloader does not announce itself");
+            sleep(Duration::from_millis(300)).await;
+        }
     }
 
     fn report(&self, lanes: &[Lane]) {
