@@ -155,6 +155,23 @@ async fn a_dear_seller_is_left_and_the_reason_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_buys_nothing_is_told_that_it_is_sold() {
+    let chain = Arc::new(FakeChain::default());
+    let (seeder, getter) = (Node::new(&chain).await, Node::new(&chain).await);
+    let content = files(None);
+    seeder.share(&content, PRICE).await;
+    // One without money at all, and one that names no price.
+    let (beggar, below) = (swarm::engine().await, tempfile::tempdir().unwrap());
+    let begging = beggar.add(content.below(below.path())).await.unwrap();
+    let waiting = getter.engine.add(content.below(getter.files.path())).await.unwrap();
+    for torrent in [&begging, &waiting] {
+        torrent.add_peer(seeder.engine.listens());
+        until("it is told", || torrent.status().refusal.is_some()).await;
+        assert!(torrent.status().refusal.unwrap().contains("--max-price"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_comes_under_another_name_gets_no_second_deal() {
     let chain = Arc::new(FakeChain::default());
     let (seeder, getter) = (Node::new(&chain).await, Node::new(&chain).await);

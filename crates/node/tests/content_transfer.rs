@@ -375,6 +375,23 @@ async fn a_file_that_is_changed_while_others_are_fetched_is_fetched_again_and_no
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_was_replaced_keeps_nobody_from_the_others() {
+    let len = 4_000_000;
+    let content = Content::made("two", &[("a", len), ("b", len)], 32 << 10, Format::Hybrid, "");
+    let (seeder, seeded) = seeder(&content).await;
+    std::fs::write(content.folder.path().join("two/a"), vec![7; len]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let downloader = engine().await;
+    let torrent = downloader.add(content.below(folder.path())).await.unwrap();
+    torrent.add_peer(seeder.listens());
+    until(&torrent, |torrent| torrent.status().have == len as u64).await;
+    let b = std::fs::read(folder.path().join("two/b")).unwrap();
+    assert!(b == content.files[1].1);
+    let status = seeded.status();
+    assert_eq!((status.spoilt, status.have), (1, len as u64), "all of it was found at once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seeder_whose_folder_is_gone_says_so_and_serves_nothing() {
     let content = several("");
     let (seeder, seeded) = seeder(&content).await;

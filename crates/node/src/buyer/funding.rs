@@ -89,9 +89,8 @@ impl Buyer {
         let best = best.filter(|(channel, _)| self.past().live_channels.insert(channel.id));
         let Some((channel, facts)) = best else { return self.open_channel(terms, in_use).await };
         in_use.channel = Some(channel.id);
-        // What broke off is settled first, whoever else waits.
-        if channel.payment.is_none() && resumed.is_none() && is_sparing(terms) {
-            self.begin_untried(channel.id, terms.payee).await?;
+        if channel.payment.is_none() && is_sparing(terms) {
+            self.begin_untried(channel.id, terms.payee, resumed.is_some()).await?;
         }
         let mut reserved = facts.reserved;
         // A channel that is nearly used up is topped up before it is used again, and so is one that
@@ -196,7 +195,7 @@ impl Buyer {
         in_use.channel = Some(channel);
         let sparing = is_sparing(terms);
         if sparing {
-            self.begin_untried(channel, terms.payee).await?;
+            self.begin_untried(channel, terms.payee, false).await?;
         }
         let earmark = self.earmark(channel, amount, sparing).await?;
         // Remembered before it is opened: a crash in between leaves a name without money, not

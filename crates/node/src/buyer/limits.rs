@@ -37,12 +37,10 @@ impl Books {
 
     /// What was spent, and what open channels hold.
     fn spent(&self) -> Amount {
-        Self::sum(self.known.iter().filter_map(|channel| {
-            let facts = self.facts.get(&channel.id)?;
-            Some(match facts.status {
-                ChannelStatus::Closed => facts.claimed,
-                _ => facts.reserved,
-            })
+        // Also of one that was put aside for, and is not known yet: all that are asked about are ours.
+        Self::sum(self.facts.values().map(|facts| match facts.status {
+            ChannelStatus::Closed => facts.claimed,
+            _ => facts.reserved,
         }))
     }
 
@@ -59,13 +57,15 @@ impl Books {
         plus(Self::sum(shown), self.under_way)
     }
 
-    /// What open channels hold that are `ours`, and was not claimed.
+    /// What open channels hold that are `ours`, or not known yet, and was not claimed.
     fn held(&self, ours: impl Fn(&KnownChannel) -> bool) -> Amount {
-        Self::sum(self.known.iter().filter(|channel| ours(channel)).filter_map(|channel| {
-            let facts = self.facts.get(&channel.id)?;
-            let open = facts.status != ChannelStatus::Closed;
-            open.then(|| facts.reserved.saturating_sub(facts.claimed))
-        }))
+        let others = self.known.iter().filter(|channel| !ours(channel));
+        let others: BTreeSet<ChannelId> = others.map(|channel| channel.id).collect();
+        let open = self
+            .facts
+            .iter()
+            .filter(|(id, facts)| facts.status != ChannelStatus::Closed && !others.contains(id));
+        Self::sum(open.map(|(_, facts)| facts.reserved.saturating_sub(facts.claimed)))
     }
 }
 
@@ -100,7 +100,8 @@ impl Buyer {
 
     /// A channel for blocks is about to be opened to `payee`, or used, over which nothing was paid for
     /// yet: it is untried until it is in use no more or something was. Whoever comes under many names is one payee, or brings
-    /// many; one that has delivered nothing gets no second channel, and all together few.
+    /// many; one that has delivered nothing gets no second channel, and all together few. A session
+    /// that is `resumed` is settled, whoever else waits, but takes its place.
     ///
     /// # Errors
     /// [`SessionError::Untried`]: later.
@@ -108,11 +109,16 @@ impl Buyer {
         &self,
         channel: ChannelId,
         payee: Address,
+        resumed: bool,
     ) -> Result<(), SessionError> {
         let known = ask(&self.store, |store| store.channels(Role::Payer)).await?;
         let tried = |id: &ChannelId| known.iter().any(|of| of.id == *id && of.payment.is_some());
         let mut past = self.past();
         past.untried.retain(|id, _| !tried(id));
+        if resumed {
+            past.untried.insert(channel, payee);
+            return Ok(());
+        }
         if past.untried.values().any(|of| *of == payee) {
             return Err(SessionError::Untried(
                 "a channel to this seller is open, and it has delivered nothing yet: it gets no second one before it does".into(),

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -82,6 +82,8 @@ pub(super) struct Connection {
     pub(super) outbox: Outbox,
     /// Cancelled when the connection is to end.
     pub(super) ended: CancellationToken,
+    /// The download machine has left it: nothing good is to be had there soon.
+    pub(super) dropped: AtomicBool,
     pub(super) sent: AtomicU64,
     state: Mutex<State>,
 }
@@ -99,6 +101,8 @@ pub(super) struct State {
     pub(super) interested: bool,
     /// We serve it.
     pub(super) unchoked: bool,
+    /// It serves us.
+    pub(super) serves: bool,
     /// It has all pieces.
     pub(super) has_all: bool,
     /// Which others it was told of.
@@ -123,6 +127,7 @@ impl Connection {
             listens: outgoing.then_some(address),
             interested: false,
             unchoked: false,
+            serves: false,
             has_all: false,
             told: Vec::new(),
             served_at: 0,
@@ -139,6 +144,7 @@ impl Connection {
             hash_requests: AtomicU32::new(0),
             outbox: Outbox::default(),
             ended: CancellationToken::new(),
+            dropped: AtomicBool::new(false),
             sent: AtomicU64::new(0),
             state: Mutex::new(state),
         }
@@ -146,9 +152,12 @@ impl Connection {
 
     /// Whether this one, to a peer to which `older` leads too, stays, and not that one; `ours` is our
     /// peer id. Where both ends have dialled, that of the smaller peer id stays: both find the same. One
-    /// that has been there for longer stays: nobody in between can have it given up for another.
+    /// that has been there for longer, or is traded over, stays: nobody in between can have it given up
+    /// for another.
     pub(super) fn replaces(&self, older: &Self, ours: [u8; 20]) -> bool {
-        let crossed = self.outgoing != older.outgoing && older.born.elapsed() < CROSSED;
+        let crossed = self.outgoing != older.outgoing
+            && older.born.elapsed() < CROSSED
+            && older.trade().is_none();
         older.ended.is_cancelled() || crossed && self.outgoing == (ours < self.peer_id)
     }
 

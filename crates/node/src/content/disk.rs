@@ -116,8 +116,7 @@ impl Storage {
             }
             match self.files.stamp(file) {
                 Ok(stamp) => {
-                    // Of one without a stamp nothing is held, or nothing can be said.
-                    if holdings.stamps.remove(&file) != Some(stamp) {
+                    if holdings.stamps.remove(&file).is_some_and(|known| known != stamp) {
                         self.doubt(&mut holdings, file);
                     }
                     // What is written to does not stay as it is.
@@ -429,6 +428,22 @@ impl Storage {
         Ok(())
     }
 
+    /// Looks at what is in doubt, as long as it `goes_on`.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub(super) fn check_doubted(&self, goes_on: impl Fn() -> bool) -> Result<(), DiskError> {
+        let doubted = self.holdings().doubted.clone();
+        for piece in doubted.iter().take_while(|_| goes_on()) {
+            if self.check(piece)? {
+                self.hold(piece);
+            } else {
+                self.lose_piece(piece);
+            }
+        }
+        Ok(())
+    }
+
     /// What is remembered of pieces that are not whole.
     pub(super) fn parts(&self) -> &Parts {
         &self.parts
@@ -472,10 +487,14 @@ impl Storage {
     /// Makes durable what is held, and the blocks that were `written` of pieces that are not whole, then
     /// remembers both. A crash at any time leaves what was remembered before, or this. One at a time.
     ///
+    /// With the `last`, when nothing is written any more, it is remembered too how files look that are
+    /// not complete: what is changed in them until the next start is found. After a crash it is not,
+    /// or all of them would be checked for what we wrote ourselves.
+    ///
     /// # Errors
     /// [`DiskError`]; nothing that was remembered is lost.
-    pub fn save(&self, written: Vec<(u32, Bitfield)>) -> Result<(), DiskError> {
-        let mut last = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn save(&self, written: Vec<(u32, Bitfield)>, last: bool) -> Result<(), DiskError> {
+        let mut before = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         let held = {
             let holdings = self.holdings();
             let mut held = holdings.held.clone();
@@ -489,23 +508,26 @@ impl Storage {
         };
         // First the data: what is said to be there must be there after a power cut.
         self.files.sync()?;
-        let stamps = self.stamp_files(&held)?;
+        let stamps = self.stamp_files(&held, last)?;
         let (torrent, pieces) = (self.torrent, held.pieces());
         let now = Remembered { torrent, pieces, bits: held.to_bytes(), stamps };
-        if let Some(path) = self.remembered_at.as_ref().filter(|_| last.as_ref() != Some(&now)) {
+        if let Some(path) = self.remembered_at.as_ref().filter(|_| before.as_ref() != Some(&now)) {
             now.save(path)?;
-            *last = Some(now);
+            *before = Some(now);
         }
         self.parts.save(&held, written)
     }
 
-    /// How files look in which anything is held. Those that are complete are not written to any more:
-    /// how they look now, or looked as they were checked, is how they stay, or they were changed.
-    fn stamp_files(&self, held: &Bitfield) -> Result<Vec<(u32, Stamp)>, DiskError> {
+    /// How complete files look, and, with the `last`, others of which anything is held. Complete ones are
+    /// not written to any more: how they look now, or looked as they were checked, is how they stay, or
+    /// they were changed.
+    fn stamp_files(&self, held: &Bitfield, last: bool) -> Result<Vec<(u32, Stamp)>, DiskError> {
         let layout = self.metainfo.layout();
         let mut stamps = Vec::new();
         for file in (0..self.files.len()).filter(|file| self.files.len_of(*file) > 0) {
-            if !layout.pieces(file as usize).any(|piece| held.has(piece)) {
+            let complete = layout.pieces(file as usize).all(|piece| held.has(piece));
+            let begun = last && layout.pieces(file as usize).any(|piece| held.has(piece));
+            if !complete && !begun {
                 continue;
             }
             let known = self.holdings().stamps.get(&file).copied();
@@ -513,7 +535,7 @@ impl Storage {
                 Some(stamp) => stamp,
                 None => self.files.stamp(file)?,
             };
-            if layout.pieces(file as usize).all(|piece| held.has(piece)) {
+            if complete {
                 self.holdings().stamps.insert(file, stamp);
             }
             stamps.push((file, stamp));
@@ -582,7 +604,7 @@ mod tests {
         assert_eq!(storage.held().count(), 0);
         storage.look_for_more(|_, good| good).unwrap();
         assert!(storage.held().is_all());
-        storage.save(Vec::new()).unwrap();
+        storage.save(Vec::new(), true).unwrap();
         metainfo
     }
 
@@ -618,7 +640,7 @@ mod tests {
             assert_eq!(standing(&storage, 1), Standing::Absent);
             assert_eq!(standing(&storage, 2), Standing::Good);
             assert_eq!(standing(&storage, 3), Standing::Good, "of the other file");
-            storage.save(Vec::new()).unwrap();
+            storage.save(Vec::new(), true).unwrap();
             assert_eq!(open(&metainfo, root.path()).held().count(), 4);
         }
     }
@@ -629,11 +651,16 @@ mod tests {
         let metainfo = complete(Format::V2, root.path());
         let storage = open(&metainfo, root.path());
         storage.lose_piece(1);
-        storage.save(Vec::new()).unwrap();
-        let storage = open(&metainfo, root.path());
-        storage.look_for_more(|piece, _| piece == 1 || panic!("{piece} was looked at")).unwrap();
-        storage.lose_piece(1);
-        storage.save(Vec::new()).unwrap();
+        storage.save(Vec::new(), false).unwrap();
+        for last in [false, true] {
+            // After a crash it is not taken for changed because we wrote to it.
+            let storage = open(&metainfo, root.path());
+            let looked = |piece, _| piece == 1 || panic!("{piece} was looked at");
+            storage.look_for_more(looked).unwrap();
+            storage.write(1, 0, &[&[7; 100]]).unwrap();
+            storage.lose_piece(1);
+            storage.save(Vec::new(), last).unwrap();
+        }
         let path = root.path().join("t/a");
         let mut data = std::fs::read(&path).unwrap();
         data[7] ^= 1; // in the first piece, while nothing runs

@@ -29,7 +29,7 @@ const BUFFER_LEN_MAX: usize = 256 << 10;
 const SILENCE_MAX: Duration = Duration::from_secs(150);
 
 /// A buffer, the blocks in it, and what came of them.
-type Judged = (Vec<u8>, Vec<Landed>, Result<Vec<Outcome>, DiskError>);
+type Judged = (Vec<u8>, Vec<Landed>, Result<(u64, Vec<Outcome>), DiskError>);
 
 /// Reads until the connection ends.
 pub(super) async fn receive(
@@ -166,11 +166,12 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         next_blocks.clear();
         let blocks = std::mem::replace(&mut self.blocks, next_blocks);
         let (torrent, from) = (Arc::clone(&self.torrent), self.connection.number);
+        let generation = torrent.generation();
         self.job = Some(spawn_blocking(move || {
             // Before anybody can say that all is there.
             torrent.count_got(blocks.iter().map(|landed| u64::from(landed.block.len)).sum());
             let result = torrent.intake().take(from, &buffer, &blocks);
-            (buffer, blocks, result)
+            (buffer, blocks, result.map(|outcomes| (generation, outcomes)))
         }));
     }
 
@@ -197,8 +198,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         };
         self.spare = (buffer, blocks);
         match result {
-            Ok(outcomes) => {
-                self.torrent.settle(outcomes);
+            Ok((generation, outcomes)) => {
+                self.torrent.settle(generation, outcomes);
                 Ok(())
             }
             Err(error) => {

@@ -23,7 +23,7 @@ pub(super) struct Remembered {
     pub(super) pieces: u32,
     /// Pieces whose hash passed and whose bytes were durable before this was written.
     pub(super) bits: Vec<u8>,
-    /// How files looked then of which anything is there.
+    /// How complete files looked then, and at an orderly end others of which anything is there.
     pub(super) stamps: Vec<(u32, Stamp)>,
 }
 

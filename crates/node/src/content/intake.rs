@@ -173,6 +173,7 @@ impl Intake {
             if let (Err(error), Some(first)) = (taken, of_piece.first()) {
                 // What of it is on disk is not known.
                 lock(&first.begun).forgotten = true;
+                lock(&self.begun).remove(&first.block.piece);
                 return Err(error);
             }
         }
@@ -286,8 +287,18 @@ impl Intake {
         }
         let leaves: Arc<[Hash]> = leaves.into();
         self.storage.parts().remember(piece, &leaves)?;
-        let begun = self.piece(piece);
-        let mut begun = lock(&begun);
+        loop {
+            let found = self.piece(piece);
+            let mut begun = lock(&found);
+            // It may have been begun anew before it was locked.
+            if !begun.forgotten {
+                return Ok(self.judge_by_leaves(piece, &mut begun, leaves));
+            }
+        }
+    }
+
+    /// All that is written of a piece is judged by its leaves.
+    fn judge_by_leaves(&self, piece: u32, begun: &mut Begun, leaves: Arc<[Hash]>) -> Vec<Outcome> {
         let mut outcomes = vec![Outcome::LeavesKnown(piece)];
         begun.leaves = Some(leaves);
         let geometry = self.storage.metainfo().geometry();
@@ -302,8 +313,8 @@ impl Intake {
                 false => Outcome::BlockFailed { from, block },
             });
         }
-        self.hold_if_passed(piece, &begun);
-        Ok(outcomes)
+        self.hold_if_passed(piece, begun);
+        outcomes
     }
 
     /// What an earlier run left of pieces that are not whole. To be done before anything else, on a
@@ -393,7 +404,7 @@ impl Intake {
         let mut old = lock(&old);
         old.forgotten = true;
         let passed = |slot: &Slot| *slot == Slot::Passed;
-        if !old.blocks.iter().any(passed) {
+        if old.leaves.is_none() && !old.blocks.iter().any(passed) {
             return;
         }
         let new = self.piece(piece);

@@ -20,6 +20,7 @@ use super::{
     admission::Admission,
     connection::{Connection, ConnectionError},
     deal::{Deal, Figures, Side},
+    swarm::Swarm,
     torrent::Torrent,
 };
 use crate::{
@@ -544,6 +545,23 @@ impl Torrent {
 
     fn note_refusal(&self, error: &SessionError) {
         *lock(&self.trading().refusal) = Some(error.to_string());
+    }
+
+    /// Who buys nothing is told that somebody sells: else it would wait and not know for what.
+    pub(super) fn note_sellers(&self, swarm: &Swarm) {
+        let buys = self.trading().buying.price_max > Price::FREE;
+        if buys || swarm.is_complete() || lock(&self.trading().refusal).is_some() {
+            return;
+        }
+        let sells = |connection: &Arc<Connection>| {
+            let state = connection.state();
+            state.ids.pay.is_some() && state.has_all && !state.serves
+        };
+        if swarm.connections().any(sells) {
+            *lock(&self.trading().refusal) = Some(
+                "a peer that has all of it does not serve us for nothing: to buy of it, name the most that you would pay per GiB (--max-price)".into(),
+            );
+        }
     }
 
     /// From a peer that takes nothing.

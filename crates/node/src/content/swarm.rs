@@ -1,6 +1,9 @@
 //! The download machine and the connections that it commands.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use sparewire_content::{
     Bitfield, Block, Download, DownloadSetup, DropReason, Metainfo, Order, PeerId, PeerMessage,
@@ -104,7 +107,7 @@ impl Swarm {
     }
 
     /// Ends all connections.
-    pub(super) fn end(self) {
+    pub(super) fn end_connections(&self) {
         self.connections.values().for_each(|connection| connection.ended.cancel());
     }
 
@@ -156,9 +159,13 @@ impl Swarm {
         match message {
             PeerMessage::Choke => {
                 connection.admission().withdrawn(u64::MAX);
+                connection.state().serves = false;
                 self.download.choked(peer);
             }
-            PeerMessage::Unchoke => self.download.unchoked(peer),
+            PeerMessage::Unchoke => {
+                connection.state().serves = true;
+                self.download.unchoked(peer);
+            }
             PeerMessage::Have(piece) if self.wants => self.download.have(peer, *piece),
             PeerMessage::Bitfield(bits) => {
                 let pieces = self.download.pieces_had().pieces();
@@ -273,6 +280,7 @@ impl Swarm {
                 Order::Drop(peer, reason) => {
                     if let Some(connection) = self.connections.get(&peer.0) {
                         tracing::debug!(address = %connection.address, "left: {reason}");
+                        connection.dropped.store(true, Ordering::Relaxed);
                         connection.ended.cancel();
                         if reason == DropReason::BadData {
                             errands.push(Errand::Ban(Arc::clone(connection)));
@@ -300,11 +308,7 @@ fn download(metainfo: &Metainfo, have: Bitfield, price_max: Price, random: u64) 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::{
-        net::SocketAddr,
-        sync::atomic::{AtomicU64, Ordering},
-        time::Duration,
-    };
+    use std::{net::SocketAddr, sync::atomic::AtomicU64, time::Duration};
 
     use sparewire_content::{Builder, Format, Handshake};
 

@@ -67,6 +67,8 @@ pub struct Torrent {
     cancel: CancellationToken,
     conversations: Mutex<JoinSet<()>>,
     next_number: AtomicU64,
+    /// How many machines there were before this one.
+    generation: AtomicU64,
     sent: AtomicU64,
     got: AtomicU64,
     spoilt: AtomicU64,
@@ -106,6 +108,7 @@ impl Torrent {
             cancel,
             conversations: Mutex::default(),
             next_number: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             got: AtomicU64::new(0),
             spoilt: AtomicU64::new(0),
@@ -223,11 +226,11 @@ impl Torrent {
         self.cancel.cancelled().await;
         self.trading.settle().await;
         if let Some(swarm) = lock(&self.swarm).take() {
-            swarm.end();
+            swarm.end_connections();
         }
         let mut conversations = std::mem::take(&mut *lock(&self.conversations));
         while conversations.join_next().await.is_some() {}
-        if let Err(error) = self.save().await {
+        if let Err(error) = self.save(true).await {
             tracing::warn!(torrent = self.storage.metainfo().name(), "not saved: {error}");
         }
         // Before it is told: whoever waited for that may add it again at once.
@@ -279,11 +282,12 @@ impl Torrent {
         Swarm::new(self.storage.metainfo(), held, self.trading.buying.price_max, random, wants)
     }
 
-    async fn save(self: &Arc<Self>) -> Result<(), DiskError> {
+    /// The `last` one is when nothing is written any more.
+    async fn save(self: &Arc<Self>, last: bool) -> Result<(), DiskError> {
         let this = Arc::clone(self);
         let save = move || {
             let written = this.intake.written(); // before it is made durable
-            this.storage.save(written)
+            this.storage.save(written, last)
         };
         spawn_blocking(save).await.unwrap_or(Ok(()))
     }
@@ -297,7 +301,7 @@ impl Torrent {
         let mut every = interval(self.shared.config.save_every);
         loop {
             every.tick().await;
-            if let Err(error) = self.save().await {
+            if let Err(error) = self.save(false).await {
                 self.fail(error);
             }
         }
@@ -314,39 +318,63 @@ impl Torrent {
             first
         });
         if let Some(swarm) = lock(&self.swarm).take() {
-            swarm.end();
+            swarm.end_connections();
         }
     }
 
-    /// A piece was changed on disk under us. It is not offered any more to whom comes.
-    pub(super) fn spoilt(&self) {
+    /// A piece was changed on disk under us: whatever lies in its file is looked at again, and then all
+    /// begins anew with what is there. Everybody was told of pieces that are not: they are left.
+    pub(super) fn spoilt(self: &Arc<Self>) {
         self.spoilt.fetch_add(1, Ordering::Relaxed);
+        let Some(old) = lock(&self.swarm).take() else { return }; // it is looked at already
         tracing::warn!(
             torrent = self.storage.metainfo().name(),
             "its files were changed: what is not in them any more is neither offered nor sold"
         );
-        // Everybody was told of pieces that are not there: they, and the machine, begin anew with
-        // what is. What had been complete is not downloaded again: whoever changed a file may have
-        // meant to. A download that is under way goes on, and buys what it lacks now.
-        let mut swarm = lock(&self.swarm);
+        // What had been complete is not downloaded again: whoever changed a file may have meant to. A
+        // download that is under way goes on, and buys what it lacks now.
         let goes_on = *self.state.borrow() == TorrentState::Downloading;
         if goes_on {
             self.trading.reopen();
         }
-        if let Some(old) = swarm.take() {
-            let kept = self.intake.begin_anew(); // what is whole by now is held
-            let mut anew = self.machine(self.storage.held(), 0, goes_on);
-            anew.follow(&old, &kept);
-            *swarm = Some(anew);
-            old.end();
-            self.state.send_if_modified(|state| {
-                let was = *state == TorrentState::Seeding;
-                if was {
-                    *state = TorrentState::Partial;
-                }
-                was
-            });
+        let looks = self.state.send_if_modified(|state| {
+            let runs = !matches!(state, TorrentState::Failed(_) | TorrentState::Stopped);
+            if runs {
+                *state = TorrentState::Checking;
+            }
+            runs
+        });
+        old.end_connections();
+        if !looks {
+            return;
         }
+        let this = Arc::clone(self);
+        spawn_blocking(move || {
+            if let Err(error) = this.storage.check_doubted(|| !this.cancel.is_cancelled()) {
+                return this.fail(error);
+            }
+            // Nothing lands or is told while there is no machine.
+            let kept = this.intake.begin_anew();
+            let held = this.storage.held(); // what is whole by now too
+            let complete = held.is_all();
+            let mut anew = this.machine(held, 0, goes_on);
+            anew.follow(&old, &kept);
+            let mut swarm = lock(&this.swarm);
+            this.state.send_if_modified(|state| {
+                if *state != TorrentState::Checking {
+                    return false;
+                }
+                // What was judged for the machine before is told to none.
+                this.generation.fetch_add(1, Ordering::AcqRel);
+                *swarm = Some(anew);
+                *state = match complete {
+                    true => TorrentState::Seeding,
+                    false if goes_on => TorrentState::Downloading,
+                    false => TorrentState::Partial,
+                };
+                true
+            });
+        });
     }
 
     // --- connections -----------------------------------------------------------------------------
@@ -458,7 +486,9 @@ impl Torrent {
             let result = this.converse(&connection, stream).await;
             tracing::debug!(%address, "connection over: {}", result.as_ref().err().map_or_else(
                 || "closed".to_owned(), ToString::to_string));
-            this.left(&connection, !matches!(result, Err(ConnectionError::Duplicate)));
+            let worked = !matches!(result, Err(ConnectionError::Duplicate))
+                && !connection.dropped.load(Ordering::Relaxed);
+            this.left(&connection, worked);
         });
     }
 
@@ -533,8 +563,8 @@ impl Torrent {
         Ok(())
     }
 
-    /// A connection is over. If it led to where another one does, it is tried again later and later:
-    /// that one may end, or both ends may have closed one.
+    /// A connection is over. If it led to where another one does (that one may end, or both ends may have
+    /// closed one), or to nothing good, it is tried again later and later.
     fn left(self: &Arc<Self>, connection: &Arc<Connection>, worked: bool) {
         if let Some(trade) = connection.trade() {
             self.trading.gone(&trade);
@@ -686,9 +716,18 @@ impl Torrent {
         }
     }
 
-    /// Blocks of a connection were judged and written.
-    pub(super) fn settle(self: &Arc<Self>, outcomes: Vec<Outcome>) {
+    /// How many machines there were before the one that is told now.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Blocks were judged and written, which came for the machine of that generation: another has
+    /// begun with what was there, and is told nothing of it.
+    pub(super) fn settle(self: &Arc<Self>, generation: u64, outcomes: Vec<Outcome>) {
         self.with_swarm(|swarm| {
+            if self.generation() != generation {
+                return;
+            }
             outcomes.into_iter().for_each(|outcome| swarm.settle(outcome));
             self.carry_out(swarm);
         });
@@ -794,9 +833,9 @@ impl Torrent {
         self: &Arc<Self>,
         job: impl FnOnce(&Self) -> Result<Vec<Outcome>, DiskError> + Send + 'static,
     ) {
-        let this = Arc::clone(self);
+        let (this, generation) = (Arc::clone(self), self.generation());
         spawn_blocking(move || match job(&this) {
-            Ok(outcomes) => this.settle(outcomes),
+            Ok(outcomes) => this.settle(generation, outcomes),
             Err(error) => this.fail(error),
         });
     }
@@ -820,6 +859,7 @@ impl Torrent {
                 }),
                 _ = turn.tick() => self.with_swarm(|swarm| {
                     self.choker.rotate(swarm.connections());
+                    self.note_sellers(swarm);
                     self.part_from_seeds(swarm);
                 }),
                 _ = exchange.tick() => self.with_swarm(|swarm| self.exchange(swarm)),
@@ -845,7 +885,7 @@ struct Ending<'a>(&'a Torrent);
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         if let Some(swarm) = lock(&self.0.swarm).take() {
-            swarm.end();
+            swarm.end_connections();
         }
     }
 }
