@@ -7,13 +7,16 @@ mod market;
 mod node;
 mod swarm;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use market::{FakeChain, INITIAL, PRICE, amount, until};
 use node::{Node, engine_of, selling};
 use sparewire_content::Format;
 use sparewire_node::{
-    content::{Torrent, TorrentState, TorrentStatus},
+    content::{AddTorrent, Buying, FREE_BESIDE_SALE, Torrent, TorrentState, TorrentStatus},
     store::Store,
 };
 use sparewire_protocol::Role;
@@ -152,6 +155,58 @@ async fn a_dear_seller_is_left_and_the_reason_is_told() {
     assert!(refusal.contains("more than the limit"), "{refusal}");
     assert_eq!(got.status().have, 0);
     assert!(getter.trader.disk.channels(Role::Payer).unwrap().is_empty());
+}
+
+/// A seller and somebody who gives for nothing, both with all of it, and who takes it from them.
+async fn from_a_free_one_and_a_seller(free: bool) -> (Node, u64, u64) {
+    let chain = Arc::new(FakeChain::default());
+    let (seeder, getter) = (Node::new(&chain).await, Node::new(&chain).await);
+    let content = files(Some(Format::Hybrid));
+    let sold = seeder.share(&content, PRICE).await;
+    let giver = swarm::engine().await;
+    let given = giver.add(content.seed()).await.unwrap();
+    reaches(&given, TorrentState::Seeding).await;
+    let buying = Buying { free, ..node::paying() };
+    let add = AddTorrent { buying, ..content.below(getter.files.path()) };
+    let got = getter.engine.add(add).await.unwrap();
+    got.add_peer(giver.listens());
+    got.add_peer(seeder.engine.listens());
+    reaches(&got, TorrentState::Seeding).await;
+    content.assert_at(getter.files.path());
+    until("it has settled", || getter.all_ended()).await;
+    giver.shutdown().await;
+    seeder.engine.shutdown().await;
+    (getter, given.status().sent, sold.status().sent)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_given_for_nothing_is_taken_first_and_not_paid_for() {
+    let (getter, given, sold) = from_a_free_one_and_a_seller(true).await;
+    assert_eq!((given, sold), (SEVERAL_LEN, 0));
+    assert!(getter.trader.disk.channels(Role::Payer).unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_nothing_for_nothing_pays_for_all_of_it() {
+    let (getter, given, sold) = from_a_free_one_and_a_seller(false).await;
+    assert_eq!((given, sold), (0, SEVERAL_LEN));
+    assert_eq!(getter.sum(Role::Payer), (SEVERAL_LEN, u128::from(SEVERAL_LEN)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_given_beside_a_sale_is_given_slowly() {
+    let chain = Arc::new(FakeChain::default());
+    let seeder = Node::new(&chain).await;
+    let content = Content::made("one", &[("a", 8 << 20)], 64 << 10, Format::Hybrid, "");
+    let both = AddTorrent { free: true, ..selling(content.seed(), PRICE) };
+    reaches(&seeder.engine.add(both).await.unwrap(), TorrentState::Seeding).await;
+    let (beggar, below) = (swarm::engine().await, tempfile::tempdir().unwrap());
+    let begging = beggar.add(content.below(below.path())).await.unwrap();
+    let began = Instant::now();
+    begging.add_peer(seeder.engine.listens());
+    until("some of it is there", || begging.status().got >= 4 << 20).await;
+    // However busy the machine is, it is not sooner; what a second grants may come at once.
+    assert!(began.elapsed() >= Duration::from_secs((4 << 20) / FREE_BESIDE_SALE - 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,15 @@
 
 mod swarm;
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use sparewire_content::{
     BLOCK_LEN, Decoded, Format, HANDSHAKE_LEN, Handshake, Magnet, PeerMessage, decode,
@@ -17,7 +25,7 @@ use swarm::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     time::{sleep, timeout},
 };
 
@@ -507,15 +515,51 @@ async fn who_has_sent_noise_is_not_spoken_to_after_a_restart_either() {
     assert_eq!(torrent.status().got, SEVERAL_LEN);
 }
 
+/// A node of the DHT that answers everything, and nothing that makes sense; and how often it did.
+async fn nonsense_in_the_dht() -> (SocketAddr, Arc<AtomicUsize>) {
+    let socket = UdpSocket::bind(anywhere()).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let answered = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&answered);
+    tokio::spawn(async move {
+        let mut asked = [0; 2048];
+        for turn in 0usize.. {
+            let Ok((length, from)) = socket.recv_from(&mut asked).await else { return };
+            // Four bytes behind `1:t4:`, as the crate has them.
+            let key = asked[..length].windows(5).position(|bytes| bytes == b"1:t4:");
+            let transaction = key.and_then(|at| asked.get(at + 5..at + 9)).unwrap_or(b"none");
+            let answers: [Vec<u8>; 7] = [
+                b"d1:rd2:id20:aaaaaaaaaaaaaaaaaaaa5:nodes25:aaaaaaaaaaaaaaaaaaaaaaaaae1:t4:".to_vec(),
+                b"d1:rd2:id3:abc6:valuesl6:\0\0\0\0\0\0ee1:t4:".to_vec(),
+                b"d1:rd2:id20:aaaaaaaaaaaaaaaaaaaa5:token0:6:valuesl18:aaaaaaaaaaaaaaaaaa0:i3eee1:t4:".to_vec(),
+                b"d1:eli99999999999999999999999e0:e1:t4:".to_vec(),
+                vec![b'l'; 1500],
+                b"d1:rd5:token99999999999999999999:x".to_vec(),
+                Vec::new(),
+            ];
+            let mut answer = answers[turn % answers.len()].clone();
+            if answer.ends_with(b"1:t4:") {
+                answer.extend_from_slice(transaction);
+                answer.extend_from_slice(b"1:y1:re");
+            }
+            let _ = socket.send_to(&answer, from).await;
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    (address, answered)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn peers_find_each_other_in_the_dht() {
+async fn peers_find_each_other_in_the_dht_whoever_talks_nonsense_there() {
     let content = several_as(Format::Hybrid, "");
     let localhost = std::net::Ipv4Addr::LOCALHOST;
     let node = tokio::task::spawn_blocking(move || {
         mainline::Dht::builder().no_bootstrap().bind_address(localhost).server_mode().build()
     });
     let node = node.await.unwrap().unwrap().as_async();
-    let bootstrap = vec![format!("127.0.0.1:{}", node.info().await.local_addr().port())];
+    let honest = format!("127.0.0.1:{}", node.info().await.local_addr().port());
+    let (nonsense, answered) = nonsense_in_the_dht().await;
+    let bootstrap = vec![nonsense.to_string(), honest];
     let start = || async {
         let dht = DhtConfig {
             bootstrap: bootstrap.clone(),
@@ -536,6 +580,7 @@ async fn peers_find_each_other_in_the_dht() {
     let torrent = downloader.add(content.below(folder.path())).await.unwrap();
     reaches(&torrent, TorrentState::Seeding).await;
     content.assert_at(folder.path());
+    assert!(answered.load(Ordering::Relaxed) > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
