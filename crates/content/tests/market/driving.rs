@@ -196,7 +196,8 @@ impl World {
                         self.at(at, Happening::Kill { node: key.0 });
                         return false;
                     }
-                    match self.random.of(&[0, 0, 0, 1, 5, 40]) {
+                    let slow = if self.random.one_in(100) { 2_500 } else { 40 };
+                    match self.random.of(&[0, 0, 0, 1, 5, slow]) {
                         0 => self.record(key.0, channel, records),
                         delay => {
                             task.busy = true;

@@ -18,12 +18,15 @@ impl World {
             return;
         }
         let node = self.random.below(self.nodes.len() as u64) as usize;
-        match self.random.below(8) {
-            0..=2 => {
+        match self.random.below(9) {
+            what @ (0..=2 | 8) => {
                 let links: Vec<u64> = self.links.keys().copied().collect();
                 if !links.is_empty() {
                     let link = links[self.random.below(links.len() as u64) as usize];
-                    self.cut(link);
+                    match what {
+                        8 => self.stall(link),
+                        _ => self.cut(link),
+                    }
                 }
             }
             3 => self.kill(node),

@@ -36,6 +36,7 @@ pub(crate) struct Reached {
     pub(crate) copies: u64,
     pub(crate) avoided: u64,
     pub(crate) cut: u64,
+    pub(crate) stalled: u64,
     pub(crate) killed: u64,
     pub(crate) disk: u64,
     pub(crate) complete: u64,
@@ -57,12 +58,35 @@ impl Reached {
         self.copies += other.copies;
         self.avoided += other.avoided;
         self.cut += other.cut;
+        self.stalled += other.stalled;
         self.killed += other.killed;
         self.disk += other.disk;
         self.complete += other.complete;
         self.left += other.left;
         self.slowest_ms = self.slowest_ms.max(other.slowest_ms);
         self.loss_percent = self.loss_percent.max(other.loss_percent);
+    }
+}
+
+impl Reached {
+    /// # Panics
+    /// Where none of many histories came to something that all should be about.
+    pub(crate) fn check(&self) {
+        let seldom = [
+            self.settled,
+            self.set_off,
+            self.broken,
+            self.resumed,
+            self.dry,
+            self.topped,
+            self.copies,
+            self.cut,
+            self.stalled,
+            self.killed,
+            self.disk,
+            self.complete,
+        ];
+        assert!(seldom.iter().all(|count| *count > 0), "{self:?}");
     }
 }
 
@@ -197,9 +221,9 @@ impl World {
                         | Code::GoingAway
                 )
             }
-            // The other end is gone, and this one has not noticed.
+            // The other end is gone and this one has not noticed, or what it said is late.
             ProtocolError::Silent(_) => {
-                self.ends.get(&key).is_none_or(|end| !self.is_sound(end.link))
+                self.ends.get(&key).is_none_or(|end| !self.is_quick(end.link))
             }
             _ => false,
         };

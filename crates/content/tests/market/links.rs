@@ -15,6 +15,8 @@ pub(crate) struct Link {
     /// When the newest message of either end arrives.
     pub(crate) arrives: [u64; 2],
     pub(crate) latency: u64,
+    /// What was on it was held up for long, once.
+    pub(crate) stalled: bool,
 }
 
 impl World {
@@ -40,7 +42,8 @@ impl World {
         }
         let link = self.number();
         let latency = self.random.of(&[0, 1, 10, 40, 150]);
-        self.links.insert(link, Link { ends: (one, other), arrives: [0, 0], latency });
+        self.links
+            .insert(link, Link { ends: (one, other), arrives: [0, 0], latency, stalled: false });
         let keys = [(one, other), (other, one)];
         for key in keys {
             let id = PeerId(self.number() as u32);
@@ -99,6 +102,17 @@ impl World {
             let at = (now + known.latency).max(known.arrives[side]);
             self.at(at, Happening::Notice { link, key: other });
             self.at(now, Happening::Notice { link, key });
+        }
+    }
+
+    /// What is said from now on comes late.
+    pub(crate) fn stall(&mut self, link: u64) {
+        let (late, side) = (self.random.below(14_000), self.random.below(2) as usize);
+        let now = self.now;
+        if let Some(link) = self.links.get_mut(&link) {
+            link.arrives[side] = link.arrives[side].max(now + late);
+            link.stalled = true;
+            self.ledger.reached.stalled += 1;
         }
     }
 

@@ -156,6 +156,7 @@ pub(crate) struct World {
     pub(crate) happenings: BTreeMap<(u64, u64), Happening>,
     pub(crate) geometry: Arc<Geometry>,
     pub(crate) by_block: bool,
+    mutual: bool,
     pub(crate) unit: u64,
     pub(crate) nodes: Vec<Node>,
     pub(crate) ends: BTreeMap<Key, End>,
@@ -177,19 +178,25 @@ impl World {
             true => BLOCK_LEN * random.of(&[1, 2, 4]),
             false => random.of(&[16_384, 32_768, 40_000, 65_536]),
         };
-        let pieces = 1 + random.below(12) as u32;
+        // Much that each has and another wants, at less than who has all takes for it.
+        let mutual = random.one_in(2);
+        let pieces = match mutual {
+            true => 8 + random.below(40) as u32,
+            false => 1 + random.below(12) as u32,
+        };
         let mut short = BTreeMap::new();
         if random.one_in(2) {
             short.insert(pieces - 1, 1 + random.below(u64::from(piece_len) - 1) as u32);
         }
         let geometry = Arc::new(Geometry::new(piece_len, pieces, short).unwrap());
         let unit = u64::from(if by_block { BLOCK_LEN.min(piece_len) } else { piece_len });
-        let calm = random.one_in(5);
+        let calm = random.one_in(4);
         let mut world = Self {
             now: 0,
             numbers: 0,
             happenings: BTreeMap::new(),
             by_block,
+            mutual,
             unit,
             nodes: Vec::new(),
             ends: BTreeMap::new(),
@@ -197,7 +204,7 @@ impl World {
             chain: Chain::default(),
             ledger: Ledger::default(),
             calm_at: if calm { 0 } else { 1_000 + random.below(60_000) },
-            fault_every: random.of(&[300, 1_000, 4_000, 15_000]),
+            fault_every: random.of(&[300, 1_000, 4_000, 15_000, 30_000]),
             turns: 0,
             turns_at: 0,
             traces: std::env::var_os("MARKET_TRACE").is_some(),
@@ -229,12 +236,13 @@ impl World {
         let mut had = Bitfield::none(pieces);
         if number == 0 || random.one_in(5) {
             had = Bitfield::all(pieces);
-        } else if random.one_in(2) {
+        } else if self.mutual || random.one_in(2) {
             (0..pieces).filter(|_| random.one_in(2)).for_each(|piece| {
                 had.insert(piece);
             });
         }
-        let price = Price::per_gib(scale * u128::from(1 + random.below(4))).unwrap();
+        let dear = if self.mutual && number == 0 { 3 } else { 0 };
+        let price = Price::per_gib(scale * u128::from(1 + dear + random.below(4 - dear))).unwrap();
         let mut credit = CreditRule {
             initial: bytes(random.of(&[16, 24, 32, 64, 200]) << 10),
             maximum: bytes(0),
@@ -321,8 +329,9 @@ impl World {
         self.nodes[node].vice.is_none()
     }
 
-    pub(crate) fn is_sound(&self, link: u64) -> bool {
-        self.links.contains_key(&link)
+    /// Whether the connection is there, and always was quick.
+    pub(crate) fn is_quick(&self, link: u64) -> bool {
+        self.links.get(&link).is_some_and(|link| !link.stalled)
     }
 
     // --- Time ---
@@ -391,7 +400,7 @@ impl World {
         match what {
             Happening::Wire { link, key, wire } => {
                 let here = self.ends.get(&key).is_some_and(|end| end.link == link && !end.lost);
-                if here && self.is_sound(link) {
+                if here && self.links.contains_key(&link) {
                     self.hear(key, wire);
                 }
             }
