@@ -156,7 +156,7 @@ impl World {
         end.asked = end.asked.saturating_sub(len);
         let id = end.id;
         if let Some(task) = end.buying.as_ref().filter(|_| good) {
-            self.ledger.delivered(key.0, task.session, len);
+            self.ledger.delivered(end.link, key, task.session, len);
         }
         let node = &mut self.nodes[key.0];
         let verdict = node.download.arrived(id, block, clock);
@@ -164,7 +164,8 @@ impl World {
             Verdict::Wanted => {
                 let stamp = self.number();
                 let landed = Landed { from: id, good, stamp, written: false };
-                self.nodes[key.0].pending.insert(block, landed);
+                let before = self.nodes[key.0].pending.insert(block, landed);
+                assert!(before.is_none(), "a block that waits to be judged is wanted");
                 let delay = self.random.of(&[0, 0, 1, 10, 100]);
                 let life = self.nodes[key.0].life;
                 self.at(now + delay, Happening::Written { node: key.0, life, block, stamp });
@@ -380,7 +381,7 @@ impl World {
         }
         let link = end.link;
         if more > 0 {
-            self.ledger.served(channel, session, more as u64);
+            self.ledger.served(link, key, (channel, session), more as u64);
         }
         if marked && more > 0 {
             self.poke(key, Role::Payee);

@@ -4,7 +4,9 @@
 use sparewire_protocol::{Direction, Event, Message, Output, ProtocolError, Record, Role};
 
 use super::{
+    cast::total,
     end::{Command, Key, Machine, Sell, take_event},
+    ledger::Leg,
     world::{Happening, World},
 };
 
@@ -238,7 +240,12 @@ impl World {
                             let begun = task.machine.statement(now);
                             if started {
                                 end.unjudged = 0;
-                                self.ledger.begun(end.link, key, role, agreement.session);
+                                let book = &self.nodes[key.0].store.books[&channel];
+                                let paid = book.paid().get(&agreement.session).copied();
+                                let unpaid = total(begun.counted) - paid.unwrap_or(0);
+                                let promised = book.promised();
+                                let leg = Leg::new(channel, promised, unpaid);
+                                self.ledger.begun(end.link, key, role, agreement.session, leg);
                             }
                             match &event {
                                 Event::Exhausted => end.wants_top_up = true,
@@ -255,7 +262,9 @@ impl World {
                             let session = task.session;
                             if started {
                                 end.sales += 1;
-                                self.ledger.begun(end.link, key, role, session);
+                                let promised = self.nodes[key.0].store.books[&channel].promised();
+                                let leg = Leg::new(channel, promised, 0);
+                                self.ledger.begun(end.link, key, role, session, leg);
                                 self.serve(key);
                             }
                             if matches!(event, Event::Funded) {
@@ -306,7 +315,10 @@ impl World {
         let before = end.account;
         task.machine.leave(&mut end.account);
         let changed = end.account != before;
-        self.ledger.ended(end.link, key, role, statement);
+        let link = end.link;
+        self.ledger.ended(link, key, role, statement);
+        self.leg_over(link, key, role, task.session);
+        let Some(end) = self.ends.get_mut(&key) else { return };
         match role {
             Role::Payer => {
                 end.figures.account = None;
@@ -392,6 +404,7 @@ impl World {
                 }
             }
         }
+        self.leg_over(link, key, role, task.session);
         if broken {
             self.ledger.reached.broken += 1;
             self.end_link(key, link);

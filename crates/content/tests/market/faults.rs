@@ -2,10 +2,11 @@
 //! with.
 
 use sparewire_content::{Download, TICK_MS};
+use sparewire_protocol::Role;
 
 use super::{
     blocks::blocks,
-    end::{Key, Past},
+    end::{Command, Key, Past},
     world::{Fault, Happening, World},
 };
 
@@ -18,7 +19,7 @@ impl World {
             return;
         }
         let node = self.random.below(self.nodes.len() as u64) as usize;
-        match self.random.below(9) {
+        match self.random.below(12) {
             what @ (0..=2 | 8) => {
                 let links: Vec<u64> = self.links.keys().copied().collect();
                 if !links.is_empty() {
@@ -26,6 +27,18 @@ impl World {
                     match what {
                         8 => self.stall(link),
                         _ => self.cut(link),
+                    }
+                }
+            }
+            9..=11 => {
+                // It wants to end its session, for whatever reason; the next one can begin at once.
+                let keys = self.keys_of(node);
+                if !keys.is_empty() {
+                    let key = keys[self.random.below(keys.len() as u64) as usize];
+                    if let Some(task) = self.ends.get_mut(&key).and_then(|end| end.selling.as_mut())
+                    {
+                        task.commands.push_back(Command::Close("enough for now"));
+                        self.wake(key, Role::Payee, self.now);
                     }
                 }
             }
@@ -88,7 +101,12 @@ impl World {
         }
         for key in self.keys_of(node) {
             let link = self.ends[&key].link;
-            self.ends.remove(&key);
+            let tasks = self.ends.remove(&key).map(|end| [end.buying, end.selling]);
+            for (task, role) in tasks.into_iter().flatten().zip([Role::Payer, Role::Payee]) {
+                if let Some(task) = task {
+                    self.leg_over(link, key, role, task.session);
+                }
+            }
             self.cut(link);
         }
         let saved = self.random.one_in(2);

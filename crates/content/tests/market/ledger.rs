@@ -18,8 +18,28 @@ use super::{
 #[derive(Default)]
 struct Link {
     ends: Option<(usize, usize)>,
+    /// By whose it is, and which session.
+    legs: BTreeMap<(usize, u8, SessionId), Leg>,
     begun: BTreeSet<(SessionId, u8)>,
     ended: BTreeMap<(SessionId, u8), (usize, Statement)>,
+}
+
+/// A session, as far as it went over one connection, from one side.
+#[derive(Clone, Copy)]
+pub(crate) struct Leg {
+    channel: ChannelId,
+    /// What was promised over the channel before, and in the end.
+    promised: u128,
+    promised_last: Option<u128>,
+    /// Good bytes that came, or bytes that were let pass; at the payer with those that came before
+    /// and were not paid.
+    moved: u64,
+}
+
+impl Leg {
+    pub(crate) fn new(channel: ChannelId, promised: u128, unpaid: u64) -> Self {
+        Self { channel, promised, promised_last: None, moved: unpaid }
+    }
 }
 
 /// How often worlds came to what they are made for.
@@ -106,20 +126,36 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn delivered(&mut self, node: usize, session: SessionId, len: u64) {
-        *self.delivered.entry((node, session)).or_default() += len;
+    pub(crate) fn delivered(&mut self, link: u64, key: Key, session: SessionId, len: u64) {
+        *self.delivered.entry((key.0, session)).or_default() += len;
+        self.moved(link, key, Role::Payer, session, len);
     }
 
-    pub(crate) fn served(&mut self, channel: ChannelId, _session: SessionId, len: u64) {
+    pub(crate) fn served(
+        &mut self,
+        link: u64,
+        key: Key,
+        (channel, session): (ChannelId, SessionId),
+        len: u64,
+    ) {
         *self.served.entry(channel).or_default() += len;
+        self.moved(link, key, Role::Payee, session, len);
+    }
+
+    fn moved(&mut self, link: u64, key: Key, role: Role, session: SessionId, len: u64) {
+        let legs = self.links.get_mut(&link).map(|link| &mut link.legs);
+        if let Some(leg) = legs.and_then(|legs| legs.get_mut(&(key.0, role as u8, session))) {
+            leg.moved += len;
+        }
     }
 
     pub(crate) fn extra(&mut self, node: usize, len: u64) {
         *self.extra.entry(node).or_default() += len;
     }
 
-    pub(crate) fn begun(&mut self, link: u64, key: Key, role: Role, session: SessionId) {
+    pub(crate) fn begun(&mut self, link: u64, key: Key, role: Role, session: SessionId, leg: Leg) {
         let link = self.links.entry(link).or_default();
+        link.legs.insert((key.0, role as u8, session), leg);
         link.ends = Some((key.0.min(key.1), key.0.max(key.1)));
         link.begun.insert((session, role as u8));
     }
@@ -267,6 +303,8 @@ impl World {
             }
         }
         dry_run.check();
+        let links: BTreeSet<u64> = self.ends.values().map(|end| end.link).collect();
+        links.into_iter().for_each(|link| self.check_link(link));
         for one in 0..self.nodes.len() {
             for other in (0..self.nodes.len()).filter(|other| *other != one) {
                 self.check_net((one, other));
@@ -327,6 +365,53 @@ impl World {
             }
         }
         assert!(sent <= has + bound, "{one} has {has} of {other} for {sent}, and may lose {bound}");
+    }
+
+    /// A session goes on no more over this connection, at this end.
+    pub(crate) fn leg_over(&mut self, link: u64, key: Key, role: Role, session: SessionId) {
+        let node = &self.nodes[key.0];
+        let legs = self.ledger.links.get_mut(&link).map(|link| &mut link.legs);
+        if let Some(leg) = legs.and_then(|legs| legs.get_mut(&(key.0, role as u8, session))) {
+            leg.promised_last = Some(node.store.books[&leg.channel].promised());
+        }
+        self.check_link(link);
+    }
+
+    /// Over one connection, whatever is under way: what an honest end let pass is worth no more than
+    /// what it was promised for it, what came and it has not promised, and its credit (with the step
+    /// that is being made durable).
+    fn check_link(&self, number: u64) {
+        let Some(link) = self.ledger.links.get(&number) else { return };
+        let Some((one, other)) = link.ends else { return };
+        for (ours, theirs) in [(one, other), (other, one)] {
+            if !self.is_honest(ours) {
+                continue;
+            }
+            let (node, mut balance) = (&self.nodes[ours], 0i128);
+            let (mut bound, mut sessions) = (0, 1);
+            for ((whose, role, _), leg) in &link.legs {
+                if *whose != ours {
+                    continue;
+                }
+                sessions += 1;
+                let book = &node.store.books[&leg.channel];
+                let promised = leg.promised_last.unwrap_or_else(|| book.promised());
+                let promised = (promised - leg.promised) as i128;
+                if *role == Role::Payee as u8 {
+                    balance += promised - owed(node.price, leg.moved) as i128;
+                    let paid = bytes(book.paid().values().sum());
+                    let most = node.credit.credit(paid).get() + node.credit.step(paid).get();
+                    bound = bound.max(owed(node.price, most));
+                } else {
+                    balance += owed(self.nodes[theirs].price, leg.moved) as i128 - promised;
+                }
+            }
+            let bound = (bound + 2 * sessions) as i128;
+            assert!(
+                balance >= -bound,
+                "{ours} is {balance} behind with {theirs} over connection {number}, of {bound}"
+            );
+        }
     }
 
     /// What two honest ends set off over a connection is the same for both, once all is settled.
