@@ -155,7 +155,10 @@ impl World {
         end.unjudged += len;
         end.asked = end.asked.saturating_sub(len);
         let id = end.id;
-        if let Some(task) = end.buying.as_ref().filter(|_| good) {
+        let (unjudged, on) = (end.unjudged, end.buying.is_some());
+        self.tell(|| format!("{key:?} gets {block:?} {good}, {unjudged} unjudged, {on}"));
+        let Some(end) = self.ends.get_mut(&key) else { return };
+        if let Some(task) = end.buying.as_ref().filter(|task| good && task.started) {
             self.ledger.delivered(end.link, key, task.session, len);
         }
         let node = &mut self.nodes[key.0];

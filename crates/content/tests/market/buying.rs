@@ -13,6 +13,7 @@ use super::{
     cast::{DOMAIN, bytes, hello, owed, party, session_id, total, units},
     driving::Broke,
     end::{Account, Buy, Command, Key, Machine, Task, Winding},
+    vice::Vice,
     world::{ChainOp, Happening, World},
 };
 
@@ -85,7 +86,8 @@ impl World {
                 }
                 (end.buy_slot, end.slot_since, end.came_before) = (true, now, end.came);
                 let forgotten = &self.nodes[key.0].past;
-                let known = self.nodes[key.0].store.resumable(key.1);
+                let comes_anew = self.nodes[key.0].vice == Some(Vice::TakesAndLeaves);
+                let known = self.nodes[key.0].store.resumable(key.1).filter(|_| !comes_anew);
                 let known =
                     known.filter(|known| !forgotten.forgotten.contains(&known.agreement.session));
                 let known = known.map(|mut known| {
@@ -456,6 +458,7 @@ impl World {
             inbox: VecDeque::new(),
             commands: VecDeque::new(),
             poked: false,
+            started: false,
             busy: false,
             half_over: !end.buy_slot,
             wake_at: None,

@@ -228,6 +228,7 @@ impl World {
                         task.ended = Some(statement.clone());
                     }
                     let started = matches!(event, Event::Started { .. });
+                    task.started |= started;
                     match role {
                         Role::Payer => {
                             let (agreement, reserved) = match &task.machine {
@@ -317,7 +318,8 @@ impl World {
         let changed = end.account != before;
         let link = end.link;
         self.ledger.ended(link, key, role, statement);
-        self.leg_over(link, key, role, task.session);
+        let square = statement.receipted.covers(statement.counted);
+        self.leg_over(link, key, role, task.session, square);
         let Some(end) = self.ends.get_mut(&key) else { return };
         match role {
             Role::Payer => {
@@ -404,7 +406,7 @@ impl World {
                 }
             }
         }
-        self.leg_over(link, key, role, task.session);
+        self.leg_over(link, key, role, task.session, false);
         if broken {
             self.ledger.reached.broken += 1;
             self.end_link(key, link);
@@ -416,7 +418,7 @@ impl World {
     /// Bytes that passed are counted in the session that is on.
     pub(crate) fn count(&mut self, key: Key, len: u64) {
         let Some(end) = self.ends.get_mut(&key) else { return };
-        let Some(task) = &mut end.buying else { return };
+        let Some(task) = end.buying.as_mut().filter(|task| task.started) else { return };
         let counts = end.unjudged.min(len);
         end.unjudged -= counts;
         let counted = task.meter.admit(Direction::Down, counts as usize) as u64;

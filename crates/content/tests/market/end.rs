@@ -35,6 +35,8 @@ pub(crate) struct Task {
     pub(crate) commands: VecDeque<Command>,
     /// There is something new for it in the account, or at its meter.
     pub(crate) poked: bool,
+    /// The machine has said so, and what it said before is durable.
+    pub(crate) started: bool,
     /// Something is being made durable: nothing goes in or out before it is.
     pub(crate) busy: bool,
     /// The other end has ended its half.

@@ -19,7 +19,7 @@ impl World {
             return;
         }
         let node = self.random.below(self.nodes.len() as u64) as usize;
-        match self.random.below(12) {
+        match self.random.below(9) {
             what @ (0..=2 | 8) => {
                 let links: Vec<u64> = self.links.keys().copied().collect();
                 if !links.is_empty() {
@@ -27,18 +27,6 @@ impl World {
                     match what {
                         8 => self.stall(link),
                         _ => self.cut(link),
-                    }
-                }
-            }
-            9..=11 => {
-                // It wants to end its session, for whatever reason; the next one can begin at once.
-                let keys = self.keys_of(node);
-                if !keys.is_empty() {
-                    let key = keys[self.random.below(keys.len() as u64) as usize];
-                    if let Some(task) = self.ends.get_mut(&key).and_then(|end| end.selling.as_mut())
-                    {
-                        task.commands.push_back(Command::Close("enough for now"));
-                        self.wake(key, Role::Payee, self.now);
                     }
                 }
             }
@@ -53,6 +41,19 @@ impl World {
         }
         let next = self.now + 1 + self.random.below(2 * self.fault_every);
         self.at(next, Happening::Fault);
+    }
+
+    /// One of its sessions in which it is paid is to end, for whatever reason.
+    pub(crate) fn ask_to_close(&mut self, node: usize) {
+        let keys = self.keys_of(node);
+        if keys.is_empty() {
+            return;
+        }
+        let key = keys[self.random.below(keys.len() as u64) as usize];
+        if let Some(task) = self.ends.get_mut(&key).and_then(|end| end.selling.as_mut()) {
+            task.commands.push_back(Command::Close("enough for now"));
+            self.wake(key, Role::Payee, self.now);
+        }
     }
 
     /// Counts an output down; `true` where the process is gone before it.
@@ -104,7 +105,7 @@ impl World {
             let tasks = self.ends.remove(&key).map(|end| [end.buying, end.selling]);
             for (task, role) in tasks.into_iter().flatten().zip([Role::Payer, Role::Payee]) {
                 if let Some(task) = task {
-                    self.leg_over(link, key, role, task.session);
+                    self.leg_over(link, key, role, task.session, false);
                 }
             }
             self.cut(link);

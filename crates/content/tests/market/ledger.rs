@@ -34,11 +34,13 @@ pub(crate) struct Leg {
     /// Good bytes that came, or bytes that were let pass; at the payer with those that came before
     /// and were not paid.
     moved: u64,
+    /// It ended properly, and all that was counted was signed for.
+    square: bool,
 }
 
 impl Leg {
     pub(crate) fn new(channel: ChannelId, promised: u128, unpaid: u64) -> Self {
-        Self { channel, promised, promised_last: None, moved: unpaid }
+        Self { channel, promised, promised_last: None, moved: unpaid, square: false }
     }
 }
 
@@ -48,6 +50,7 @@ pub(crate) struct Reached {
     pub(crate) histories: u64,
     pub(crate) settled: u64,
     pub(crate) set_off: u64,
+    pub(crate) set_off_again: u64,
     pub(crate) broken: u64,
     pub(crate) resumed: u64,
     pub(crate) dry: u64,
@@ -70,6 +73,7 @@ impl Reached {
         self.histories += 1;
         self.settled += other.settled;
         self.set_off += other.set_off;
+        self.set_off_again += other.set_off_again;
         self.broken += other.broken;
         self.resumed += other.resumed;
         self.dry += other.dry;
@@ -368,18 +372,26 @@ impl World {
     }
 
     /// A session goes on no more over this connection, at this end.
-    pub(crate) fn leg_over(&mut self, link: u64, key: Key, role: Role, session: SessionId) {
+    pub(crate) fn leg_over(
+        &mut self,
+        link: u64,
+        key: Key,
+        role: Role,
+        session: SessionId,
+        square: bool,
+    ) {
         let node = &self.nodes[key.0];
         let legs = self.ledger.links.get_mut(&link).map(|link| &mut link.legs);
         if let Some(leg) = legs.and_then(|legs| legs.get_mut(&(key.0, role as u8, session))) {
             leg.promised_last = Some(node.store.books[&leg.channel].promised());
+            leg.square = square;
         }
         self.check_link(link);
     }
 
     /// Over one connection, whatever is under way: what an honest end let pass is worth no more than
     /// what it was promised for it, what came and it has not promised, and its credit (with the step
-    /// that is being made durable).
+    /// that is being made durable) in each session that has not ended, or not properly.
     fn check_link(&self, number: u64) {
         let Some(link) = self.ledger.links.get(&number) else { return };
         let Some((one, other)) = link.ends else { return };
@@ -401,7 +413,7 @@ impl World {
                     balance += promised - owed(node.price, leg.moved) as i128;
                     let paid = bytes(book.paid().values().sum());
                     let most = node.credit.credit(paid).get() + node.credit.step(paid).get();
-                    bound = bound.max(owed(node.price, most));
+                    bound += if leg.square { 0 } else { owed(node.price, most) };
                 } else {
                     balance += owed(self.nodes[theirs].price, leg.moved) as i128 - promised;
                 }
@@ -441,6 +453,8 @@ impl World {
             if all {
                 assert_eq!(set_off[0], set_off[1], "what is set off is set off twice");
                 self.ledger.reached.set_off += u64::from(set_off[0] > 0);
+                self.ledger.reached.set_off_again +=
+                    u64::from(set_off[0] > 0 && link.begun.len() > 4);
             }
         }
     }

@@ -211,6 +211,7 @@ impl World {
             inbox: VecDeque::new(),
             commands: VecDeque::new(),
             poked: false,
+            started: false,
             busy: false,
             half_over: false,
             wake_at: None,

@@ -28,7 +28,7 @@ pub(crate) enum Vice {
     NoReceipts,
     /// Tells that it owes more than came, and pays with promises of another size.
     Forges,
-    /// Ends connections in the middle of it.
+    /// Never pays, leaves with what it has got, and comes back for another session.
     TakesAndLeaves,
     /// Takes its money out of channels in use.
     LeavesOnChain,
@@ -56,7 +56,7 @@ impl World {
     pub(crate) fn bend(&mut self, key: Key, role: Role, message: Message) -> Vec<Message> {
         let Some(vice) = self.nodes[key.0].vice else { return vec![message] };
         match (vice, message) {
-            (Vice::NeverPays, Message::Payment { .. }) => vec![],
+            (Vice::NeverPays | Vice::TakesAndLeaves, Message::Payment { .. }) => vec![],
             (Vice::PaysLate, Message::Payment { payment, receipt }) => {
                 let message = Message::Payment { payment, receipt };
                 let at = self.now + 500 + self.random.below(12_000);

@@ -157,6 +157,8 @@ pub(crate) struct World {
     pub(crate) geometry: Arc<Geometry>,
     pub(crate) by_block: bool,
     mutual: bool,
+    /// Sellers want to end their sessions now and then; the next can begin at once.
+    restless: bool,
     pub(crate) unit: u64,
     pub(crate) nodes: Vec<Node>,
     pub(crate) ends: BTreeMap<Key, End>,
@@ -190,13 +192,15 @@ impl World {
         }
         let geometry = Arc::new(Geometry::new(piece_len, pieces, short).unwrap());
         let unit = u64::from(if by_block { BLOCK_LEN.min(piece_len) } else { piece_len });
-        let calm = random.one_in(4);
+        let calm = random.one_in(3);
+        let restless = random.one_in(2);
         let mut world = Self {
             now: 0,
             numbers: 0,
             happenings: BTreeMap::new(),
             by_block,
             mutual,
+            restless,
             unit,
             nodes: Vec::new(),
             ends: BTreeMap::new(),
@@ -472,6 +476,9 @@ impl World {
                 self.wake(key, Role::Payee, self.now);
             }
         }
+        if self.restless && self.random.one_in(60) {
+            self.ask_to_close(node);
+        }
         for peer in node + 1..self.nodes.len() {
             if self.random.one_in(8) && !self.nodes[node].closing {
                 self.connect(node, peer);
@@ -481,7 +488,7 @@ impl World {
             self.watch(node);
         }
         match self.nodes[node].vice {
-            Some(Vice::TakesAndLeaves) if self.random.one_in(60) => {
+            Some(Vice::TakesAndLeaves) if self.random.one_in(20) => {
                 let keys = self.keys_of(node);
                 if !keys.is_empty() {
                     let key = keys[self.random.below(keys.len() as u64) as usize];
