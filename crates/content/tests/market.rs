@@ -73,7 +73,7 @@ fn run_many(kind: Kind) -> Reached {
     }
     println!("{kind:?}: {reached:?}");
     if histories >= HISTORIES {
-        reached.check();
+        reached.check(kind);
     }
     reached
 }
@@ -93,4 +93,9 @@ fn a_swarm_with_cheats_and_faults_settles_and_nobody_honest_loses_more_than_the_
 #[test]
 fn an_honest_swarm_completes_and_settles_whatever_breaks() {
     run_many(Kind::Honest);
+}
+
+#[test]
+fn what_two_owe_each_other_is_set_off_once_however_often_their_sessions_begin() {
+    run_many(Kind::Trade);
 }

@@ -7,6 +7,7 @@ use super::{
     cast::total,
     end::{Command, Key, Machine, Sell, take_event},
     ledger::Leg,
+    vice::Vice,
     world::{Happening, World},
 };
 
@@ -71,6 +72,8 @@ impl World {
             let now = self.clock();
             let Some(end) = self.ends.get_mut(&key) else { return };
             let before = end.account;
+            let cheats = self.nodes[key.0].vice == Some(Vice::SetsOffTwice);
+            let more = if cheats { end.set_off_before } else { 0 };
             let account = &mut end.account;
             let task = match role {
                 Role::Payer => end.buying.as_mut(),
@@ -83,7 +86,7 @@ impl World {
             let machine = &mut task.machine;
             let timed_out = matches!(input, Input::Timeout);
             let result = (|| {
-                machine.hear(account, now)?;
+                machine.hear(account, more, now)?;
                 machine.handle_reading(reading, now)?;
                 match input {
                     Input::Message(message) => machine.handle_message(message, now)?,
@@ -315,6 +318,9 @@ impl World {
         let Some(task) = task else { return };
         let before = end.account;
         task.machine.leave(&mut end.account);
+        if let Machine::Payer(payer) = &task.machine {
+            end.set_off_before += payer.debt().get();
+        }
         let changed = end.account != before;
         let link = end.link;
         self.ledger.ended(link, key, role, statement);

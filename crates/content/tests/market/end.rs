@@ -9,6 +9,8 @@ use sparewire_protocol::{
     SetOff, Statement, Terms,
 };
 
+use super::cast::units;
+
 /// Who, and with whom.
 pub(crate) type Key = (usize, usize);
 
@@ -47,9 +49,19 @@ pub(crate) struct Task {
 }
 
 impl Machine {
-    pub(crate) fn hear(&mut self, account: &SetOff, now: Timestamp) -> Result<(), ProtocolError> {
+    /// `more` is what a cheat says that it is owed.
+    pub(crate) fn hear(
+        &mut self,
+        account: &SetOff,
+        more: u128,
+        now: Timestamp,
+    ) -> Result<(), ProtocolError> {
         match self {
-            Self::Payer(payer) => payer.handle_set_off(account.for_payer(), now),
+            Self::Payer(payer) => {
+                let theirs = account.for_payer();
+                let theirs = theirs.map(|theirs| units(theirs.get() + more));
+                payer.handle_set_off(theirs, now)
+            }
             Self::Payee(payee) => payee.handle_set_off(account.for_payee(), now),
         }
     }
@@ -245,6 +257,8 @@ pub(crate) struct End {
     pub(crate) sales: u64,
     pub(crate) sending: bool,
     pub(crate) sent_blocks: u64,
+    /// What we set off in sessions that are over.
+    pub(crate) set_off_before: u128,
     // Buying.
     pub(crate) wanted: bool,
     pub(crate) buy: Buy,
@@ -289,6 +303,7 @@ impl End {
             sales: 0,
             sending: false,
             sent_blocks: 0,
+            set_off_before: 0,
             wanted: false,
             buy: Buy::Rest { until: 0 },
             buy_slot: false,

@@ -11,7 +11,7 @@ use super::{
     cast::{DELAY_SECS, DOMAIN, bytes, owed, total},
     driving::Broke,
     end::Key,
-    world::World,
+    world::{Kind, World},
 };
 
 /// What became of the sessions of one connection.
@@ -95,21 +95,12 @@ impl Reached {
 impl Reached {
     /// # Panics
     /// Where none of many histories came to something that all should be about.
-    pub(crate) fn check(&self) {
-        let seldom = [
-            self.settled,
-            self.set_off,
-            self.broken,
-            self.resumed,
-            self.dry,
-            self.topped,
-            self.copies,
-            self.cut,
-            self.stalled,
-            self.killed,
-            self.disk,
-            self.complete,
-        ];
+    pub(crate) fn check(&self, kind: Kind) {
+        let seldom = match kind {
+            Kind::Trade => [self.settled, self.set_off, self.set_off_again, self.complete],
+            Kind::Any => [self.resumed, self.left, self.banned, self.broken],
+            Kind::Honest => [self.dry, self.topped, self.killed, self.disk],
+        };
         assert!(seldom.iter().all(|count| *count > 0), "{self:?}");
     }
 }

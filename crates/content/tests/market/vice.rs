@@ -22,6 +22,8 @@ pub(crate) enum Vice {
     PaysLate,
     /// Says that more is set off than is.
     PaysShort,
+    /// Sets off once more what was set off in sessions that are over.
+    SetsOffTwice,
     /// Says again what it has said before, in other sessions too.
     Replays,
     /// Signs no receipts.
@@ -34,13 +36,15 @@ pub(crate) enum Vice {
     LeavesOnChain,
 }
 
-pub(crate) const VICES: [Vice; 11] = [
+pub(crate) const VICES: [Vice; 13] = [
     Vice::Spoils,
     Vice::SendsNothing,
     Vice::Stops,
     Vice::NeverPays,
     Vice::PaysLate,
     Vice::PaysShort,
+    Vice::SetsOffTwice,
+    Vice::SetsOffTwice,
     Vice::Replays,
     Vice::NoReceipts,
     Vice::Forges,

@@ -36,6 +36,9 @@ pub(crate) enum Kind {
     Any,
     /// Nobody cheats; connections, processes and disks fail.
     Honest,
+    /// Two have one half each, and more to give each other than a credit; a third has all, and is
+    /// dear. Sessions end and begin again over connections that seldom break.
+    Trade,
 }
 
 #[derive(Clone)]
@@ -181,7 +184,8 @@ impl World {
             false => random.of(&[16_384, 32_768, 40_000, 65_536]),
         };
         // Much that each has and another wants, at less than who has all takes for it.
-        let mutual = random.one_in(2);
+        let trade = kind == Kind::Trade;
+        let mutual = trade || random.one_in(2);
         let pieces = match mutual {
             true => 8 + random.below(40) as u32,
             false => 1 + random.below(12) as u32,
@@ -192,8 +196,8 @@ impl World {
         }
         let geometry = Arc::new(Geometry::new(piece_len, pieces, short).unwrap());
         let unit = u64::from(if by_block { BLOCK_LEN.min(piece_len) } else { piece_len });
-        let calm = random.one_in(3);
-        let restless = random.one_in(2);
+        let calm = random.one_in(3) || trade && random.one_in(2);
+        let restless = trade || random.one_in(2);
         let mut world = Self {
             now: 0,
             numbers: 0,
@@ -215,7 +219,10 @@ impl World {
             geometry,
             random,
         };
-        let nodes = 2 + world.random.below(NODES_MAX as u64 - 1) as usize;
+        let nodes = match trade {
+            true => 3,
+            false => 2 + world.random.below(NODES_MAX as u64 - 1) as usize,
+        };
         // Whole units of money for a block, or blocks for a unit.
         let scale = world.random.of(&[1 << 16, 1 << 26, 12_345_678_901, 777]);
         for number in 0..nodes {
@@ -235,10 +242,17 @@ impl World {
         let pieces = self.geometry.pieces();
         let vice = match kind {
             Kind::Any if number > 0 && random.one_in(3) => Some(random.of(&VICES)),
+            Kind::Trade if number > 1 && random.one_in(2) => {
+                Some(random.of(&[Vice::SetsOffTwice, Vice::SetsOffTwice, Vice::PaysShort]))
+            }
             _ => None,
         };
         let mut had = Bitfield::none(pieces);
-        if number == 0 || random.one_in(5) {
+        if kind == Kind::Trade && number > 0 {
+            (0..pieces).filter(|piece| (piece + number as u32) % 2 == 0).for_each(|piece| {
+                had.insert(piece);
+            });
+        } else if number == 0 || random.one_in(5) {
             had = Bitfield::all(pieces);
         } else if self.mutual || random.one_in(2) {
             (0..pieces).filter(|_| random.one_in(2)).for_each(|piece| {
@@ -247,8 +261,9 @@ impl World {
         }
         let dear = if self.mutual && number == 0 { 3 } else { 0 };
         let price = Price::per_gib(scale * u128::from(1 + dear + random.below(4 - dear))).unwrap();
+        let least: u64 = if kind == Kind::Trade { 32 } else { 16 };
         let mut credit = CreditRule {
-            initial: bytes(random.of(&[16, 24, 32, 64, 200]) << 10),
+            initial: bytes(random.of(&[16, 24, 32, 64, 200]).clamp(least, 200) << 10),
             maximum: bytes(0),
         };
         if !self.by_block {
@@ -476,7 +491,7 @@ impl World {
                 self.wake(key, Role::Payee, self.now);
             }
         }
-        if self.restless && self.random.one_in(60) {
+        if self.restless && self.random.one_in(30) {
             self.ask_to_close(node);
         }
         for peer in node + 1..self.nodes.len() {
