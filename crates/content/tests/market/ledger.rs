@@ -98,6 +98,7 @@ impl Reached {
     pub(crate) fn check(&self, kind: Kind) {
         let seldom = match kind {
             Kind::Trade => [self.settled, self.set_off, self.set_off_again, self.complete],
+            Kind::Scant => [self.complete, self.resumed, self.settled, self.cut],
             Kind::Any => [self.resumed, self.left, self.banned, self.broken],
             Kind::Honest => [self.dry, self.topped, self.killed, self.disk],
         };

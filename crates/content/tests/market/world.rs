@@ -36,6 +36,8 @@ pub(crate) enum Kind {
     Any,
     /// Nobody cheats; connections, processes and disks fail.
     Honest,
+    /// As [`Kind::Honest`], of two; the credit is one block, and there are shorter ones.
+    Scant,
     /// Two have one half each, and more to give each other than a credit; a third has all, and is
     /// dear. Sessions end and begin again over connections that seldom break.
     Trade,
@@ -178,26 +180,26 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64, kind: Kind) -> Self {
         let mut random = Random(seed);
-        let by_block = random.one_in(2);
+        let by_block = kind == Kind::Scant || random.one_in(2);
         let piece_len = match by_block {
             true => BLOCK_LEN * random.of(&[1, 2, 4]),
             false => random.of(&[16_384, 32_768, 40_000, 65_536]),
         };
         // Much that each has and another wants, at less than who has all takes for it.
-        let trade = kind == Kind::Trade;
-        let mutual = trade || random.one_in(2);
+        let (trade, scant) = (kind == Kind::Trade, kind == Kind::Scant);
+        let mutual = trade || !scant && random.one_in(2);
         let pieces = match mutual {
             true => 8 + random.below(40) as u32,
             false => 1 + random.below(12) as u32,
         };
         let mut short = BTreeMap::new();
-        if random.one_in(2) {
+        if scant || random.one_in(2) {
             short.insert(pieces - 1, 1 + random.below(u64::from(piece_len) - 1) as u32);
         }
         let geometry = Arc::new(Geometry::new(piece_len, pieces, short).unwrap());
         let unit = u64::from(if by_block { BLOCK_LEN.min(piece_len) } else { piece_len });
         let calm = random.one_in(3) || trade && random.one_in(2);
-        let restless = trade || random.one_in(2);
+        let restless = trade || !scant && random.one_in(2);
         let mut world = Self {
             now: 0,
             numbers: 0,
@@ -220,6 +222,7 @@ impl World {
             random,
         };
         let nodes = match trade {
+            _ if scant => 2,
             true => 3,
             false => 2 + world.random.below(NODES_MAX as u64 - 1) as usize,
         };
@@ -263,7 +266,12 @@ impl World {
         let price = Price::per_gib(scale * u128::from(1 + dear + random.below(4 - dear))).unwrap();
         let least: u64 = if kind == Kind::Trade { 32 } else { 16 };
         let mut credit = CreditRule {
-            initial: bytes(random.of(&[16, 24, 32, 64, 200]).clamp(least, 200) << 10),
+            initial: bytes(
+                random
+                    .of(&[16, 24, 32, 64, 200])
+                    .clamp(least, if kind == Kind::Scant { 16 } else { 200 })
+                    << 10,
+            ),
             maximum: bytes(0),
         };
         if !self.by_block {
