@@ -49,8 +49,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use ledger::Reached;
 use world::{Kind, World};
 
-/// Histories of each kind: some 200 of them take a second.
-const HISTORIES: u64 = 1_000;
+/// Histories of each kind: some 200 of them take a second of one core.
+const HISTORIES: u64 = 600;
 
 fn asked_for(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

@@ -252,9 +252,11 @@ impl World {
         };
         let mut had = Bitfield::none(pieces);
         if kind == Kind::Trade && number > 0 {
-            (0..pieces).filter(|piece| (piece + number as u32) % 2 == 0).for_each(|piece| {
-                had.insert(piece);
-            });
+            (0..pieces).filter(|piece| (piece + number as u32).is_multiple_of(2)).for_each(
+                |piece| {
+                    had.insert(piece);
+                },
+            );
         } else if number == 0 || random.one_in(5) {
             had = Bitfield::all(pieces);
         } else if self.mutual || random.one_in(2) {
