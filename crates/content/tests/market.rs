@@ -5,7 +5,8 @@
 //! a ledger that decides by itself what everybody may owe and have.
 //!
 //! What is not the machines' is done here as `node::content` does it, in virtual time, from a seed.
-//! `MARKET_HISTORIES` asks for more histories, `MARKET_SEED` for the first seed, or one alone.
+//! `MARKET_HISTORIES` says how many histories of each kind, `MARKET_SEED` the first seed;
+//! `MARKET_TRACE` tells what is said.
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods)] // what is asked for comes from outside
 

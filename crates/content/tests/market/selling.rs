@@ -184,19 +184,25 @@ impl World {
         }
         let pending = acceptance.pending.map(|pending| pending.body.session);
         let pending_of = pending.filter(|of| *of != session).and_then(|of| store.agreement(of));
+        let memory = store.memory(channel, session);
+        let remembers = memory.session.is_some();
         let setup = PayeeSetup {
             terms,
             consumer,
             acceptance,
             signature,
             facts,
-            memory: store.memory(channel, session),
+            memory,
             pending_of,
             signer: ours.authorizer.clone(),
         };
         let payee = match Payee::start(setup, clock) {
             Ok(payee) => payee,
-            Err(error) => return self.turn_away(key, Some(&error)),
+            Err(error) => {
+                let forgets = error == ProtocolError::CannotResume("nothing is remembered of it");
+                assert!(!forgets || !remembers, "a session that is remembered is not resumed");
+                return self.turn_away(key, Some(&error));
+            }
         };
         self.nodes[key.0].store.keep_channel(Role::Payee, key.1, config);
         let start = payee.statement(clock).counted;
