@@ -12,6 +12,7 @@ use std::{
 };
 
 use sparewire_core::{ByteCount, Price, Timestamp};
+use sparewire_protocol::CHECKPOINT_MS;
 
 use self::{
     ceiling::Ceiling,
@@ -43,6 +44,9 @@ pub const PAID_TWICE_MAX: u32 = 64;
 pub const STALL_MS: u64 = 10_000;
 /// So often in a row, and a peer is dropped.
 pub const STALLS_MAX: u32 = 3;
+/// How long a seller may have no credit left for another piece before it is left, in ms: what is
+/// less than a payment step is paid only after [`CHECKPOINT_MS`], and that payment takes its time.
+pub const SPENT_MS: u64 = CHECKPOINT_MS + STALL_MS;
 /// How long a cancelled block may still come and count, in ms.
 pub const LATE_MS: u64 = 60_000;
 /// Most blocks of a peer that were cancelled and may still come.
@@ -106,8 +110,8 @@ pub enum DropReason {
     /// It sells blocks of a torrent with hash trees, and does not give the hashes.
     #[error("sells blocks, but gives no hashes to check them by")]
     NoHashes,
-    /// It sells, and what it sent and was never paid for leaves no room for another piece: begin a
-    /// new session with it, if there is money left.
+    /// It sells, and what it sent and was never paid for has left no room for another piece for
+    /// [`SPENT_MS`]: begin a new session with it, if there is money left.
     #[error("what it may send unpaid is used up")]
     Spent,
     /// There are [`PEERS_MAX`] already.

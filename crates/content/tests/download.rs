@@ -9,9 +9,10 @@ use std::{
 use sparewire_content::{
     BLOCK_LEN, Bitfield, Block, CHOKED_MS, CHOKING_MS, Download, DownloadSetup, DropReason,
     Geometry, LEAVES_MS, OPEN_BLOCKS_MAX, Order, PAID_TWICE_MAX, PATIENCE_MS, PEERS_MAX, PeerId,
-    QUEUE_MIN, STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX, Verdict,
+    QUEUE_MIN, SPENT_MS, STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX, Verdict,
 };
 use sparewire_core::{ByteCount, Price, Timestamp};
+use sparewire_protocol::CHECKPOINT_MS;
 
 const A: PeerId = PeerId(1);
 const B: PeerId = PeerId(2);
@@ -529,7 +530,11 @@ fn a_seller_whose_credit_is_taken_up_is_dropped_so_that_a_new_session_can_begin(
     for block in owed {
         case.arrived(A, block);
     }
-    let orders = case.wait(STALL_MS + TICK_MS);
+    // What is less than a step is paid after so long: it is waited for.
+    let orders = case.wait(CHECKPOINT_MS + 5 * TICK_MS);
+    let dropped = |order: &Order| matches!(order, Order::Drop(..));
+    assert!(!orders.iter().any(dropped), "it may still be paid: {orders:?}");
+    let orders = case.wait(SPENT_MS - CHECKPOINT_MS);
     assert!(orders.contains(&Order::Drop(A, DropReason::Spent)), "{orders:?}");
 }
 

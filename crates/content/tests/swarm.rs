@@ -2,6 +2,8 @@
 //! themselves and send what nobody asked for; with a ledger beside it of what each block counted.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/random.rs"]
+mod random;
 #[path = "swarm/world.rs"]
 mod world;
 

@@ -561,6 +561,21 @@ async fn whoever_cannot_begin_is_not_waited_for_until_it_can() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_seller_whose_disk_fails_for_a_moment_as_a_session_begins_is_bought_from_later() {
+    let chain = Arc::new(FakeChain::default());
+    let (buyer, seller) = (Trader::new(&chain).await, Trader::new(&chain).await);
+    let line = Line::new(&buyer, &seller, 1);
+    seller.disk.full.store(true, Ordering::Release);
+    let trade = Trade::begin((&buyer, &line.near), (&seller, &line.far));
+    let figures = line.near.figures(Side::Buying);
+    until("it is told that nothing is to be had", || figures.borrow().unready).await;
+    seller.disk.full.store(false, Ordering::Release);
+    until("it is bought", || is_bought(&line.near)).await;
+    carry(&line.far, &line.near, 4, true).await;
+    assert_eq!(trade.settle().await.paid.get(), u128::from(4 * BLOCK));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_delivers_in_each_session_is_bought_from_again_without_longer_and_longer_pauses() {
     let chain = Arc::new(FakeChain::default());
     let (buyer, seller) = (Trader::new(&chain).await, Trader::new(&chain).await);

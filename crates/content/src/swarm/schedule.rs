@@ -4,7 +4,7 @@ use sparewire_core::Price;
 
 use super::{
     CHOKING_MS, DOUBLE_MS_MIN, DOUBLED_MAX, Download, DropReason, LEAVES_MS, Order, PAID_TWICE_MAX,
-    PATIENCE_MS, PeerId, STALL_MS, STALLS_MAX,
+    PATIENCE_MS, PeerId, SPENT_MS, STALL_MS, STALLS_MAX,
     ceiling::{Market, PREPARE_MS},
     peer::Peer,
     pieces::{Leaves, Open, Slot},
@@ -473,7 +473,7 @@ impl Download {
                 && peer.unchoked
                 && peer.limit > 0
                 && peer.asks.is_empty()
-                && self.now.ms_since(peer.progress) >= STALL_MS
+                && self.now.ms_since(peer.progress) >= SPENT_MS
                 && !peer.affords(need)
         };
         let spent = self.peers.iter().filter(|(_, peer)| is_spent(peer));

@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use sparewire_core::{Amount, ByteCount, InfoHash, NodeId, Price};
-use sparewire_protocol::{Direction, Event, Service, Statement, Terms};
+use sparewire_protocol::{Direction, Event, ProtocolError, Service, Statement, Terms};
 use tokio::{
     sync::{Notify, Semaphore, mpsc, watch},
     time::timeout,
@@ -416,7 +416,7 @@ impl Deal {
                 }
                 Ok(_) => None, // the peer wanted to end it; the next session is a new one
                 Err(error)
-                    if shutdown.is_cancelled() || ended.is_cancelled() || !may_retry(&error) =>
+                    if shutdown.is_cancelled() || ended.is_cancelled() || !may_go_on(&error) =>
                 {
                     return Err(error);
                 }
@@ -489,6 +489,12 @@ impl Deal {
     fn tell(&self, side: Side, change: impl FnOnce(&mut Figures)) {
         self.figures[side as usize].send_modify(change);
     }
+}
+
+/// Whether trying again may help. Its terms were said, so one that ends its half before it begins has
+/// trouble of its own (its disk), and not with us.
+fn may_go_on(error: &SessionError) -> bool {
+    may_retry(error) || matches!(error, SessionError::Protocol(ProtocolError::Unexpected(_)))
 }
 
 /// Blocks, sold.
