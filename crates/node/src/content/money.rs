@@ -65,8 +65,8 @@ impl Money {
 pub struct Sale {
     /// Price per GiB in the token's smallest unit.
     pub price: Price,
-    /// How far service runs ahead of payment. Where pieces are judged as a whole it is raised to two
-    /// of them, or nobody could pay.
+    /// How far service runs ahead of payment. It is raised to two blocks, or two pieces where those are
+    /// judged as a whole, or nobody could pay.
     pub credit: CreditRule,
 }
 
@@ -358,10 +358,7 @@ impl Torrent {
         });
         let sells = money.seller.clone().zip(offering);
         let torrent = InfoHash(self.info_hash().into());
-        let unit = ByteCount::new(match self.judges_blocks() {
-            true => u64::from(BLOCK_LEN.min(self.storage().metainfo().geometry().piece_len())),
-            false => u64::from(self.storage().metainfo().geometry().piece_len()),
-        });
+        let unit = ByteCount::new(self.unit());
         let deal = Deal::new(peer, torrent, sells.is_some(), unit, sink(true), sink(false));
         let trade = Arc::new(Trade {
             deal: Arc::clone(&deal),
@@ -456,8 +453,7 @@ impl Torrent {
                     return self.take_for_nothing(connection);
                 }
                 Ok(terms) if self.sound_credit(terms.credit) != terms.credit => {
-                    let short =
-                        "its credit is below two pieces, and pieces are judged as a whole here";
+                    let short = "its credit is less than two blocks (or pieces, where those are judged as a whole)";
                     SessionError::Policy(short.into())
                 }
                 Ok(terms) => break terms.price,
@@ -531,15 +527,16 @@ impl Torrent {
         self.storage().metainfo().hashes().v2().is_some()
     }
 
-    /// Where pieces are judged as a whole credit is two of them at least, so that one can be under
-    /// way while the other is paid for.
-    fn sound_credit(&self, credit: CreditRule) -> CreditRule {
-        if self.judges_blocks() {
-            return credit;
-        }
+    /// How many bytes pass together: a block, or a piece where pieces are judged as a whole.
+    fn unit(&self) -> u64 {
         let piece_len = self.storage().metainfo().geometry().piece_len();
-        let least = ByteCount::new(2 * u64::from(piece_len));
-        let initial = credit.initial.max(least);
+        u64::from(if self.judges_blocks() { piece_len.min(BLOCK_LEN) } else { piece_len })
+    }
+
+    /// Credit is two blocks (or pieces) at least, so that one can be under way while the other is paid
+    /// for.
+    fn sound_credit(&self, credit: CreditRule) -> CreditRule {
+        let initial = credit.initial.max(ByteCount::new(2 * self.unit()));
         CreditRule { initial, maximum: credit.maximum.max(initial) }
     }
 
