@@ -28,3 +28,17 @@ proptest! {
         World::new(Plan::spoiled(seed)).run();
     }
 }
+
+/// Seeds that have failed: a seller choked and unchoked before it was heard, took what was asked
+/// meanwhile for new, and was asked for the same credit again.
+#[test]
+fn a_seller_that_unchokes_before_its_choke_is_heard_is_asked_for_no_more_than_is_allowed() {
+    for seed in [
+        18_221_867_112_693_025_852,
+        5_255_033_717_101_512_166,
+        9_098_176_462_462_228_841,
+        3_435_393_379_356_018_268,
+    ] {
+        World::new(Plan::any(seed)).run();
+    }
+}
