@@ -27,6 +27,11 @@ proptest! {
     fn it_completes_with_a_paid_peer_alone_among_spoilers(seed: u64) {
         World::new(Plan::spoiled(seed)).run();
     }
+
+    #[test]
+    fn sellers_that_choke_and_unchoke_are_asked_for_no_more_than_is_allowed(seed: u64) {
+        World::new(Plan::hasty(seed)).run();
+    }
 }
 
 /// Seeds that have failed: a seller choked and unchoked before it was heard, took what was asked

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use sparewire_core::{Price, Timestamp};
 
-use super::{LATE_MAX, LATE_MS, QUEUE_MAX, QUEUE_MIN, QUEUE_MS, Supply};
+use super::{LATE_MAX, LATE_MS, QUEUE_MAX, QUEUE_MIN, QUEUE_MS, Supply, VOID_MAX, VOID_MS};
 use crate::{BLOCK_LEN, Bitfield, Block};
 
 /// How often a rate is taken, in ms at least.
@@ -57,11 +57,14 @@ pub(super) struct Peer {
     pub(super) asks: VecDeque<Ask>,
     /// What was cancelled and may still come, oldest first.
     pub(super) late: VecDeque<Ask>,
+    /// What it owed when it choked and was cancelled then, oldest first. It has forgotten that, save
+    /// what reached it only after it had unchoked again: that may still come, soon.
+    pub(super) void: VecDeque<Ask>,
     /// Bytes that may come from it in all.
     pub(super) limit: u64,
     /// Bytes that came and had been asked for.
     pub(super) taken: u64,
-    /// Bytes in `asks` and `late`.
+    /// Bytes in `asks`, `late` and `void`.
     pub(super) under_way: u64,
     /// The piece that it works on.
     pub(super) piece: Option<u32>,
@@ -92,6 +95,7 @@ impl Peer {
             interested_at: now,
             asks: VecDeque::new(),
             late: VecDeque::new(),
+            void: VecDeque::new(),
             limit: if supply.price == Some(Price::FREE) { u64::MAX } else { 0 },
             taken: 0,
             under_way: 0,
@@ -116,8 +120,11 @@ impl Peer {
         self.limit.saturating_sub(self.taken).saturating_sub(self.under_way) >= bytes
     }
 
+    /// Money: of one that is paid no more is asked than there is room for when it chokes, so that all
+    /// of it goes on counting as under way.
     pub(super) fn is_full(&self) -> bool {
         self.asks.len() >= self.queue.min(self.queue_max) as usize
+            || self.is_priced() && self.asks.len() + self.void.len() >= VOID_MAX
     }
 
     pub(super) fn ask(&mut self, block: Block, now: Timestamp) {
@@ -130,16 +137,22 @@ impl Peer {
 
     /// A block came. Whether it was owed, or cancelled before; `None` for neither.
     pub(super) fn take(&mut self, block: Block, now: Timestamp) -> Option<Owed> {
-        let position = |asks: &VecDeque<Ask>| asks.iter().position(|ask| ask.block == block);
-        let owed = if let Some(at) = position(&self.asks) {
-            self.asks.remove(at);
+        let owed = if remove(&mut self.asks, block) {
             Owed::Asked
-        } else {
-            let at = position(&self.late)?;
-            self.late.remove(at);
+        } else if remove(&mut self.late, block) || remove(&mut self.void, block) {
             Owed::Cancelled
+        } else {
+            return None;
         };
         self.under_way -= u64::from(block.len);
+        let is_void = self.void.iter().any(|ask| ask.block == block);
+        if owed == Owed::Asked && !is_void {
+            // It was asked for this after what was void had been cancelled: nothing of that is left.
+            self.free_void(|_| true);
+        } else {
+            // It may have been asked for this before it choked: the rest may follow.
+            self.void.iter_mut().for_each(|ask| ask.at = now.plus_ms(VOID_MS));
+        }
         self.taken = self.taken.saturating_add(u64::from(block.len));
         self.rate.add(block.len);
         self.progress = now;
@@ -151,8 +164,9 @@ impl Peer {
 
     /// Takes back one ask; `false` where there was none. A cancelled one may still come.
     pub(super) fn forget(&mut self, block: Block, may_come: bool, now: Timestamp) -> bool {
-        let Some(at) = self.asks.iter().position(|ask| ask.block == block) else { return false };
-        self.asks.remove(at);
+        if !remove(&mut self.asks, block) {
+            return false;
+        }
         if !may_come {
             self.under_way -= u64::from(block.len);
             return true;
@@ -166,16 +180,46 @@ impl Peer {
         true
     }
 
-    /// What was asked is void: it will not come.
-    pub(super) fn forget_all(&mut self) -> Vec<Block> {
-        self.late.clear();
-        self.under_way = 0;
-        self.piece = None;
-        self.asks.drain(..).map(|ask| ask.block).collect()
+    /// It says that it will not send a block that it was not waited for any more.
+    pub(super) fn refused(&mut self, block: Block) {
+        if remove(&mut self.void, block) || remove(&mut self.late, block) {
+            self.under_way -= u64::from(block.len);
+        }
+    }
+
+    /// It has choked: what it owed is void, and is to be cancelled. It may have unchoked already, and
+    /// take for new what reaches it only then: so all of it may still come.
+    pub(super) fn choke(&mut self, now: Timestamp) -> Vec<Block> {
+        let at = now.plus_ms(VOID_MS);
+        let owed: Vec<Block> = self.asks.drain(..).map(|ask| ask.block).collect();
+        self.void.extend(owed.iter().map(|block| Ask { block: *block, at }));
+        let more = self.void.len().saturating_sub(VOID_MAX);
+        for ask in self.void.drain(..more) {
+            self.under_way -= u64::from(ask.block.len);
+        }
+        // Money: nothing that may still come is forgotten, or asked for twice of the same credit.
+        let all = self.asks.iter().chain(&self.late).chain(&self.void);
+        assert_eq!(self.under_way, all.map(|ask| u64::from(ask.block.len)).sum::<u64>());
+        owed
+    }
+
+    /// Void asks of which this is true do not come any more.
+    fn free_void(&mut self, is_over: impl Fn(&Ask) -> bool) {
+        while let Some(oldest) = self.void.front().filter(|ask| is_over(ask)) {
+            self.under_way -= u64::from(oldest.block.len);
+            self.void.pop_front();
+        }
+    }
+
+    /// It was no time in which anything could have come.
+    pub(super) fn interrupt(&mut self, gap_ms: u64) {
+        self.progress = self.progress.plus_ms(gap_ms);
+        self.void.iter_mut().for_each(|ask| ask.at = ask.at.plus_ms(gap_ms));
     }
 
     /// Time goes on: what was cancelled long ago does not come any more.
     pub(super) fn tick(&mut self, now: Timestamp) {
+        self.free_void(|ask| ask.at <= now);
         while let Some(oldest) = self.late.front().filter(|late| late.at <= now) {
             self.under_way -= u64::from(oldest.block.len);
             self.late.pop_front();
@@ -210,6 +254,12 @@ impl Peer {
             Some(per_sec) => (bytes + u64::from(more)).saturating_mul(1000) / per_sec.max(1),
         }
     }
+}
+
+/// Removes one ask for a block, the oldest; `false` where there is none.
+fn remove(asks: &mut VecDeque<Ask>, block: Block) -> bool {
+    let at = asks.iter().position(|ask| ask.block == block);
+    at.and_then(|at| asks.remove(at)).is_some()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -310,11 +310,9 @@ impl Download {
         }
     }
 
-    /// All that was asked of a peer is void.
-    pub(super) fn void(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let owed = peer.forget_all();
-        for block in &owed {
+    /// All that was asked of a peer is void: `owed`.
+    pub(super) fn void(&mut self, id: PeerId, owed: &[Block]) {
+        for block in owed {
             self.release(id, *block);
         }
         self.disown(id);
@@ -470,6 +468,7 @@ impl Download {
         let is_spent = |peer: &Peer| {
             peer.is_priced()
                 && peer.told_interested
+                && peer.void.is_empty() // else its credit may soon be there again
                 && peer.unchoked
                 && peer.limit > 0
                 && peer.asks.is_empty()

@@ -50,6 +50,8 @@ pub(crate) enum Manner {
     Spoiler,
     /// Chokes now and then.
     Moody,
+    /// Chokes often, and unchokes before that is heard.
+    Hasty,
     /// Leaves at any time, and comes back.
     Flaky,
     /// Falls silent after some blocks.
@@ -114,6 +116,16 @@ impl Plan {
         let mut actors = vec![(Manner::Honest, 10)];
         for _ in 0..1 + random.below(4) {
             actors.push((Manner::Spoiler, random.of(&[0, 10])));
+        }
+        Self::with(random, actors)
+    }
+
+    /// Sellers that are asked first choke and unchoke at once, again and again.
+    pub(crate) fn hasty(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let mut actors = vec![(Manner::Honest, 40)];
+        for _ in 0..1 + random.below(3) {
+            actors.push((Manner::Hasty, random.of(&[10, 20, 30])));
         }
         Self::with(random, actors)
     }
@@ -421,7 +433,12 @@ impl World {
                 }
             }
         }
-        if actor.manner == Manner::Moody && random.one_in(15) {
+        let chances = match actor.manner {
+            Manner::Moody => Some(15),
+            Manner::Hasty => Some(if actor.chokes { 2 } else { 30 }),
+            _ => None,
+        };
+        if chances.is_some_and(|chances| random.one_in(chances)) {
             actor.chokes = !actor.chokes;
             if actor.chokes {
                 actor.queue.clear();
