@@ -9,7 +9,7 @@ use std::{
 use sparewire_content::{
     BLOCK_LEN, Bitfield, Block, CHOKED_MS, CHOKING_MS, Download, DownloadSetup, DropReason,
     Geometry, LEAVES_MS, OPEN_BLOCKS_MAX, Order, PAID_TWICE_MAX, PATIENCE_MS, PEERS_MAX, PeerId,
-    QUEUE_MIN, STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX, VOID_MS, Verdict,
+    QUEUE_MAX, QUEUE_MIN, STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX, VOID_MS, Verdict,
 };
 use sparewire_core::{ByteCount, Price, Timestamp};
 
@@ -519,6 +519,25 @@ fn what_a_seller_says_that_it_will_not_send_after_a_choke_is_asked_of_it_again()
     let (mut case, owed) = unchoked_at_once(1);
     owed[1..].iter().for_each(|block| case.download.rejected(A, *block));
     assert_eq!(asked(&case.wait(CHOKED_MS + TICK_MS), A).len(), 3);
+}
+
+#[test]
+fn no_more_is_asked_of_a_seller_that_chokes_than_there_is_room_for() {
+    let mut case = Case::new(1, 2_000, true);
+    case.seed(A, 5, ALL);
+    let mut owed = asked(&case.wait(TICK_MS), A);
+    while owed.len() < 240 {
+        let first = owed.remove(0);
+        case.pass(A, &[first]);
+        owed.extend(asked(&case.orders(), A));
+    }
+    let mut may_come = owed.len();
+    for _ in 0..4 {
+        case.download.choked(A);
+        case.download.unchoked(A);
+        may_come += asked(&case.wait(CHOKED_MS + TICK_MS), A).len();
+    }
+    assert_eq!(may_come, QUEUE_MAX as usize);
 }
 
 #[test]

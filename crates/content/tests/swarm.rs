@@ -47,3 +47,10 @@ fn a_seller_that_unchokes_before_its_choke_is_heard_is_asked_for_no_more_than_is
         World::new(Plan::any(seed)).run();
     }
 }
+
+/// A seed that has failed: a piece that is one peer's alone went from one liar to the next for ever,
+/// because the only one that sends was among those that may have spoiled it.
+#[test]
+fn a_piece_for_one_peer_alone_comes_in_the_end_from_one_that_sends() {
+    World::new(Plan::any(347_637_191_379_321_950)).run();
+}
