@@ -146,7 +146,8 @@ impl Download {
     }
 
     /// Whether another peer has shown that it sends, and this one has not: what one peer alone is to
-    /// send would wait for each that only says that it has it.
+    /// send would wait for each that only says that it has it. The other may have spoiled it: it is
+    /// left if it does so again, but liars can come again and again.
     fn is_behind(&self, id: PeerId, peer: &Peer, piece: u32) -> bool {
         let sends = |peer: &Peer| peer.taken > 0 && peer.stalls == 0;
         !sends(peer)
@@ -155,7 +156,6 @@ impl Download {
                     && sends(peer)
                     && peer.holds.has(piece)
                     && self.affords_sole(peer, piece)
-                    && !self.suspects.names(piece, *other)
                     && self.may_ask(*other)
             })
     }
