@@ -339,9 +339,10 @@ impl World {
             return;
         }
         self.act(at);
-        let heard = match self.actors[at].stays {
-            true => usize::MAX,
-            false => self.random.below(12) as usize,
+        let heard = match self.actors[at].manner {
+            _ if self.actors[at].stays => usize::MAX,
+            Manner::Hasty => self.random.below(4) as usize,
+            _ => self.random.below(12) as usize,
         };
         for _ in 0..heard.min(self.actors[at].from_it.len()) {
             let Some(message) = self.actors[at].from_it.pop_front() else { break };
@@ -435,7 +436,7 @@ impl World {
         }
         let chances = match actor.manner {
             Manner::Moody => Some(15),
-            Manner::Hasty => Some(if actor.chokes { 2 } else { 30 }),
+            Manner::Hasty => Some(if actor.chokes { 2 } else { 20 }),
             _ => None,
         };
         if chances.is_some_and(|chances| random.one_in(chances)) {
