@@ -50,8 +50,8 @@ pub const LATE_MAX: usize = QUEUE_MAX as usize;
 /// How long what a peer owed when it choked may still come and count after the last sign of that, in
 /// ms. It comes only where the peer unchoked before it was asked, and has not heard of the cancel.
 pub const VOID_MS: u64 = STALL_MS;
-/// Most blocks of a peer that it owed when it choked and may still come.
-const VOID_MAX: usize = QUEUE_MAX as usize;
+/// Most blocks of a peer that were cancelled when it choked or before and may still come.
+const VOID_MAX: usize = LATE_MAX + QUEUE_MAX as usize;
 /// So many blocks that nobody asked for, and a peer is dropped.
 pub const UNASKED_MAX: u32 = 128;
 /// How long a peer may take to give a piece's leaf hashes, in ms.
@@ -174,7 +174,8 @@ pub enum Order {
 /// # What it promises
 ///
 /// - A priced peer is asked only for what [`Download::allow`] covers, counting what is under way and
-///   what was cancelled (by its choke too) and may still come, and only if its price is below the most that may be paid.
+///   what was cancelled (when it choked, too) and may still come, and only if its price is below the
+///   most that may be paid.
 /// - A block counts for at most one peer, save [`PAID_TWICE_MAX`] copies in the whole download.
 /// - At most [`QUEUE_MAX`] requests of a peer are open, never more than it takes; at most
 ///   [`OPEN_BLOCKS_MAX`] blocks have a record (or those of one piece).

@@ -8,8 +8,9 @@ use std::{
 
 use sparewire_content::{
     BLOCK_LEN, Bitfield, Block, CHOKED_MS, CHOKING_MS, Download, DownloadSetup, DropReason,
-    Geometry, LEAVES_MS, OPEN_BLOCKS_MAX, Order, PAID_TWICE_MAX, PATIENCE_MS, PEERS_MAX, PeerId,
-    QUEUE_MAX, QUEUE_MIN, STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX, VOID_MS, Verdict,
+    Geometry, LATE_MAX, LEAVES_MS, OPEN_BLOCKS_MAX, Order, PAID_TWICE_MAX, PATIENCE_MS, PEERS_MAX,
+    PeerId, QUEUE_MAX, QUEUE_MIN, STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX, VOID_MS,
+    Verdict,
 };
 use sparewire_core::{ByteCount, Price, Timestamp};
 
@@ -522,6 +523,20 @@ fn what_a_seller_says_that_it_will_not_send_after_a_choke_is_asked_of_it_again()
 }
 
 #[test]
+fn what_was_cancelled_before_a_choke_takes_up_credit_no_longer_than_what_was_owed() {
+    let mut case = Case::new(1, 200, true);
+    case.seed(A, 5, 4 * u64::from(BLOCK_LEN));
+    let owed = asked(&case.wait(TICK_MS), A);
+    assert_eq!(owed.len(), 4);
+    // They turn out to be here, and are cancelled.
+    owed.iter().for_each(|block| case.download.piece_passed(block.piece, &[]));
+    case.download.choked(A);
+    case.download.unchoked(A);
+    assert_eq!(asked(&case.wait(VOID_MS - TICK_MS), A), []);
+    assert_eq!(asked(&case.wait(2 * TICK_MS), A).len(), 4, "long before LATE_MS");
+}
+
+#[test]
 fn no_more_is_asked_of_a_seller_that_chokes_than_there_is_room_for() {
     let mut case = Case::new(1, 2_000, true);
     case.seed(A, 5, ALL);
@@ -532,12 +547,12 @@ fn no_more_is_asked_of_a_seller_that_chokes_than_there_is_room_for() {
         owed.extend(asked(&case.orders(), A));
     }
     let mut may_come = owed.len();
-    for _ in 0..4 {
+    for _ in 0..6 {
         case.download.choked(A);
         case.download.unchoked(A);
         may_come += asked(&case.wait(CHOKED_MS + TICK_MS), A).len();
     }
-    assert_eq!(may_come, QUEUE_MAX as usize);
+    assert_eq!(may_come, LATE_MAX + QUEUE_MAX as usize);
 }
 
 #[test]
@@ -549,11 +564,11 @@ fn a_seller_that_chokes_every_few_seconds_still_gets_on() {
         let mut sent = 0;
         while !case.download.is_complete() {
             // It forgets what it owes, and sends a block each half second else.
-            if case.now % every == 0 {
+            if case.now.is_multiple_of(every) {
                 owed.clear();
                 case.download.choked(A);
                 case.download.unchoked(A);
-            } else if let Some(block) = owed.pop().filter(|_| case.now % 500 == 0) {
+            } else if let Some(block) = owed.pop().filter(|_| case.now.is_multiple_of(500)) {
                 case.pass(A, &[block]);
                 sent += u64::from(BLOCK_LEN);
                 case.download.allow(A, ByteCount::new(sent + credit));

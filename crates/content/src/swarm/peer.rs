@@ -57,8 +57,8 @@ pub(super) struct Peer {
     pub(super) asks: VecDeque<Ask>,
     /// What was cancelled and may still come, oldest first.
     pub(super) late: VecDeque<Ask>,
-    /// What it owed when it choked and was cancelled then, oldest first. It has forgotten that, save
-    /// what reached it only after it had unchoked again: that may still come, soon.
+    /// What was cancelled when it choked or before, oldest first. It has forgotten that, save what
+    /// reached it only after it had unchoked again: that may still come, soon.
     pub(super) void: VecDeque<Ask>,
     /// Bytes that may come from it in all.
     pub(super) limit: u64,
@@ -124,7 +124,7 @@ impl Peer {
     /// of it goes on counting as under way.
     pub(super) fn is_full(&self) -> bool {
         self.asks.len() >= self.queue.min(self.queue_max) as usize
-            || self.is_priced() && self.asks.len() + self.void.len() >= VOID_MAX
+            || self.is_priced() && self.asks.len() + self.late.len() + self.void.len() >= VOID_MAX
     }
 
     pub(super) fn ask(&mut self, block: Block, now: Timestamp) {
@@ -192,14 +192,15 @@ impl Peer {
     pub(super) fn choke(&mut self, now: Timestamp) -> Vec<Block> {
         let at = now.plus_ms(VOID_MS);
         let owed: Vec<Block> = self.asks.drain(..).map(|ask| ask.block).collect();
-        self.void.extend(owed.iter().map(|block| Ask { block: *block, at }));
+        let cancelled = self.late.drain(..).map(|ask| ask.block);
+        self.void.extend(cancelled.chain(owed.iter().copied()).map(|block| Ask { block, at }));
         let more = self.void.len().saturating_sub(VOID_MAX);
         for ask in self.void.drain(..more) {
             self.under_way -= u64::from(ask.block.len);
         }
-        // Money: nothing that may still come is forgotten, or asked for twice of the same credit.
-        let all = self.asks.iter().chain(&self.late).chain(&self.void);
-        assert_eq!(self.under_way, all.map(|ask| u64::from(ask.block.len)).sum::<u64>());
+        // Money: what may still come takes up credit.
+        let void = self.void.iter().map(|ask| u64::from(ask.block.len));
+        assert_eq!(self.under_way, void.sum::<u64>());
         owed
     }
 
