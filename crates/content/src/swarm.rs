@@ -444,6 +444,9 @@ impl Download {
             return Verdict::Unasked;
         };
         let priced = known.is_priced();
+        if owed == Owed::Asked && known.is_void(block) {
+            self.orders.push_back(Order::Cancel(peer, block)); // it may have been asked for two
+        }
         self.hungry.insert(peer);
         // Only blocks that there are have been asked for.
         let Some(number) = self.pieces.geometry.number_of(block) else { return Verdict::Unasked };

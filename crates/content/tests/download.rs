@@ -509,7 +509,9 @@ fn a_copy_of_what_was_asked_before_and_after_a_choke_frees_nothing() {
     let again = asked(&case.wait(CHOKED_MS + TICK_MS), A);
     assert_eq!(again, owed[..1]);
     case.pass(A, &again);
-    assert_eq!(asked(&case.orders(), A), [], "this may be the first copy, and the rest follow");
+    let orders = case.orders();
+    assert_eq!(asked(&orders, A), [], "this may be the first copy, and the rest follow");
+    assert!(orders.contains(&Order::Cancel(A, owed[0])), "of which only one is wanted");
     assert_eq!(case.arrived(A, owed[0]), Verdict::Duplicate);
     case.pass(A, &owed[1..]);
     assert_eq!(asked(&case.wait(2 * VOID_MS), A), [], "all that was allowed has come");

@@ -60,6 +60,8 @@ pub(super) struct Peer {
     /// What was cancelled when it choked or before, oldest first. It has forgotten that, save what
     /// reached it only after it had unchoked again: that may still come, soon.
     pub(super) void: VecDeque<Ask>,
+    /// When the last of that was cancelled.
+    void_since: Timestamp,
     /// Bytes that may come from it in all.
     pub(super) limit: u64,
     /// Bytes that came and had been asked for.
@@ -96,6 +98,7 @@ impl Peer {
             asks: VecDeque::new(),
             late: VecDeque::new(),
             void: VecDeque::new(),
+            void_since: now,
             limit: if supply.price == Some(Price::FREE) { u64::MAX } else { 0 },
             taken: 0,
             under_way: 0,
@@ -137,21 +140,27 @@ impl Peer {
 
     /// A block came. Whether it was owed, or cancelled before; `None` for neither.
     pub(super) fn take(&mut self, block: Block, now: Timestamp) -> Option<Owed> {
-        let owed = if remove(&mut self.asks, block) {
-            Owed::Asked
-        } else if remove(&mut self.late, block) || remove(&mut self.void, block) {
-            Owed::Cancelled
-        } else {
-            return None;
+        let asked = remove(&mut self.asks, block);
+        let owed = match asked {
+            Some(_) => Owed::Asked,
+            None => {
+                remove(&mut self.late, block).or_else(|| remove(&mut self.void, block))?;
+                Owed::Cancelled
+            }
         };
         self.under_way -= u64::from(block.len);
-        let is_void = self.void.iter().any(|ask| ask.block == block);
-        if owed == Owed::Asked && !is_void {
+        let is_void = self.is_void(block);
+        if asked.is_some_and(|ask| ask.at > self.void_since && !is_void) {
             // It was asked for this after what was void had been cancelled: nothing of that is left.
             self.free_void(|_| true);
-        } else {
+        } else if asked.is_none() || is_void {
             // It may have been asked for this before it choked: the rest may follow.
             self.void.iter_mut().for_each(|ask| ask.at = now.plus_ms(VOID_MS));
+        }
+        if asked.is_some() && is_void {
+            // This may be the first copy: the second is cancelled now, and only what is asked for
+            // after that tells whether it still comes.
+            self.void_since = now;
         }
         self.taken = self.taken.saturating_add(u64::from(block.len));
         self.rate.add(block.len);
@@ -162,9 +171,14 @@ impl Peer {
         Some(owed)
     }
 
+    /// Whether a block was cancelled when it choked, and may still come.
+    pub(super) fn is_void(&self, block: Block) -> bool {
+        self.void.iter().any(|ask| ask.block == block)
+    }
+
     /// Takes back one ask; `false` where there was none. A cancelled one may still come.
     pub(super) fn forget(&mut self, block: Block, may_come: bool, now: Timestamp) -> bool {
-        if !remove(&mut self.asks, block) {
+        if remove(&mut self.asks, block).is_none() {
             return false;
         }
         if !may_come {
@@ -182,7 +196,7 @@ impl Peer {
 
     /// It says that it will not send a block that it was not waited for any more.
     pub(super) fn refused(&mut self, block: Block) {
-        if remove(&mut self.void, block) || remove(&mut self.late, block) {
+        if remove(&mut self.void, block).or_else(|| remove(&mut self.late, block)).is_some() {
             self.under_way -= u64::from(block.len);
         }
     }
@@ -191,6 +205,7 @@ impl Peer {
     /// take for new what reaches it only then: so all of it may still come.
     pub(super) fn choke(&mut self, now: Timestamp) -> Vec<Block> {
         let at = now.plus_ms(VOID_MS);
+        self.void_since = now;
         let owed: Vec<Block> = self.asks.drain(..).map(|ask| ask.block).collect();
         let cancelled = self.late.drain(..).map(|ask| ask.block);
         self.void.extend(cancelled.chain(owed.iter().copied()).map(|block| Ask { block, at }));
@@ -257,10 +272,10 @@ impl Peer {
     }
 }
 
-/// Removes one ask for a block, the oldest; `false` where there is none.
-fn remove(asks: &mut VecDeque<Ask>, block: Block) -> bool {
-    let at = asks.iter().position(|ask| ask.block == block);
-    at.and_then(|at| asks.remove(at)).is_some()
+/// Removes one ask for a block, the oldest.
+fn remove(asks: &mut VecDeque<Ask>, block: Block) -> Option<Ask> {
+    let at = asks.iter().position(|ask| ask.block == block)?;
+    asks.remove(at)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
