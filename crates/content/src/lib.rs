@@ -48,7 +48,7 @@ pub use swarm::{
     CHOKED_MS, CHOKING_MS, DOUBLE_MS_MIN, DOUBLED_MAX, Download, DownloadSetup, DropReason,
     LATE_MAX, LATE_MS, LEAVES_MS, OPEN_BLOCKS_MAX, Order, PAID_TWICE_MAX, PATIENCE_MS, PEERS_MAX,
     PeerId, QUEUE_MAX, QUEUE_MIN, QUEUE_MS, SPENT_MS, STALL_MS, STALLS_MAX, Supply, TICK_MS,
-    UNASKED_MAX, Verdict,
+    UNASKED_MAX, VOID_MS, Verdict,
 };
 pub use tracker::{Announce, TRACKER_ANSWER_LEN_MAX, TrackerError, tracked_peers};
 pub use verify::{PieceCheck, PieceHasher};

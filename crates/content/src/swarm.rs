@@ -51,6 +51,11 @@ pub const SPENT_MS: u64 = CHECKPOINT_MS + STALL_MS;
 pub const LATE_MS: u64 = 60_000;
 /// Most blocks of a peer that were cancelled and may still come.
 pub const LATE_MAX: usize = QUEUE_MAX as usize;
+/// How long what a peer owed when it choked may still come and count after the last sign of that, in
+/// ms. It comes only where the peer unchoked before it was asked, and has not heard of the cancel.
+pub const VOID_MS: u64 = STALL_MS;
+/// Most blocks of a peer that were cancelled when it choked or before and may still come.
+const VOID_MAX: usize = LATE_MAX + QUEUE_MAX as usize;
 /// So many blocks that nobody asked for, and a peer is dropped.
 pub const UNASKED_MAX: u32 = 128;
 /// How long a peer may take to give a piece's leaf hashes, in ms.
@@ -173,7 +178,8 @@ pub enum Order {
 /// # What it promises
 ///
 /// - A priced peer is asked only for what [`Download::allow`] covers, counting what is under way and
-///   what was cancelled and may still come, and only if its price is below the most that may be paid.
+///   what was cancelled (when it choked, too) and may still come, and only if its price is below the
+///   most that may be paid.
 /// - A block counts for at most one peer, save [`PAID_TWICE_MAX`] copies in the whole download.
 /// - At most [`QUEUE_MAX`] requests of a peer are open, never more than it takes; at most
 ///   [`OPEN_BLOCKS_MAX`] blocks have a record (or those of one piece).
@@ -378,21 +384,25 @@ impl Download {
         }
     }
 
-    /// A peer has forgotten all requests and answers none.
+    /// A peer has forgotten all requests and answers none. What is on its way to it may reach it after
+    /// it has unchoked: so all is cancelled, and counts if it comes within [`VOID_MS`].
     pub fn choked(&mut self, peer: PeerId) {
-        if let Some(known) = self.peers.get_mut(&peer) {
-            known.unchoked = false;
-            if !known.asks.is_empty() {
-                known.rests_until = self.now.plus_ms(CHOKED_MS);
-            }
-            self.void(peer);
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        known.unchoked = false;
+        if !known.asks.is_empty() {
+            known.rests_until = self.now.plus_ms(CHOKED_MS);
         }
+        let owed = known.choke(self.now);
+        self.orders.extend(owed.iter().map(|block| Order::Cancel(peer, *block)));
+        self.void(peer, &owed);
     }
 
     /// A peer will not answer this request. What it says it has, it is not asked for again.
     pub fn rejected(&mut self, peer: PeerId, block: Block) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         if !known.forget(block, false, self.now) {
+            known.refused(block);
+            self.hungry.insert(peer);
             return;
         }
         self.release(peer, block);
@@ -407,10 +417,9 @@ impl Download {
 
     /// A peer has left.
     pub fn peer_left(&mut self, peer: PeerId) {
-        if !self.peers.contains_key(&peer) {
-            return;
-        }
-        self.void(peer);
+        let Some(known) = self.peers.get(&peer) else { return };
+        let owed: Vec<Block> = known.asks.iter().map(|ask| ask.block).collect();
+        self.void(peer, &owed);
         self.holds(peer, Holds::All); // takes its pieces out of the count
         self.peers.remove(&peer);
         self.hungry.remove(&peer);
@@ -439,6 +448,9 @@ impl Download {
             return Verdict::Unasked;
         };
         let priced = known.is_priced();
+        if owed == Owed::Asked && known.is_void(block) {
+            self.orders.push_back(Order::Cancel(peer, block)); // it may have been asked for two
+        }
         self.hungry.insert(peer);
         // Only blocks that there are have been asked for.
         let Some(number) = self.pieces.geometry.number_of(block) else { return Verdict::Unasked };
@@ -609,7 +621,7 @@ impl Download {
         }
         if gap > GAP_MS {
             // The machine slept, or the clock was set: nobody has stalled in a time that was not.
-            self.peers.values_mut().for_each(|peer| peer.progress = peer.progress.plus_ms(gap));
+            self.peers.values_mut().for_each(|peer| peer.interrupt(gap));
             self.came_at = self.came_at.plus_ms(gap);
             self.ceiling.interrupt(self.now);
         }

@@ -8,8 +8,9 @@ use std::{
 
 use sparewire_content::{
     BLOCK_LEN, Bitfield, Block, CHOKED_MS, CHOKING_MS, Download, DownloadSetup, DropReason,
-    Geometry, LEAVES_MS, OPEN_BLOCKS_MAX, Order, PAID_TWICE_MAX, PATIENCE_MS, PEERS_MAX, PeerId,
-    QUEUE_MIN, SPENT_MS, STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX, Verdict,
+    Geometry, LATE_MAX, LEAVES_MS, OPEN_BLOCKS_MAX, Order, PAID_TWICE_MAX, PATIENCE_MS, PEERS_MAX,
+    PeerId, QUEUE_MAX, QUEUE_MIN, SPENT_MS, STALL_MS, STALLS_MAX, Supply, TICK_MS, UNASKED_MAX,
+    VOID_MS, Verdict,
 };
 use sparewire_core::{ByteCount, Price, Timestamp};
 use sparewire_protocol::CHECKPOINT_MS;
@@ -439,16 +440,149 @@ fn who_spoiled_a_piece_of_which_a_block_was_kept_is_found_out() {
 }
 
 #[test]
-fn a_choke_frees_what_was_asked_and_what_comes_after_it_does_not_count() {
+fn a_choke_frees_what_was_asked_and_what_comes_long_after_it_does_not_count() {
     let mut case = Case::new(4, 2, false);
     let owed = asked(&case.seed(A, FREE, ALL), A);
     case.download.choked(A);
-    assert_eq!(case.arrived(A, owed[0]), Verdict::Unasked);
+    let orders = case.orders();
+    assert!(owed.iter().all(|block| orders.contains(&Order::Cancel(A, *block))));
     assert_eq!(asked(&case.seed(B, FREE, ALL), B).len(), 8);
     case.download.peer_left(B);
     case.download.unchoked(A);
     assert_eq!(asked(&case.orders(), A), [], "it has just choked");
     assert_eq!(asked(&case.wait(CHOKED_MS + TICK_MS), A).len(), 8);
+    case.download.choked(A);
+    case.wait(VOID_MS);
+    assert_eq!(case.arrived(A, owed[0]), Verdict::Unasked);
+}
+
+/// A seller that may send 4 blocks was asked for 4, chokes and unchokes at once.
+fn unchoked_at_once(blocks_per_piece: u32) -> (Case, Vec<Block>) {
+    let mut case = Case::new(blocks_per_piece, 200, true);
+    case.download.leaves_known(0);
+    case.seed(A, 5, 4 * u64::from(BLOCK_LEN));
+    let owed = asked(&case.wait(TICK_MS), A);
+    assert_eq!(owed.len(), 4);
+    case.download.choked(A);
+    case.download.unchoked(A);
+    (case, owed)
+}
+
+#[test]
+fn what_a_seller_takes_for_new_after_its_choke_counts_and_takes_up_its_credit() {
+    let (mut case, owed) = unchoked_at_once(1);
+    assert_eq!(asked(&case.wait(VOID_MS - TICK_MS), A), [], "it may still send all of it");
+    // It sends some, slowly: then the rest may come too.
+    case.pass(A, &owed[..2]);
+    assert_eq!(asked(&case.wait(VOID_MS - TICK_MS), A), []);
+    case.download.allow(A, ByteCount::new(6 * u64::from(BLOCK_LEN)));
+    let more = asked(&case.orders(), A);
+    assert_eq!(more.len(), 2, "what has come, may come and is asked for: 2 each");
+    case.pass(A, &owed[2..3]);
+    assert_eq!(asked(&case.orders(), A), []);
+}
+
+#[test]
+fn what_a_seller_forgot_with_its_choke_is_asked_of_it_again_and_it_is_not_left() {
+    let (mut case, owed) = unchoked_at_once(8);
+    let orders = case.wait(VOID_MS + TICK_MS);
+    assert_eq!(asked(&orders, A), owed);
+    assert!(!orders.iter().any(|order| matches!(order, Order::Drop(..))), "{orders:?}");
+}
+
+#[test]
+fn a_block_that_comes_of_what_was_asked_after_a_choke_frees_the_credit_at_once() {
+    let (mut case, owed) = unchoked_at_once(1);
+    case.download.allow(A, ByteCount::new(6 * u64::from(BLOCK_LEN)));
+    let new = asked(&case.wait(CHOKED_MS + TICK_MS), A);
+    let new: Vec<Block> = new.into_iter().filter(|block| !owed.contains(block)).collect();
+    assert_eq!(new.len(), 1, "and one that it was asked for before");
+    // Had it the others, it would have heard that they are cancelled before it heard of this.
+    case.pass(A, &new);
+    assert_eq!(asked(&case.orders(), A).len(), 4, "all of it but what has come");
+    assert_eq!(case.arrived(A, owed[0]), Verdict::Unasked);
+}
+
+#[test]
+fn a_copy_of_what_was_asked_before_and_after_a_choke_frees_nothing() {
+    let (mut case, owed) = unchoked_at_once(8);
+    case.download.allow(A, ByteCount::new(5 * u64::from(BLOCK_LEN)));
+    let again = asked(&case.wait(CHOKED_MS + TICK_MS), A);
+    assert_eq!(again, owed[..1]);
+    case.pass(A, &again);
+    let orders = case.orders();
+    assert_eq!(asked(&orders, A), [], "this may be the first copy, and the rest follow");
+    assert!(orders.contains(&Order::Cancel(A, owed[0])), "of which only one is wanted");
+    assert_eq!(case.arrived(A, owed[0]), Verdict::Duplicate);
+    case.pass(A, &owed[1..]);
+    assert_eq!(asked(&case.wait(2 * VOID_MS), A), [], "all that was allowed has come");
+}
+
+#[test]
+fn what_a_seller_says_that_it_will_not_send_after_a_choke_is_asked_of_it_again() {
+    let (mut case, owed) = unchoked_at_once(1);
+    owed[1..].iter().for_each(|block| case.download.rejected(A, *block));
+    assert_eq!(asked(&case.wait(CHOKED_MS + TICK_MS), A).len(), 3);
+}
+
+#[test]
+fn what_was_cancelled_before_a_choke_takes_up_credit_no_longer_than_what_was_owed() {
+    let mut case = Case::new(1, 200, true);
+    case.seed(A, 5, 4 * u64::from(BLOCK_LEN));
+    let owed = asked(&case.wait(TICK_MS), A);
+    assert_eq!(owed.len(), 4);
+    // They turn out to be here, and are cancelled.
+    owed.iter().for_each(|block| case.download.piece_passed(block.piece, &[]));
+    case.download.choked(A);
+    case.download.unchoked(A);
+    assert_eq!(asked(&case.wait(VOID_MS - TICK_MS), A), []);
+    assert_eq!(asked(&case.wait(2 * TICK_MS), A).len(), 4, "long before LATE_MS");
+}
+
+#[test]
+fn no_more_is_asked_of_a_seller_that_chokes_than_there_is_room_for() {
+    let mut case = Case::new(1, 2_000, true);
+    case.seed(A, 5, ALL);
+    let mut owed = asked(&case.wait(TICK_MS), A);
+    while owed.len() < 240 {
+        let first = owed.remove(0);
+        case.pass(A, &[first]);
+        owed.extend(asked(&case.orders(), A));
+    }
+    let mut may_come = owed.len();
+    for _ in 0..6 {
+        case.download.choked(A);
+        case.download.unchoked(A);
+        may_come += asked(&case.wait(CHOKED_MS + TICK_MS), A).len();
+    }
+    assert_eq!(may_come, LATE_MAX + QUEUE_MAX as usize);
+}
+
+#[test]
+fn a_seller_that_chokes_every_few_seconds_still_gets_on() {
+    for every in [1_500, 3_000, 7_000] {
+        let mut case = Case::new(1, 40, true);
+        let credit = 4 * u64::from(BLOCK_LEN);
+        let mut owed = asked(&case.seed(A, 5, credit), A);
+        let mut sent = 0;
+        while !case.download.is_complete() {
+            // It forgets what it owes, and sends a block each half second else.
+            if case.now.is_multiple_of(every) {
+                owed.clear();
+                case.download.choked(A);
+                case.download.unchoked(A);
+            } else if let Some(block) = owed.pop().filter(|_| case.now.is_multiple_of(500)) {
+                case.pass(A, &[block]);
+                sent += u64::from(BLOCK_LEN);
+                case.download.allow(A, ByteCount::new(sent + credit));
+            }
+            let orders = [case.orders(), case.wait(TICK_MS)].concat();
+            let is_drop = |order: &Order| matches!(order, Order::Drop(..));
+            assert!(!orders.iter().any(is_drop), "{orders:?}");
+            owed.extend(asked(&orders, A));
+            assert!(case.now < 60 * VOID_MS, "{every}: {sent}");
+        }
+    }
 }
 
 #[test]

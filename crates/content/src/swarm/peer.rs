@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use sparewire_core::{Price, Timestamp};
 
-use super::{LATE_MAX, LATE_MS, QUEUE_MAX, QUEUE_MIN, QUEUE_MS, Supply};
+use super::{LATE_MAX, LATE_MS, QUEUE_MAX, QUEUE_MIN, QUEUE_MS, Supply, VOID_MAX, VOID_MS};
 use crate::{BLOCK_LEN, Bitfield, Block};
 
 /// How often a rate is taken, in ms at least.
@@ -57,11 +57,16 @@ pub(super) struct Peer {
     pub(super) asks: VecDeque<Ask>,
     /// What was cancelled and may still come, oldest first.
     pub(super) late: VecDeque<Ask>,
+    /// What was cancelled when it choked or before, oldest first. It has forgotten that, save what
+    /// reached it only after it had unchoked again: that may still come, soon.
+    pub(super) void: VecDeque<Ask>,
+    /// When the last of that was cancelled.
+    void_since: Timestamp,
     /// Bytes that may come from it in all.
     pub(super) limit: u64,
     /// Bytes that came and had been asked for.
     pub(super) taken: u64,
-    /// Bytes in `asks` and `late`.
+    /// Bytes in `asks`, `late` and `void`.
     pub(super) under_way: u64,
     /// The piece that it works on.
     pub(super) piece: Option<u32>,
@@ -92,6 +97,8 @@ impl Peer {
             interested_at: now,
             asks: VecDeque::new(),
             late: VecDeque::new(),
+            void: VecDeque::new(),
+            void_since: now,
             limit: if supply.price == Some(Price::FREE) { u64::MAX } else { 0 },
             taken: 0,
             under_way: 0,
@@ -116,8 +123,11 @@ impl Peer {
         self.limit.saturating_sub(self.taken).saturating_sub(self.under_way) >= bytes
     }
 
+    /// Money: of one that is paid no more is asked than there is room for when it chokes, so that all
+    /// of it goes on counting as under way.
     pub(super) fn is_full(&self) -> bool {
         self.asks.len() >= self.queue.min(self.queue_max) as usize
+            || self.is_priced() && self.asks.len() + self.late.len() + self.void.len() >= VOID_MAX
     }
 
     pub(super) fn ask(&mut self, block: Block, now: Timestamp) {
@@ -130,16 +140,28 @@ impl Peer {
 
     /// A block came. Whether it was owed, or cancelled before; `None` for neither.
     pub(super) fn take(&mut self, block: Block, now: Timestamp) -> Option<Owed> {
-        let position = |asks: &VecDeque<Ask>| asks.iter().position(|ask| ask.block == block);
-        let owed = if let Some(at) = position(&self.asks) {
-            self.asks.remove(at);
-            Owed::Asked
-        } else {
-            let at = position(&self.late)?;
-            self.late.remove(at);
-            Owed::Cancelled
+        let asked = remove(&mut self.asks, block);
+        let owed = match asked {
+            Some(_) => Owed::Asked,
+            None => {
+                remove(&mut self.late, block).or_else(|| remove(&mut self.void, block))?;
+                Owed::Cancelled
+            }
         };
         self.under_way -= u64::from(block.len);
+        let is_void = self.is_void(block);
+        if asked.is_some_and(|ask| ask.at > self.void_since && !is_void) {
+            // It was asked for this after what was void had been cancelled: nothing of that is left.
+            self.free_void(|_| true);
+        } else if asked.is_none() || is_void {
+            // It may have been asked for this before it choked: the rest may follow.
+            self.void.iter_mut().for_each(|ask| ask.at = now.plus_ms(VOID_MS));
+        }
+        if asked.is_some() && is_void {
+            // This may be the first copy: the second is cancelled now, and only what is asked for
+            // after that tells whether it still comes.
+            self.void_since = now;
+        }
         self.taken = self.taken.saturating_add(u64::from(block.len));
         self.rate.add(block.len);
         self.progress = now;
@@ -149,10 +171,16 @@ impl Peer {
         Some(owed)
     }
 
+    /// Whether a block was cancelled when it choked, and may still come.
+    pub(super) fn is_void(&self, block: Block) -> bool {
+        self.void.iter().any(|ask| ask.block == block)
+    }
+
     /// Takes back one ask; `false` where there was none. A cancelled one may still come.
     pub(super) fn forget(&mut self, block: Block, may_come: bool, now: Timestamp) -> bool {
-        let Some(at) = self.asks.iter().position(|ask| ask.block == block) else { return false };
-        self.asks.remove(at);
+        if remove(&mut self.asks, block).is_none() {
+            return false;
+        }
         if !may_come {
             self.under_way -= u64::from(block.len);
             return true;
@@ -166,16 +194,48 @@ impl Peer {
         true
     }
 
-    /// What was asked is void: it will not come.
-    pub(super) fn forget_all(&mut self) -> Vec<Block> {
-        self.late.clear();
-        self.under_way = 0;
-        self.piece = None;
-        self.asks.drain(..).map(|ask| ask.block).collect()
+    /// It says that it will not send a block that it was not waited for any more.
+    pub(super) fn refused(&mut self, block: Block) {
+        if remove(&mut self.void, block).or_else(|| remove(&mut self.late, block)).is_some() {
+            self.under_way -= u64::from(block.len);
+        }
+    }
+
+    /// It has choked: what it owed is void, and is to be cancelled. It may have unchoked already, and
+    /// take for new what reaches it only then: so all of it may still come.
+    pub(super) fn choke(&mut self, now: Timestamp) -> Vec<Block> {
+        let at = now.plus_ms(VOID_MS);
+        self.void_since = now;
+        let owed: Vec<Block> = self.asks.drain(..).map(|ask| ask.block).collect();
+        let cancelled = self.late.drain(..).map(|ask| ask.block);
+        self.void.extend(cancelled.chain(owed.iter().copied()).map(|block| Ask { block, at }));
+        let more = self.void.len().saturating_sub(VOID_MAX);
+        for ask in self.void.drain(..more) {
+            self.under_way -= u64::from(ask.block.len);
+        }
+        // Money: what may still come takes up credit.
+        let void = self.void.iter().map(|ask| u64::from(ask.block.len));
+        assert_eq!(self.under_way, void.sum::<u64>());
+        owed
+    }
+
+    /// Void asks of which this is true do not come any more.
+    fn free_void(&mut self, is_over: impl Fn(&Ask) -> bool) {
+        while let Some(oldest) = self.void.front().filter(|ask| is_over(ask)) {
+            self.under_way -= u64::from(oldest.block.len);
+            self.void.pop_front();
+        }
+    }
+
+    /// It was no time in which anything could have come.
+    pub(super) fn interrupt(&mut self, gap_ms: u64) {
+        self.progress = self.progress.plus_ms(gap_ms);
+        self.void.iter_mut().for_each(|ask| ask.at = ask.at.plus_ms(gap_ms));
     }
 
     /// Time goes on: what was cancelled long ago does not come any more.
     pub(super) fn tick(&mut self, now: Timestamp) {
+        self.free_void(|ask| ask.at <= now);
         while let Some(oldest) = self.late.front().filter(|late| late.at <= now) {
             self.under_way -= u64::from(oldest.block.len);
             self.late.pop_front();
@@ -210,6 +270,12 @@ impl Peer {
             Some(per_sec) => (bytes + u64::from(more)).saturating_mul(1000) / per_sec.max(1),
         }
     }
+}
+
+/// Removes one ask for a block, the oldest.
+fn remove(asks: &mut VecDeque<Ask>, block: Block) -> Option<Ask> {
+    let at = asks.iter().position(|ask| ask.block == block)?;
+    asks.remove(at)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -146,7 +146,8 @@ impl Download {
     }
 
     /// Whether another peer has shown that it sends, and this one has not: what one peer alone is to
-    /// send would wait for each that only says that it has it.
+    /// send would wait for each that only says that it has it. The other may have spoiled it: it is
+    /// left if it does so again, but liars can come again and again.
     fn is_behind(&self, id: PeerId, peer: &Peer, piece: u32) -> bool {
         let sends = |peer: &Peer| peer.taken > 0 && peer.stalls == 0;
         !sends(peer)
@@ -155,7 +156,6 @@ impl Download {
                     && sends(peer)
                     && peer.holds.has(piece)
                     && self.affords_sole(peer, piece)
-                    && !self.suspects.names(piece, *other)
                     && self.may_ask(*other)
             })
     }
@@ -310,11 +310,9 @@ impl Download {
         }
     }
 
-    /// All that was asked of a peer is void.
-    pub(super) fn void(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let owed = peer.forget_all();
-        for block in &owed {
+    /// All that was asked of a peer is void: `owed`.
+    pub(super) fn void(&mut self, id: PeerId, owed: &[Block]) {
+        for block in owed {
             self.release(id, *block);
         }
         self.disown(id);
@@ -470,6 +468,7 @@ impl Download {
         let is_spent = |peer: &Peer| {
             peer.is_priced()
                 && peer.told_interested
+                && peer.void.is_empty() // else its credit may soon be there again
                 && peer.unchoked
                 && peer.limit > 0
                 && peer.asks.is_empty()

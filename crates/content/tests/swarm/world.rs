@@ -27,6 +27,8 @@ pub(crate) enum Manner {
     Spoiler,
     /// Chokes now and then.
     Moody,
+    /// Chokes often, and unchokes before that is heard.
+    Hasty,
     /// Leaves at any time, and comes back.
     Flaky,
     /// Falls silent after some blocks.
@@ -91,6 +93,16 @@ impl Plan {
         let mut actors = vec![(Manner::Honest, 10)];
         for _ in 0..1 + random.below(4) {
             actors.push((Manner::Spoiler, random.of(&[0, 10])));
+        }
+        Self::with(random, actors)
+    }
+
+    /// Sellers that are asked first choke and unchoke at once, again and again.
+    pub(crate) fn hasty(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let mut actors = vec![(Manner::Honest, 40)];
+        for _ in 0..1 + random.below(3) {
+            actors.push((Manner::Hasty, random.of(&[10, 20, 30])));
         }
         Self::with(random, actors)
     }
@@ -304,9 +316,10 @@ impl World {
             return;
         }
         self.act(at);
-        let heard = match self.actors[at].stays {
-            true => usize::MAX,
-            false => self.random.below(12) as usize,
+        let heard = match self.actors[at].manner {
+            _ if self.actors[at].stays => usize::MAX,
+            Manner::Hasty => self.random.below(4) as usize,
+            _ => self.random.below(12) as usize,
         };
         for _ in 0..heard.min(self.actors[at].from_it.len()) {
             let Some(message) = self.actors[at].from_it.pop_front() else { break };
@@ -398,7 +411,12 @@ impl World {
                 }
             }
         }
-        if actor.manner == Manner::Moody && random.one_in(15) {
+        let chances = match actor.manner {
+            Manner::Moody => Some(15),
+            Manner::Hasty => Some(if actor.chokes { 2 } else { 20 }),
+            _ => None,
+        };
+        if chances.is_some_and(|chances| random.one_in(chances)) {
             actor.chokes = !actor.chokes;
             if actor.chokes {
                 actor.queue.clear();
