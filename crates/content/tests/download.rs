@@ -519,6 +519,25 @@ fn a_copy_of_what_was_asked_before_and_after_a_choke_frees_nothing() {
 }
 
 #[test]
+fn after_a_copy_only_what_is_asked_for_later_frees_the_credit() {
+    let (mut case, owed) = unchoked_at_once(1);
+    case.download.allow(A, ByteCount::new(6 * u64::from(BLOCK_LEN)));
+    let new = asked(&case.wait(CHOKED_MS + TICK_MS), A);
+    assert_eq!((new.len(), owed.contains(&new[0]), owed.contains(&new[1])), (2, true, false));
+    case.pass(A, &new);
+    assert_eq!(
+        asked(&case.wait(TICK_MS), A),
+        [],
+        "the second may have been served before a cancel"
+    );
+    case.download.allow(A, ByteCount::new(7 * u64::from(BLOCK_LEN)));
+    let later = asked(&case.orders(), A);
+    assert_eq!(later.len(), 1);
+    case.pass(A, &later);
+    assert_eq!(asked(&case.orders(), A).len(), 4);
+}
+
+#[test]
 fn what_a_seller_says_that_it_will_not_send_after_a_choke_is_asked_of_it_again() {
     let (mut case, owed) = unchoked_at_once(1);
     owed[1..].iter().for_each(|block| case.download.rejected(A, *block));
