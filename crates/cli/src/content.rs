@@ -13,10 +13,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sparewire_core::Amount;
+use sparewire_node::content::TorrentStatus;
 use sparewire_protocol::settlement::TokenInfo;
 
 pub(crate) use create::{Recipe, make};
-pub(crate) use display::{Display, paid};
+pub(crate) use display::{Display, account, cost};
 pub(crate) use erase::erase;
 pub(crate) use host::{Host, read_torrent};
 pub(crate) use library::{Entry, Library, meant};
@@ -138,6 +139,9 @@ pub(crate) struct Figures {
     /// Bytes of data in pieces that are there, and in all.
     pub(crate) have: u64,
     pub(crate) total: u64,
+    /// Bytes of data in pieces that were there before anything was fetched since the process began
+    /// to run it.
+    pub(crate) had: u64,
     /// Bytes of blocks sent and received since the process began to run it.
     pub(crate) sent: u64,
     pub(crate) got: u64,
@@ -154,6 +158,14 @@ pub(crate) struct Figures {
     /// Where peers are looked for, for people.
     pub(crate) searching: String,
     pub(crate) settings: Settings,
+}
+
+impl Figures {
+    /// Takes bytes and money from a later look at the same torrent.
+    pub(crate) fn count(&mut self, status: &TorrentStatus) {
+        (self.sent, self.got) = (status.sent, status.got);
+        (self.paid, self.earned) = (status.paid, status.earned);
+    }
 }
 
 /// A price, unless it stands for nothing.

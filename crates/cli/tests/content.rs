@@ -173,10 +173,13 @@ fn after_kill_9_a_download_goes_on_where_it_was() {
     let torrent = a.files.join("big.torrent");
     let torrent = torrent.to_str().unwrap();
     let cut = Running::start(b.command(&["get", torrent, "--peer", &at.to_string()]));
-    until("a part is there", || {
-        let have = b.list().first()?["have"].as_u64()?;
-        (have >= 1 << 20).then_some(())
+    let shown = until("a part is there", || {
+        let shown = b.list().first()?.clone();
+        (shown["have"].as_u64()? >= 1 << 20).then_some(shown)
     });
+    assert_eq!(shown["had"], 0, "{shown}");
+    let said = cut.stderr();
+    assert!(said.contains("downloading big") && !said.contains("going on"), "{said}");
     cut.kill_9();
     let there = b.show("big");
     assert_eq!(there["state"], "resting");
@@ -186,7 +189,10 @@ fn after_kill_9_a_download_goes_on_where_it_was() {
     a.configure("");
     let mut serving = Running::start(a.command(&["serve"]));
     let at = serving.said(support::addr_in).to_string();
-    let done = b.run(&["get", torrent, "--peer", &at, "--no-seed", "--json"]).json();
+    let done = b.run(&["get", torrent, "--peer", &at, "--no-seed", "--json"]);
+    assert!(done.stderr.contains("going on with big"), "{done:?}");
+    assert!(done.stderr.contains(" came, nothing paid"), "{done:?}");
+    let done = done.json();
     assert_eq!(done["bytes"], data.len());
     let got = done["got"].as_u64().unwrap();
     assert!(got > 0 && got <= 5 << 20, "{got} came again");
@@ -346,7 +352,10 @@ fn it_says_what_it_waits_for_and_that_it_is_not_complete() {
     let mut looking = Running::start(c.command(&["get", &magnet]));
     looking.warned("looking for the torrent of the link");
     c.run(&["list"]).ok();
-    looking.stopped().fails_with(&["not complete"]);
+    let said = looking.stopped().failed();
+    assert!(said.contains("nothing is kept") && said.contains("same command again"), "{said}");
+    assert!(!said.contains("content serve"), "it would do nothing: {said}");
+    assert!(c.list().is_empty());
 }
 
 #[test]

@@ -48,7 +48,11 @@ fn what_is_fetched_is_paid_for_to_the_byte_and_claimed() {
         let torrent = seller.dir.join("goods.torrent");
         let torrent = torrent.to_str().unwrap();
         let get = ["get", torrent, "--peer", &at, "--no-seed", "--max-price", PRICE, "--json"];
-        let done = run(content(buyer, &get)).json();
+        let done = run(content(buyer, &get));
+        // To the unit, and what that is for a GiB to four digits.
+        let told = "3.00 MiB came, 2.929688 tUSD (1000 per GiB) paid";
+        assert!(done.stderr.trim_end().ends_with(told), "{done:?}");
+        let done = done.json();
         let goods = fs::read(buyer.dir.join("goods")).unwrap();
         assert!(goods == fs::read(seller.dir.join("goods")).unwrap(), "{format}");
         let price = owed(LEN as u128, PRICE_UNITS);
@@ -56,12 +60,19 @@ fn what_is_fetched_is_paid_for_to_the_byte_and_claimed() {
 
         let shown = seller.json(&["content", "show", "goods"]);
         assert_eq!(number(&shown["earned"]), price, "{format} {shown}");
+        let shown = seller.run(["content", "show", "goods"]).ok();
+        let paid = shown.lines().find(|line| line.starts_with("paid")).unwrap();
+        assert_eq!(paid.matches("paid").count(), 1);
+        assert!(paid.contains("since this process began"), "{paid}");
         // Claimed while it goes on sharing.
         seller.settle();
         assert_eq!(seller.claimed(), price);
         let session = only(&buyer.sessions())["session"].as_str().unwrap().to_owned();
         market.assert_sides_agree(&session);
-        sharing.stopped().ok();
+        let ended = sharing.stopped();
+        let told = "3.00 MiB sent, 2.929688 tUSD earned";
+        assert!(ended.stderr.contains(told), "{ended:?}");
+        ended.ok();
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     io::Read,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -63,8 +63,12 @@ enum Slot {
     Running {
         torrent: Arc<Torrent>,
         entry: Entry,
+        had: Had,
     },
 }
+
+/// Bytes that were there once what is on disk had been looked at. Who sees that first writes it.
+type Had = Arc<OnceLock<u64>>;
 
 /// Runs torrents of a library. Who makes one holds the lock of the store.
 #[derive(Clone)]
@@ -249,8 +253,10 @@ impl Host {
             return Err(error);
         }
         peers.into_iter().for_each(|peer| torrent.add_peer(peer));
-        tokio::spawn(self.clone().attend(Arc::clone(&torrent), entry.settings.seed));
-        self.slots().insert(key.clone(), Slot::Running { torrent, entry });
+        let had = Had::default();
+        let attend = self.clone().attend(Arc::clone(&torrent), had.clone(), entry.settings.seed);
+        tokio::spawn(attend);
+        self.slots().insert(key.clone(), Slot::Running { torrent, entry, had });
         Ok(key)
     }
 
@@ -283,10 +289,13 @@ impl Host {
     }
 
     /// Ends a torrent that is not to be shared once it is there; tells of every change.
-    async fn attend(self, torrent: Arc<Torrent>, seed: bool) {
+    async fn attend(self, torrent: Arc<Torrent>, had: Had, seed: bool) {
         let mut state = torrent.state();
         loop {
             let now = state.borrow_and_update().clone();
+            if now != TorrentState::Checking {
+                had.get_or_init(|| torrent.status().have);
+            }
             if now == TorrentState::Seeding && !seed {
                 torrent.stop();
             }
@@ -299,9 +308,16 @@ impl Host {
 
     fn running(&self, key: &str) -> Option<(Arc<Torrent>, Entry)> {
         match self.slots().get(key) {
-            Some(Slot::Running { torrent, entry }) => Some((Arc::clone(torrent), entry.clone())),
+            Some(Slot::Running { torrent, entry, .. }) => {
+                Some((Arc::clone(torrent), entry.clone()))
+            }
             _ => None,
         }
+    }
+
+    /// The torrent that runs and that somebody means.
+    pub(crate) fn torrent(&self, which: &str) -> Option<Arc<Torrent>> {
+        self.running(&self.key(which).ok()?).map(|(torrent, _)| torrent)
     }
 
     /// Ends what runs under an info-hash, and waits until what it has is durable.
@@ -309,7 +325,7 @@ impl Host {
         let slot = self.slots().remove(key);
         self.0.changed.notify_one();
         match slot {
-            Some(Slot::Running { torrent, entry }) => {
+            Some(Slot::Running { torrent, entry, .. }) => {
                 let mut state = torrent.state();
                 torrent.stop();
                 let over = |state: &TorrentState| {
@@ -393,10 +409,19 @@ impl Host {
     }
 
     fn figures_of(&self, entry: &Entry) -> Figures {
-        let Some((torrent, _)) = self.running(entry.info_hash()) else {
+        let running = match self.slots().get(entry.info_hash()) {
+            Some(Slot::Running { torrent, had, .. }) => Some((Arc::clone(torrent), had.clone())),
+            _ => None,
+        };
+        let Some((torrent, had)) = running else {
             return self.0.library.figures(entry);
         };
         let status = torrent.status();
+        let had = if status.state == TorrentState::Checking {
+            status.have
+        } else {
+            *had.get_or_init(|| status.have)
+        };
         let metainfo = torrent.storage().metainfo();
         let (state, trouble) = match status.state {
             TorrentState::Checking => (State::Checking, None),
@@ -418,6 +443,7 @@ impl Host {
             files: metainfo.layout().files().len(),
             have: status.have,
             total: status.total,
+            had,
             sent: status.sent,
             got: status.got,
             peers: status.peers,
@@ -451,6 +477,7 @@ impl Host {
             files: 0,
             have: 0,
             total: 0,
+            had: 0,
             sent: 0,
             got: 0,
             peers: 0,

@@ -179,6 +179,7 @@ impl Library {
             files: 0,
             have: 0,
             total: 0,
+            had: 0,
             sent: 0,
             got: 0,
             peers: 0,
