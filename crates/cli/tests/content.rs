@@ -212,11 +212,20 @@ fn a_second_command_hands_its_torrent_to_the_process_that_runs() {
     // Shared by the first process, and the second command returns.
     let handed = a.run(&["share", "two", "--json"]).json();
     assert!(handed["listen"].is_null(), "{handed}");
-    let magnet = a.run(&["share", "three"]).ok();
+    let told = a.run(&["share", "three"]);
+    assert!(told.stderr.contains("--v1"), "other clients are given it too: {told:?}");
+    let magnet = told.ok();
 
     let one = a.files.join("one.torrent");
     let mut first = Running::start(b.command(&["get", one.to_str().unwrap(), "--peer", &at]));
     first.said(|line| line.ends_with("/one").then_some(()));
+    // One more peer is one more to ask: what runs goes on, and its figures with it.
+    let again = ["get", one.to_str().unwrap(), "--peer", &at, "--peer", "127.0.0.1:1"];
+    b.run(&again).ok();
+    let shown = b.show("one");
+    assert_eq!(shown["got"], 100_000, "{shown}");
+    let peers = serde_json::json!([at, "127.0.0.1:1"]);
+    assert_eq!(shown["settings"]["peers"], peers, "{shown}");
     let two = a.files.join("two.torrent");
     let said = b.run(&["get", two.to_str().unwrap(), "--peer", &at]);
     assert!(said.stderr.contains("process that runs here"), "{said:?}");
@@ -270,6 +279,66 @@ fn what_is_stopped_rests_and_what_is_removed_is_gone_with_or_without_a_process()
 }
 
 #[test]
+fn of_two_commands_at_the_same_moment_one_does_the_work_of_both() {
+    let root = tempfile::tempdir().unwrap();
+    let [a, b] = ["a", "b"].map(|name| Party::new(root.path(), name));
+    let names = ["one", "two", "three", "four"];
+    let mut at = String::new();
+    let mut sharing = Vec::new();
+    for name in names {
+        fs::write(a.files.join(name), bytes(100_000, 9)).unwrap();
+        if at.is_empty() {
+            let (running, listens, _) = a.share(name, &[]);
+            at = listens.to_string();
+            sharing.push(running);
+        } else {
+            a.run(&["share", name]).ok();
+        }
+    }
+    let start = |name: &&str| {
+        let torrent = a.files.join(name).with_extension("torrent");
+        let get = ["get", torrent.to_str().unwrap(), "--peer", &at, "--no-seed"];
+        Running::start(b.command(&get))
+    };
+    let running: Vec<Running> = names.iter().map(start).collect();
+    for one in running {
+        one.ended().ok();
+    }
+    assert_eq!(b.list().len(), names.len());
+}
+
+#[test]
+fn who_only_looks_makes_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let nowhere = root.path().join("no/where");
+    let look = |args: &[&str]| {
+        let mut command = sparewire(&nowhere, ["content"]);
+        command.args(args);
+        run(command)
+    };
+    let said = look(&["list"]);
+    assert!(said.stderr.contains("there is no ") && said.ok().is_empty());
+    assert_eq!(look(&["list", "--json"]).json(), serde_json::json!([]));
+    look(&["show", "x"]).fails_with(&["no torrent"]);
+    assert!(!root.path().join("no").exists());
+}
+
+#[test]
+fn a_log_that_is_no_terminal_has_no_colours() {
+    let root = tempfile::tempdir().unwrap();
+    let a = Party::new(root.path(), "a");
+    fs::write(a.files.join("x"), "x").unwrap();
+    let mut command = a.command(&["share", "x"]);
+    command.env_remove("NO_COLOR").env("RUST_LOG", "trace");
+    let mut sharing = Running::start(command);
+    sharing.warned("TRACE");
+    sharing.said(|line| line.starts_with("magnet:").then_some(()));
+    let said = sharing.stopped();
+    assert!(!said.stderr.contains('\u{1b}'), "{said:?}");
+    said.ok();
+}
+
+#[test]
 fn what_is_no_torrent_is_named_and_writes_nothing() {
     let root = tempfile::tempdir().unwrap();
     let [a, b] = ["a", "b"].map(|name| Party::new(root.path(), name));
@@ -286,13 +355,25 @@ fn what_is_no_torrent_is_named_and_writes_nothing() {
         said
     };
     for bytes in [&b""[..], b"<html>", b"de", &good[..good.len() - 1], &good[1..], b"d4:infode"] {
-        get(bytes).fails_with(&["bad.torrent cannot be used"]);
+        let said = get(bytes).failed();
+        assert!(said.contains("bad.torrent cannot be used"), "{said}");
+        let line = said.lines().find(|line| line.contains("cannot be used")).unwrap();
+        let parts: Vec<&str> = line.split(": ").collect();
+        assert!(parts.iter().all(|one| line.matches(one).count() == 1), "said twice: {line}");
     }
+    b.run(&["get", "https://example.org/x.torrent"]).fails_with(&["is an address", "download"]);
+    // Before anything is hashed, and keys are asked for.
+    a.run(&["share", "y", "--price", "5x"]).fails_with(&["--price: '5x' is not a price", "0.02"]);
     b.run(&["get", "missing.torrent"]).fails_with(&["cannot read", "missing.torrent"]);
     b.run(&["get", "magnet:?xt=urn:btih:123"]).fails_with(&["magnet link is damaged"]);
     b.run(&["get", "magnet:?dn=x"]).fails_with(&["names no torrent"]);
     let x = a.files.join("x.torrent");
     let x = x.to_str().unwrap();
+    for price in ["5x", "-1", "1e3", "64KiB"] {
+        let said = b.run(&["get", x, &format!("--max-price={price}")]).failed();
+        assert!(said.contains("--max-price: ") && said.contains("0.02"), "{said}");
+        assert!(!said.contains("keys") && !said.contains("write for example 64KiB"), "{said}");
+    }
     b.run(&["get", x, "--no-allow-free"]).fails_with(&["--max-price"]);
     b.run(&["get", x, "--peer", "nowhere"]).fails_with(&["no peer \"nowhere\"", "HOST:PORT"]);
     a.run(&["share", "missing"]).fails_with(&["missing"]);

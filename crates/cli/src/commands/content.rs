@@ -21,7 +21,7 @@ use sparewire_core::ByteCount;
 use crate::{
     content::{
         ContentRequest, Entry, Figures, Library, Order, Recipe, Settings, Source, cost, erase,
-        make, meant, priced,
+        make, meant, read_price,
     },
     hint::Hint,
     home::Home,
@@ -138,6 +138,8 @@ pub(crate) struct GetArgs {
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
     /// The dearest price per GiB that is paid, in the token. What is for nothing is taken first.
+    /// What was fetched is then sold at this price, unless --price names another; with
+    /// --free-for-unpaid it is given for nothing.
     #[arg(long)]
     max_price: Option<String>,
     /// Take nothing from those who give it for nothing.
@@ -152,6 +154,13 @@ pub(crate) struct GetArgs {
     find: FindArgs,
     #[command(flatten)]
     serve: ServeArgs,
+}
+
+impl ContentCommand {
+    /// Whether it leaves the data directory as it is.
+    pub(crate) fn only_looks(&self) -> bool {
+        matches!(self, Self::List | Self::Show { .. })
+    }
 }
 
 pub(crate) async fn run(command: ContentCommand, home: Home, json: bool) -> Result<()> {
@@ -186,7 +195,9 @@ async fn share(args: ShareArgs, home: Home, json: bool) -> Result<()> {
         private: args.private,
         out: args.out,
     };
-    let settings = settings(&home, &args.sale, &args.find);
+    let settings = settings(&home, &args.sale, &args.find)?;
+    // Ordinary clients come where something is given for nothing.
+    let others = settings.free && recipe.format == Format::Hybrid;
     let bar = bar("hashing", json);
     let (hashing, path) = (bar.clone(), args.path);
     let made = tokio::task::spawn_blocking(move || {
@@ -215,6 +226,9 @@ async fn share(args: ShareArgs, home: Home, json: bool) -> Result<()> {
         }
         output::out!("{magnet}");
         eprintln!("made {file}");
+        if others {
+            eprintln!("for transmission and aria2, which cannot read it, make it with --v1");
+        }
         if let Some(listen) = listen {
             eprintln!("listening at {listen}");
         }
@@ -227,19 +241,29 @@ async fn share(args: ShareArgs, home: Home, json: bool) -> Result<()> {
 async fn get(args: GetArgs, home: Home, json: bool) -> Result<()> {
     let home = args.serve.applied(home);
     let config = &home.config.content;
-    let price_max = args.max_price.unwrap_or_else(|| config.price_max.clone());
-    let price_max = priced(&price_max).map(str::to_owned);
+    let price_max = match &args.max_price {
+        Some(text) => read_price("--max-price", text)?,
+        None => read_price("[content] price_max", &config.price_max)?,
+    };
     ensure!(
         price_max.is_some() || !args.no_allow_free,
         Hint::new("nothing may be paid, and nothing is to be taken for nothing")
             .hint("give --max-price, or leave --no-allow-free away")
     );
-    let settings = Settings {
+    let mut settings = Settings {
         take_free: !args.no_allow_free,
         price_max,
         seed: !args.no_seed,
-        ..settings(&home, &args.sale, &args.find)
+        ..settings(&home, &args.sale, &args.find)?
     };
+    let to_all = args.sale.free_for_unpaid || config.free_for_unpaid;
+    let sold_on = settings.sell_on(args.sale.price.is_some() || to_all);
+    let is_address = args.torrent.contains("://") && !Path::new(&args.torrent).exists();
+    ensure!(
+        !is_address,
+        Hint::new(format!("{} is an address, not a file", output::tame(&args.torrent)))
+            .hint("download the .torrent file first, or give a magnet link")
+    );
     let source = match args.torrent.get(..7) {
         Some(scheme) if scheme.eq_ignore_ascii_case("magnet:") => Source::Magnet(args.torrent),
         _ => Source::File(std::path::absolute(&args.torrent)?),
@@ -248,6 +272,11 @@ async fn get(args: GetArgs, home: Home, json: bool) -> Result<()> {
     let root = args.to.map(|to| made_folder(&to)).transpose()?;
     let order = Order { source, root, otherwise: here, settings };
     let ready = |_: &str, listen: Option<SocketAddr>| {
+        if let Some(price) = sold_on {
+            eprintln!(
+                "what comes is sold at {price} per GiB; --price names another, 0 gives it for nothing"
+            );
+        }
         if let Some(listen) = listen {
             eprintln!("listening at {listen}");
         }
@@ -323,10 +352,13 @@ impl ServeArgs {
     }
 }
 
-fn settings(home: &Home, sale: &SaleArgs, find: &FindArgs) -> Settings {
+fn settings(home: &Home, sale: &SaleArgs, find: &FindArgs) -> Result<Settings> {
     let config = &home.config.content;
-    let price = priced(sale.price.as_deref().unwrap_or(&config.price)).map(str::to_owned);
-    Settings {
+    let price = match &sale.price {
+        Some(text) => read_price("--price", text)?,
+        None => read_price("[content] price", &config.price)?,
+    };
+    Ok(Settings {
         free: price.is_none() || sale.free_for_unpaid || config.free_for_unpaid,
         price,
         take_free: true,
@@ -334,7 +366,7 @@ fn settings(home: &Home, sale: &SaleArgs, find: &FindArgs) -> Settings {
         seed: true,
         peers: find.peers.clone(),
         trackers: find.trackers.clone(),
-    }
+    })
 }
 
 fn bar(what: &'static str, json: bool) -> ProgressBar {
@@ -351,7 +383,7 @@ async fn list(home: &Home, json: bool) -> Result<()> {
     let all: Vec<Figures> = match ask(home, ContentRequest::List).await? {
         Asked::Answer(told) => serde_json::from_value(told)?,
         Asked::Busy | Asked::Nobody => {
-            let library = Library::open(&home.dir)?;
+            let library = Library::look(&home.dir);
             library.all()?.iter().map(|entry| library.figures(entry)).collect()
         }
     };
@@ -368,7 +400,9 @@ async fn list(home: &Home, json: bool) -> Result<()> {
             output::tame(&figures.name)
         );
     }
-    if all.is_empty() {
+    if all.is_empty() && !home.dir.exists() {
+        eprintln!("nothing is shared or fetched here: there is no {}", home.dir.display());
+    } else if all.is_empty() {
         eprintln!("nothing is shared or fetched here");
     }
     Ok(())
@@ -387,7 +421,7 @@ async fn figures(home: &Home, which: &str) -> Result<Figures> {
     match ask(home, ContentRequest::Show(which.to_owned())).await? {
         Asked::Answer(told) => Ok(Figures::deserialize(told)?),
         Asked::Busy | Asked::Nobody => {
-            let library = Library::open(&home.dir)?;
+            let library = Library::look(&home.dir);
             Ok(library.figures(meant(&library.all()?, which)?))
         }
     }

@@ -1,15 +1,20 @@
 //! A torrent that a command has run, and follows: by the process that runs on the data directory,
 //! or by this one.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sparewire_core::ByteCount;
+use sparewire_node::store::StoreError;
 
 use crate::{
-    content::{ContentRequest, Display, Figures, Order, State, account},
+    content::{ContentRequest, Display, Figures, Library, Order, State, account, meant},
     control::{self, Request},
     hint::Hint,
     home::Home,
@@ -19,6 +24,10 @@ use crate::{
 
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long whoever handed a torrent over gets to see that it is done, before the process ends.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How long another process that holds the data directory may take until it can be asked.
+const HANDING: Duration = Duration::from_secs(10);
 
 /// What a command wants before it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,16 +47,25 @@ pub(super) async fn operate(
 ) -> Result<()> {
     let display = Display::new(json);
     let mut watch = Watch { display, goal, json, told: false, accounted: None };
-    let handed = ask(home, ContentRequest::Run(Box::new(order.clone()))).await?;
-    if let Asked::Answer(key) = handed {
-        let key = String::deserialize(key)?;
-        ready(&key, None)?;
-        eprintln!("the sparewire process that runs here does it; Ctrl-C leaves it to that");
-        return watch.follow_afar(home, &key).await;
-    }
-    handed.or_busy()?;
     let settings = std::slice::from_ref(&order.settings);
-    let (sharer, console) = Sharer::open(home, settings, password_file).await?;
+    let until = Instant::now() + HANDING;
+    let (sharer, console) = loop {
+        let handed = ask(home, ContentRequest::Run(Box::new(order.clone()))).await?;
+        if let Asked::Answer(key) = handed {
+            let key = String::deserialize(key)?;
+            ready(&key, None)?;
+            eprintln!("the sparewire process that runs here does it; Ctrl-C leaves it to that");
+            return watch.follow_afar(home, &key).await;
+        }
+        handed.or_busy()?;
+        match Sharer::open(home, settings, password_file).await {
+            // Another begins or ends just now. The store is opened first, so nothing was asked.
+            Err(error) if is_in_use(&error) && Instant::now() < until => {
+                tokio::time::sleep(LOOK).await;
+            }
+            opened => break opened?,
+        }
+    };
     let host = sharer.host().clone();
     let key = match host.run(order).await {
         Ok(key) => key,
@@ -61,7 +79,7 @@ pub(super) async fn operate(
     let run = move |shutdown: tokio_util::sync::CancellationToken| async move {
         tokio::select! {
             () = shutdown.cancelled() => {}
-            () = host.idle() => {}
+            () = host.idle(FAREWELL) => {}
             () = async {
                 loop {
                     if let Ok(figures) = host.show(&key) {
@@ -91,6 +109,12 @@ pub(super) async fn operate(
     console.run(run, "ending…", cut).await?
 }
 
+/// Whether another process holds the store.
+fn is_in_use(error: &anyhow::Error) -> bool {
+    let in_use = |cause: &StoreError| matches!(cause, StoreError::InUse { .. });
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(in_use))
+}
+
 /// One torrent that a command waits for.
 struct Watch {
     display: Display,
@@ -106,18 +130,23 @@ impl Watch {
     fn update(&mut self, figures: &Figures) {
         self.display.update(figures);
         if self.goal == Goal::Get && !self.told && is_there(figures) {
-            self.told = true;
-            let path = figures.root.join(&figures.name);
-            if self.json {
-                let document = json!({
-                    "info_hash": figures.info_hash, "path": path, "bytes": figures.total,
-                    "got": figures.got, "paid": figures.paid,
-                });
-                let _ = output::json(&document); // it is always JSON
-            } else {
-                self.display.aside(|| output::out!("{}", path.display()));
-            }
+            self.tell(figures, json!(figures.got), json!(figures.paid));
             self.account(figures);
+        }
+    }
+
+    /// Tells that it is there, and what came and was paid for it; null where that is not known.
+    fn tell(&mut self, figures: &Figures, got: Value, paid: Value) {
+        self.told = true;
+        let path = figures.root.join(&figures.name);
+        if self.json {
+            let document = json!({
+                "info_hash": figures.info_hash, "path": path, "bytes": figures.total,
+                "got": got, "paid": paid,
+            });
+            let _ = output::json(&document); // it is always JSON
+        } else {
+            self.display.aside(|| output::out!("{}", path.display()));
         }
     }
 
@@ -137,6 +166,11 @@ impl Watch {
             let Asked::Answer(figures) = ask(home, ContentRequest::Show(key.to_owned())).await?
             else {
                 self.display.end();
+                // Perhaps because it was done. What it came to nobody can say any more.
+                if let Some(last) = done(home, key).filter(|_| self.goal == Goal::Get) {
+                    self.tell(&last, Value::Null, Value::Null);
+                    return Ok(());
+                }
                 bail!(Hint::new("the sparewire process that ran it has ended").hint(goes_on(state)))
             };
             let figures = Figures::deserialize(figures)?;
@@ -179,6 +213,13 @@ impl Watch {
         }
         Ok(())
     }
+}
+
+/// A torrent of the library that is all there and is not to be shared on.
+fn done(home: &Home, key: &str) -> Option<Figures> {
+    let library = Library::look(&home.dir);
+    let last = library.figures(meant(&library.all().ok()?, key).ok()?);
+    (last.total > 0 && last.have == last.total && !last.settings.seed).then_some(last)
 }
 
 /// What goes on with a torrent that was in this state.
