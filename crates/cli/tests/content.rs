@@ -180,6 +180,11 @@ fn after_kill_9_a_download_goes_on_where_it_was() {
     assert_eq!(shown["had"], 0, "{shown}");
     let said = cut.stderr();
     assert!(said.contains("downloading big") && !said.contains("going on"), "{said}");
+    // Nor does who looks later take what came meanwhile for something that was there.
+    let mut other = Running::start(b.command(&["get", torrent]));
+    other.warned(" big ");
+    assert!(other.stderr().contains("downloading big"), "{}", other.stderr());
+    other.kill_9();
     cut.kill_9();
     let there = b.show("big");
     assert_eq!(there["state"], "resting");
