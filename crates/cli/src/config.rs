@@ -287,7 +287,8 @@ pub(crate) struct ContentConfig {
     #[toml_example(default = "0.0.0.0:6881")]
     pub(crate) listen: SocketAddr,
     /// Price per GiB at which is sold what you share, and what you have fetched, in the token.
-    /// Empty: it is given for nothing. Anything else needs keys and a chain.
+    /// Empty: it is given for nothing, save what is fetched for money, which is sold at the dearest
+    /// price that is paid for it. Anything else needs keys and a chain.
     #[toml_example(default = "")]
     pub(crate) price: String,
     /// Serve those who do not pay, too, where there is a price.

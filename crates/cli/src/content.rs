@@ -4,19 +4,24 @@
 mod create;
 mod display;
 mod erase;
+mod finding;
 mod host;
 mod library;
 mod purse;
 
 use std::path::PathBuf;
 
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sparewire_core::Amount;
+use sparewire_core::{Amount, Price, UnitError};
+use sparewire_node::content::TorrentStatus;
 use sparewire_protocol::settlement::TokenInfo;
 
+use crate::hint::Hint;
+
 pub(crate) use create::{Recipe, make};
-pub(crate) use display::{Display, paid};
+pub(crate) use display::{Display, account, cost};
 pub(crate) use erase::erase;
 pub(crate) use host::{Host, read_torrent};
 pub(crate) use library::{Entry, Library, meant};
@@ -84,6 +89,18 @@ impl Settings {
     pub(crate) fn needs_money(&self) -> bool {
         self.price.is_some() || self.price_max.is_some()
     }
+
+    /// Sells what is bought, for what was ready to be paid for it, so that the money can come back;
+    /// not where it is `said` for what it is given, nor where it is not shared on. Says the price,
+    /// where it is set here: then something is paid for, so that there are keys.
+    pub(crate) fn sell_on(&mut self, said: bool) -> Option<String> {
+        if said || !self.seed || self.price.is_some() {
+            return None;
+        }
+        self.price = self.price_max.clone();
+        self.free &= self.price.is_none();
+        self.price.clone()
+    }
 }
 
 /// How a torrent stands.
@@ -138,6 +155,9 @@ pub(crate) struct Figures {
     /// Bytes of data in pieces that are there, and in all.
     pub(crate) have: u64,
     pub(crate) total: u64,
+    /// Bytes of data in pieces that were there before anything was fetched since the process began
+    /// to run it.
+    pub(crate) had: u64,
     /// Bytes of blocks sent and received since the process began to run it.
     pub(crate) sent: u64,
     pub(crate) got: u64,
@@ -156,11 +176,37 @@ pub(crate) struct Figures {
     pub(crate) settings: Settings,
 }
 
-/// A price, unless it stands for nothing.
+impl Figures {
+    /// Takes bytes and money from a later look at the same torrent.
+    pub(crate) fn count(&mut self, status: &TorrentStatus) {
+        (self.sent, self.got) = (status.sent, status.got);
+        (self.paid, self.earned) = (status.paid, status.earned);
+    }
+}
+
+/// The number of a price, unless it stands for nothing.
 pub(crate) fn priced(text: &str) -> Option<&str> {
     let number = text.trim().trim_end_matches("/GiB").trim();
     let is_nothing = number.chars().all(|c| matches!(c, '0' | '.'));
-    (!is_nothing).then(|| text.trim())
+    (!is_nothing).then_some(number)
+}
+
+/// The same of a text that `what` names. Whether the token has as many decimals is known only
+/// where there is a chain to ask.
+///
+/// # Errors
+/// Where it is no price.
+pub(crate) fn read_price(what: &str, text: &str) -> Result<Option<String>> {
+    let Some(number) = priced(text) else { return Ok(None) };
+    let decimals = number.split_once('.').map_or(0, |(_, part)| part.len());
+    match Price::parse(number, u8::try_from(decimals).unwrap_or(u8::MAX)) {
+        Ok(_) => Ok(Some(number.to_owned())),
+        Err(UnitError::Malformed { .. }) => bail!(
+            Hint::new(format!("{what}: '{text}' is not a price"))
+                .hint("write what a GiB costs in the token, for example 0.02")
+        ),
+        Err(error) => bail!("{what}: {error}"),
+    }
 }
 
 /// What a process answers that has nothing to do with torrents.

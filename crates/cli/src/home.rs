@@ -48,6 +48,15 @@ impl Home {
             None => default_dir()?,
         };
         make_private_dir(&dir)?;
+        Self::open_to_read(Some(dir), config)
+    }
+
+    /// The same to look at what is there: nothing is made.
+    pub(crate) fn open_to_read(dir: Option<PathBuf>, config: Option<&Path>) -> Result<Self> {
+        let dir = match dir {
+            Some(dir) => dir,
+            None => default_dir()?,
+        };
         let config = match config {
             Some(path) => Config::load(path, true)?,
             None => Config::load(&dir.join("config.toml"), false)?,

@@ -28,7 +28,7 @@ mod signing;
 mod story;
 mod wallet_lock;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -154,7 +154,11 @@ async fn run(cli: Cli) -> Result<()> {
     if let Command::Config(command) = cli.command {
         return commands::config::run(&command);
     }
-    let mut home = Home::open(cli.data_dir, cli.config.as_deref())?;
+    let open = match &cli.command {
+        Command::Content(command) if command.only_looks() => Home::open_to_read,
+        _ => Home::open,
+    };
+    let mut home = open(cli.data_dir, cli.config.as_deref())?;
     let chain = &mut home.config.chain;
     if !cli.rpc.is_empty() {
         chain.rpc = config::Rpc::Several(cli.rpc);
@@ -186,7 +190,8 @@ async fn run(cli: Cli) -> Result<()> {
 fn log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("warn,iroh=error,noq=error"));
-    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.with_ansi(colour).init(),

@@ -173,10 +173,18 @@ fn after_kill_9_a_download_goes_on_where_it_was() {
     let torrent = a.files.join("big.torrent");
     let torrent = torrent.to_str().unwrap();
     let cut = Running::start(b.command(&["get", torrent, "--peer", &at.to_string()]));
-    until("a part is there", || {
-        let have = b.list().first()?["have"].as_u64()?;
-        (have >= 1 << 20).then_some(())
+    let shown = until("a part is there", || {
+        let shown = b.list().first()?.clone();
+        (shown["have"].as_u64()? >= 1 << 20).then_some(shown)
     });
+    assert_eq!(shown["had"], 0, "{shown}");
+    let said = cut.stderr();
+    assert!(said.contains("downloading big") && !said.contains("going on"), "{said}");
+    // Nor does who looks later take what came meanwhile for something that was there.
+    let mut other = Running::start(b.command(&["get", torrent]));
+    other.warned(" big ");
+    assert!(other.stderr().contains("downloading big"), "{}", other.stderr());
+    other.kill_9();
     cut.kill_9();
     let there = b.show("big");
     assert_eq!(there["state"], "resting");
@@ -186,7 +194,10 @@ fn after_kill_9_a_download_goes_on_where_it_was() {
     a.configure("");
     let mut serving = Running::start(a.command(&["serve"]));
     let at = serving.said(support::addr_in).to_string();
-    let done = b.run(&["get", torrent, "--peer", &at, "--no-seed", "--json"]).json();
+    let done = b.run(&["get", torrent, "--peer", &at, "--no-seed", "--json"]);
+    assert!(done.stderr.contains("going on with big"), "{done:?}");
+    assert!(done.stderr.contains(" came, nothing paid"), "{done:?}");
+    let done = done.json();
     assert_eq!(done["bytes"], data.len());
     let got = done["got"].as_u64().unwrap();
     assert!(got > 0 && got <= 5 << 20, "{got} came again");
@@ -206,11 +217,20 @@ fn a_second_command_hands_its_torrent_to_the_process_that_runs() {
     // Shared by the first process, and the second command returns.
     let handed = a.run(&["share", "two", "--json"]).json();
     assert!(handed["listen"].is_null(), "{handed}");
-    let magnet = a.run(&["share", "three"]).ok();
+    let told = a.run(&["share", "three"]);
+    assert!(told.stderr.contains("--v1"), "other clients are given it too: {told:?}");
+    let magnet = told.ok();
 
     let one = a.files.join("one.torrent");
     let mut first = Running::start(b.command(&["get", one.to_str().unwrap(), "--peer", &at]));
     first.said(|line| line.ends_with("/one").then_some(()));
+    // One more peer is one more to ask: what runs goes on, and its figures with it.
+    let again = ["get", one.to_str().unwrap(), "--peer", &at, "--peer", "127.0.0.1:1"];
+    b.run(&again).ok();
+    let shown = b.show("one");
+    assert_eq!(shown["got"], 100_000, "{shown}");
+    let peers = serde_json::json!([at, "127.0.0.1:1"]);
+    assert_eq!(shown["settings"]["peers"], peers, "{shown}");
     let two = a.files.join("two.torrent");
     let said = b.run(&["get", two.to_str().unwrap(), "--peer", &at]);
     assert!(said.stderr.contains("process that runs here"), "{said:?}");
@@ -264,6 +284,66 @@ fn what_is_stopped_rests_and_what_is_removed_is_gone_with_or_without_a_process()
 }
 
 #[test]
+fn of_two_commands_at_the_same_moment_one_does_the_work_of_both() {
+    let root = tempfile::tempdir().unwrap();
+    let [a, b] = ["a", "b"].map(|name| Party::new(root.path(), name));
+    let names = ["one", "two", "three", "four"];
+    let mut at = String::new();
+    let mut sharing = Vec::new();
+    for name in names {
+        fs::write(a.files.join(name), bytes(100_000, 9)).unwrap();
+        if at.is_empty() {
+            let (running, listens, _) = a.share(name, &[]);
+            at = listens.to_string();
+            sharing.push(running);
+        } else {
+            a.run(&["share", name]).ok();
+        }
+    }
+    let start = |name: &&str| {
+        let torrent = a.files.join(name).with_extension("torrent");
+        let get = ["get", torrent.to_str().unwrap(), "--peer", &at, "--no-seed"];
+        Running::start(b.command(&get))
+    };
+    let running: Vec<Running> = names.iter().map(start).collect();
+    for one in running {
+        one.ended().ok();
+    }
+    assert_eq!(b.list().len(), names.len());
+}
+
+#[test]
+fn who_only_looks_makes_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let nowhere = root.path().join("no/where");
+    let look = |args: &[&str]| {
+        let mut command = sparewire(&nowhere, ["content"]);
+        command.args(args);
+        run(command)
+    };
+    let said = look(&["list"]);
+    assert!(said.stderr.contains("there is no ") && said.ok().is_empty());
+    assert_eq!(look(&["list", "--json"]).json(), serde_json::json!([]));
+    look(&["show", "x"]).fails_with(&["no torrent"]);
+    assert!(!root.path().join("no").exists());
+}
+
+#[test]
+fn a_log_that_is_no_terminal_has_no_colours() {
+    let root = tempfile::tempdir().unwrap();
+    let a = Party::new(root.path(), "a");
+    fs::write(a.files.join("x"), "x").unwrap();
+    let mut command = a.command(&["share", "x"]);
+    command.env_remove("NO_COLOR").env("RUST_LOG", "trace");
+    let mut sharing = Running::start(command);
+    sharing.warned("TRACE");
+    sharing.said(|line| line.starts_with("magnet:").then_some(()));
+    let said = sharing.stopped();
+    assert!(!said.stderr.contains('\u{1b}'), "{said:?}");
+    said.ok();
+}
+
+#[test]
 fn what_is_no_torrent_is_named_and_writes_nothing() {
     let root = tempfile::tempdir().unwrap();
     let [a, b] = ["a", "b"].map(|name| Party::new(root.path(), name));
@@ -280,13 +360,25 @@ fn what_is_no_torrent_is_named_and_writes_nothing() {
         said
     };
     for bytes in [&b""[..], b"<html>", b"de", &good[..good.len() - 1], &good[1..], b"d4:infode"] {
-        get(bytes).fails_with(&["bad.torrent cannot be used"]);
+        let said = get(bytes).failed();
+        assert!(said.contains("bad.torrent cannot be used"), "{said}");
+        let line = said.lines().find(|line| line.contains("cannot be used")).unwrap();
+        let parts: Vec<&str> = line.split(": ").collect();
+        assert!(parts.iter().all(|one| line.matches(one).count() == 1), "said twice: {line}");
     }
+    b.run(&["get", "https://example.org/x.torrent"]).fails_with(&["is an address", "download"]);
+    // Before anything is hashed, and keys are asked for.
+    a.run(&["share", "y", "--price", "5x"]).fails_with(&["--price: '5x' is not a price", "0.02"]);
     b.run(&["get", "missing.torrent"]).fails_with(&["cannot read", "missing.torrent"]);
     b.run(&["get", "magnet:?xt=urn:btih:123"]).fails_with(&["magnet link is damaged"]);
     b.run(&["get", "magnet:?dn=x"]).fails_with(&["names no torrent"]);
     let x = a.files.join("x.torrent");
     let x = x.to_str().unwrap();
+    for price in ["5x", "-1", "1e3", "64KiB"] {
+        let said = b.run(&["get", x, &format!("--max-price={price}")]).failed();
+        assert!(said.contains("--max-price: ") && said.contains("0.02"), "{said}");
+        assert!(!said.contains("keys") && !said.contains("write for example 64KiB"), "{said}");
+    }
     b.run(&["get", x, "--no-allow-free"]).fails_with(&["--max-price"]);
     b.run(&["get", x, "--peer", "nowhere"]).fails_with(&["no peer \"nowhere\"", "HOST:PORT"]);
     a.run(&["share", "missing"]).fails_with(&["missing"]);
@@ -346,7 +438,10 @@ fn it_says_what_it_waits_for_and_that_it_is_not_complete() {
     let mut looking = Running::start(c.command(&["get", &magnet]));
     looking.warned("looking for the torrent of the link");
     c.run(&["list"]).ok();
-    looking.stopped().fails_with(&["not complete"]);
+    let said = looking.stopped().failed();
+    assert!(said.contains("nothing is kept") && said.contains("same command again"), "{said}");
+    assert!(!said.contains("content serve"), "it would do nothing: {said}");
+    assert!(c.list().is_empty());
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod support;
 
 use std::{fs, path::Path, process::Command};
 
+use serde_json::Value;
 use support::{Market, Node, Running, number, only, owed, run, sparewire, until};
 
 const PRICE: &str = "1000";
@@ -48,7 +49,11 @@ fn what_is_fetched_is_paid_for_to_the_byte_and_claimed() {
         let torrent = seller.dir.join("goods.torrent");
         let torrent = torrent.to_str().unwrap();
         let get = ["get", torrent, "--peer", &at, "--no-seed", "--max-price", PRICE, "--json"];
-        let done = run(content(buyer, &get)).json();
+        let done = run(content(buyer, &get));
+        // To the unit, and what that is for a GiB to four digits.
+        let told = "3.00 MiB came, 2.929688 tUSD (1000 per GiB) paid";
+        assert!(done.stderr.trim_end().ends_with(told), "{done:?}");
+        let done = done.json();
         let goods = fs::read(buyer.dir.join("goods")).unwrap();
         assert!(goods == fs::read(seller.dir.join("goods")).unwrap(), "{format}");
         let price = owed(LEN as u128, PRICE_UNITS);
@@ -56,13 +61,71 @@ fn what_is_fetched_is_paid_for_to_the_byte_and_claimed() {
 
         let shown = seller.json(&["content", "show", "goods"]);
         assert_eq!(number(&shown["earned"]), price, "{format} {shown}");
+        let shown = seller.run(["content", "show", "goods"]).ok();
+        let paid = shown.lines().find(|line| line.starts_with("paid")).unwrap();
+        assert_eq!(paid.matches("paid").count(), 1);
+        assert!(paid.contains("since this process began"), "{paid}");
         // Claimed while it goes on sharing.
         seller.settle();
         assert_eq!(seller.claimed(), price);
         let session = only(&buyer.sessions())["session"].as_str().unwrap().to_owned();
         market.assert_sides_agree(&session);
-        sharing.stopped().ok();
+        let ended = sharing.stopped();
+        let told = "3.00 MiB sent, 2.929688 tUSD earned";
+        assert!(ended.stderr.contains(told), "{ended:?}");
+        ended.ok();
     }
+}
+
+#[test]
+fn what_was_bought_is_sold_for_what_was_ready_to_be_paid() {
+    let market = Market::funded();
+    let (seller, buyer) = (&market.provider, &market.consumer);
+    let (sharing, at) = selling(seller, "goods", &[]);
+    assert!(!sharing.stderr().contains("--v1"), "ordinary clients get nothing");
+    configure(&buyer.dir);
+    let torrent = seller.dir.join("goods.torrent");
+    let torrent = torrent.to_str().unwrap();
+    let get = ["get", torrent, "--peer", &at, "--max-price", PRICE];
+    let mut buying = Running::start(content(buyer, &get));
+    buying.warned("what comes is sold at 1000 per GiB");
+    buying.said(|line| line.ends_with("/goods").then_some(()));
+    sharing.stopped().ok();
+
+    // A third pays the second.
+    let third = Node::fresh(market.root.path(), "third", market.rpc);
+    third.run(["chain", "faucet", &third.wallet()]).ok();
+    configure(&third.dir);
+    let from = buyer.status()["listen"].as_str().unwrap().to_owned();
+    let fetch = ["get", torrent, "--peer", &from, "--max-price", PRICE, "--no-seed"];
+    run(content(&third, &fetch)).ok();
+    let price = owed(LEN as u128, PRICE_UNITS);
+    let shown = buyer.json(&["content", "show", "goods"]);
+    assert_eq!(number(&shown["earned"]), price, "{shown}");
+    let listed = third.json(&["content", "show", "goods"]);
+    assert!(listed["settings"]["price"].is_null(), "what is not shared on has no price: {listed}");
+
+    // Whoever says for what it is given is obeyed.
+    let given = |more: &[&str]| {
+        let mut command = content(buyer, &get);
+        command.args(more);
+        let said = run(command);
+        assert!(!said.stderr.contains("what comes is sold"), "{said:?}");
+        said.ok();
+        let settings = buyer.json(&["content", "show", "goods"])["settings"].clone();
+        (settings["price"].clone(), settings["free"].clone())
+    };
+    assert_eq!(given(&["--free-for-unpaid"]), (Value::Null, true.into()));
+    assert_eq!(given(&["--price", "0"]), (Value::Null, true.into()));
+    assert_eq!(given(&["--price", "7"]), ("7".into(), false.into()));
+    // It is remembered.
+    run(content(buyer, &get)).ok();
+    buying.stopped().ok();
+    let mut serving = Running::start(content(buyer, &["serve"]));
+    serving.said(support::addr_in);
+    let shown = buyer.json(&["content", "show", "goods"]);
+    assert_eq!(shown["settings"]["price"], PRICE, "{shown}");
+    serving.stopped().ok();
 }
 
 #[test]
@@ -132,6 +195,9 @@ fn a_process_without_keys_takes_no_torrent_that_costs() {
         command
     };
     run(here(&["share", "b", "--price", "1"])).fails_with(&["no keys", "wallet new"]);
+    let torrent = root.path().join("b.torrent");
+    let get = ["get", torrent.to_str().unwrap(), "--max-price", "1"];
+    run(here(&get)).fails_with(&["no keys", "wallet new"]);
     let mut free = Running::start(here(&["share", "a"]));
     free.said(|line| line.starts_with("magnet:").then_some(()));
     run(here(&["share", "b", "--price", "1"])).fails_with(&["no keys open", "stop it"]);

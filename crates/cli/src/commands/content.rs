@@ -1,5 +1,7 @@
 //! `sparewire content`: share files and fetch them, for money or for nothing.
 
+mod operate;
+
 use std::{
     io::IsTerminal,
     net::SocketAddr,
@@ -8,28 +10,26 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use sparewire_content::Format;
 use sparewire_core::ByteCount;
 
 use crate::{
     content::{
-        ContentRequest, Display, Entry, Figures, Library, Order, Recipe, Settings, Source, State,
-        erase, make, meant, paid, priced,
+        ContentRequest, Entry, Figures, Library, Order, Recipe, Settings, Source, cost, erase,
+        make, meant, read_price,
     },
-    control::{self, Request},
     hint::Hint,
     home::Home,
     output,
     sharer::Sharer,
 };
 
-/// How often progress is looked at.
-const LOOK: Duration = Duration::from_millis(250);
+use self::operate::{Asked, Goal, ask, operate};
 
 /// Share files and fetch them, for money or for nothing: torrents.
 #[derive(Debug, Subcommand)]
@@ -138,6 +138,8 @@ pub(crate) struct GetArgs {
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
     /// The dearest price per GiB that is paid, in the token. What is for nothing is taken first.
+    /// What was fetched is then sold at this price, unless --price names another; with
+    /// --free-for-unpaid it is given for nothing.
     #[arg(long)]
     max_price: Option<String>,
     /// Take nothing from those who give it for nothing.
@@ -152,6 +154,13 @@ pub(crate) struct GetArgs {
     find: FindArgs,
     #[command(flatten)]
     serve: ServeArgs,
+}
+
+impl ContentCommand {
+    /// Whether it leaves the data directory as it is.
+    pub(crate) fn only_looks(&self) -> bool {
+        matches!(self, Self::List | Self::Show { .. })
+    }
 }
 
 pub(crate) async fn run(command: ContentCommand, home: Home, json: bool) -> Result<()> {
@@ -186,7 +195,9 @@ async fn share(args: ShareArgs, home: Home, json: bool) -> Result<()> {
         private: args.private,
         out: args.out,
     };
-    let settings = settings(&home, &args.sale, &args.find);
+    let settings = settings(&home, &args.sale, &args.find)?;
+    // Ordinary clients come where something is given for nothing.
+    let others = settings.free && recipe.format == Format::Hybrid;
     let bar = bar("hashing", json);
     let (hashing, path) = (bar.clone(), args.path);
     let made = tokio::task::spawn_blocking(move || {
@@ -215,6 +226,9 @@ async fn share(args: ShareArgs, home: Home, json: bool) -> Result<()> {
         }
         output::out!("{magnet}");
         eprintln!("made {file}");
+        if others {
+            eprintln!("for transmission and aria2, which cannot read it, make it with --v1");
+        }
         if let Some(listen) = listen {
             eprintln!("listening at {listen}");
         }
@@ -227,19 +241,29 @@ async fn share(args: ShareArgs, home: Home, json: bool) -> Result<()> {
 async fn get(args: GetArgs, home: Home, json: bool) -> Result<()> {
     let home = args.serve.applied(home);
     let config = &home.config.content;
-    let price_max = args.max_price.unwrap_or_else(|| config.price_max.clone());
-    let price_max = priced(&price_max).map(str::to_owned);
+    let price_max = match &args.max_price {
+        Some(text) => read_price("--max-price", text)?,
+        None => read_price("[content] price_max", &config.price_max)?,
+    };
     ensure!(
         price_max.is_some() || !args.no_allow_free,
         Hint::new("nothing may be paid, and nothing is to be taken for nothing")
             .hint("give --max-price, or leave --no-allow-free away")
     );
-    let settings = Settings {
+    let mut settings = Settings {
         take_free: !args.no_allow_free,
         price_max,
         seed: !args.no_seed,
-        ..settings(&home, &args.sale, &args.find)
+        ..settings(&home, &args.sale, &args.find)?
     };
+    let to_all = args.sale.free_for_unpaid || config.free_for_unpaid;
+    let sold_on = settings.sell_on(args.sale.price.is_some() || to_all);
+    let is_address = args.torrent.contains("://") && !Path::new(&args.torrent).exists();
+    ensure!(
+        !is_address,
+        Hint::new(format!("{} is an address, not a file", output::tame(&args.torrent)))
+            .hint("download the .torrent file first, or give a magnet link")
+    );
     let source = match args.torrent.get(..7) {
         Some(scheme) if scheme.eq_ignore_ascii_case("magnet:") => Source::Magnet(args.torrent),
         _ => Source::File(std::path::absolute(&args.torrent)?),
@@ -248,6 +272,11 @@ async fn get(args: GetArgs, home: Home, json: bool) -> Result<()> {
     let root = args.to.map(|to| made_folder(&to)).transpose()?;
     let order = Order { source, root, otherwise: here, settings };
     let ready = |_: &str, listen: Option<SocketAddr>| {
+        if let Some(price) = sold_on {
+            eprintln!(
+                "what comes is sold at {price} per GiB; --price names another, 0 gives it for nothing"
+            );
+        }
         if let Some(listen) = listen {
             eprintln!("listening at {listen}");
         }
@@ -262,150 +291,6 @@ fn made_folder(path: &Path) -> Result<PathBuf> {
     let cannot = || format!("cannot make {}", path.display());
     std::fs::create_dir_all(path).with_context(cannot)?;
     path.canonicalize().with_context(cannot)
-}
-
-/// What a command wants before it is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Goal {
-    Share,
-    Get,
-}
-
-/// Has a torrent run: by the process that runs here, or by this one.
-async fn operate(
-    home: &Home,
-    order: Order,
-    password_file: Option<&Path>,
-    json: bool,
-    goal: Goal,
-    ready: impl FnOnce(&str, Option<SocketAddr>) -> Result<()>,
-) -> Result<()> {
-    let mut watch = Watch { display: Display::new(json), goal, json, told: false };
-    let handed = ask(home, ContentRequest::Run(Box::new(order.clone()))).await?;
-    if let Asked::Answer(key) = handed {
-        let key = String::deserialize(key)?;
-        ready(&key, None)?;
-        eprintln!("the sparewire process that runs here does it; Ctrl-C leaves it to that");
-        return watch.follow_afar(home, &key).await;
-    }
-    handed.or_busy()?;
-    let settings = std::slice::from_ref(&order.settings);
-    let (sharer, console) = Sharer::open(home, settings, password_file).await?;
-    let host = sharer.host().clone();
-    let key = match host.run(order).await {
-        Ok(key) => key,
-        Err(error) => {
-            sharer.end().await;
-            return Err(error);
-        }
-    };
-    ready(&key, Some(host.listens()))?;
-    let cut = "what is there is kept; `sparewire content serve` goes on";
-    let run = move |shutdown: tokio_util::sync::CancellationToken| async move {
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = host.idle() => {}
-            () = async {
-                loop {
-                    if let Ok(figures) = host.show(&key) {
-                        watch.update(&figures);
-                    }
-                    tokio::time::sleep(LOOK).await;
-                }
-            } => {}
-        }
-        let last = host.show(&key);
-        watch.display.end();
-        if let Ok(last) = &last {
-            watch.update(last);
-        }
-        watch.display.end();
-        sharer.end().await;
-        last.and_then(|last| watch.verdict(&last))
-    };
-    console.run(run, "ending…", cut).await?
-}
-
-/// One torrent that a command waits for.
-struct Watch {
-    display: Display,
-    goal: Goal,
-    json: bool,
-    /// That it is there was told.
-    told: bool,
-}
-
-impl Watch {
-    fn update(&mut self, figures: &Figures) {
-        self.display.update(figures);
-        if self.goal == Goal::Get && !self.told && is_there(figures) {
-            self.told = true;
-            let path = figures.root.join(&figures.name);
-            if self.json {
-                let document = json!({
-                    "info_hash": figures.info_hash, "path": path, "bytes": figures.total,
-                    "got": figures.got, "paid": figures.paid,
-                });
-                let _ = output::json(&document); // it is always JSON
-            } else {
-                self.display.aside(|| output::out!("{}", path.display()));
-            }
-        }
-    }
-
-    /// Follows what another process does, until the goal is met.
-    async fn follow_afar(&mut self, home: &Home, key: &str) -> Result<()> {
-        loop {
-            let Asked::Answer(figures) = ask(home, ContentRequest::Show(key.to_owned())).await?
-            else {
-                self.display.end();
-                bail!(
-                    Hint::new("the sparewire process that ran it has ended")
-                        .hint("the same command, or `sparewire content serve`, goes on")
-                )
-            };
-            let figures = Figures::deserialize(figures)?;
-            self.update(&figures);
-            let met = match self.goal {
-                Goal::Share => figures.state == State::Seeding,
-                Goal::Get => self.told,
-            };
-            if met || figures.state.is_over() {
-                self.display.end();
-                return self.verdict(&figures);
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    /// How it has ended.
-    fn verdict(&self, last: &Figures) -> Result<()> {
-        if let (State::Failed, Some(trouble)) = (last.state, &last.trouble) {
-            bail!("{}", output::tame(trouble));
-        }
-        if self.goal == Goal::Get && !self.told {
-            bail!(
-                Hint::new(format!(
-                    "{} is not complete: {} of {} are there",
-                    output::tame(&last.name),
-                    ByteCount::new(last.have),
-                    ByteCount::new(last.total)
-                ))
-                .hint("the same command, or `sparewire content serve`, goes on")
-            );
-        }
-        Ok(())
-    }
-}
-
-/// Whether all is there, and, where it is not shared on, paid.
-fn is_there(figures: &Figures) -> bool {
-    let settled = match figures.state {
-        State::Seeding => figures.settings.seed,
-        State::Stopped => true,
-        _ => false,
-    };
-    settled && figures.total > 0 && figures.have == figures.total
 }
 
 async fn serve(args: ServeArgs, home: Home, json: bool) -> Result<()> {
@@ -467,10 +352,13 @@ impl ServeArgs {
     }
 }
 
-fn settings(home: &Home, sale: &SaleArgs, find: &FindArgs) -> Settings {
+fn settings(home: &Home, sale: &SaleArgs, find: &FindArgs) -> Result<Settings> {
     let config = &home.config.content;
-    let price = priced(sale.price.as_deref().unwrap_or(&config.price)).map(str::to_owned);
-    Settings {
+    let price = match &sale.price {
+        Some(text) => read_price("--price", text)?,
+        None => read_price("[content] price", &config.price)?,
+    };
+    Ok(Settings {
         free: price.is_none() || sale.free_for_unpaid || config.free_for_unpaid,
         price,
         take_free: true,
@@ -478,7 +366,7 @@ fn settings(home: &Home, sale: &SaleArgs, find: &FindArgs) -> Settings {
         seed: true,
         peers: find.peers.clone(),
         trackers: find.trackers.clone(),
-    }
+    })
 }
 
 fn bar(what: &'static str, json: bool) -> ProgressBar {
@@ -489,54 +377,13 @@ fn bar(what: &'static str, json: bool) -> ProgressBar {
     bar
 }
 
-// --- the process that runs here ------------------------------------------------------------------
-
-/// What came of a question to the process that runs on this data directory.
-enum Asked {
-    Answer(Value),
-    /// It has nothing to do with torrents.
-    Busy,
-    /// There is none.
-    Nobody,
-}
-
-impl Asked {
-    /// Fails where another process has the data directory.
-    fn or_busy(&self) -> Result<()> {
-        match self {
-            Self::Busy => bail!(
-                Hint::new("another sparewire process runs on this data directory")
-                    .hint("stop it, or give the torrents a --data-dir of their own")
-            ),
-            _ => Ok(()),
-        }
-    }
-
-    /// The same where one that runs torrents is in the way, too.
-    fn or_none(&self) -> Result<()> {
-        ensure!(
-            !matches!(self, Self::Answer(_)),
-            "a process runs the torrents of this data directory already"
-        );
-        self.or_busy()
-    }
-}
-
-async fn ask(home: &Home, request: ContentRequest) -> Result<Asked> {
-    Ok(match control::ask(&home.control_path(), Request::Content(request)).await? {
-        None => Asked::Nobody,
-        Some(Value::Null) => Asked::Busy,
-        Some(answer) => Asked::Answer(answer),
-    })
-}
-
 // --- list, show, stop, remove --------------------------------------------------------------------
 
 async fn list(home: &Home, json: bool) -> Result<()> {
     let all: Vec<Figures> = match ask(home, ContentRequest::List).await? {
         Asked::Answer(told) => serde_json::from_value(told)?,
         Asked::Busy | Asked::Nobody => {
-            let library = Library::open(&home.dir)?;
+            let library = Library::look(&home.dir);
             library.all()?.iter().map(|entry| library.figures(entry)).collect()
         }
     };
@@ -553,7 +400,9 @@ async fn list(home: &Home, json: bool) -> Result<()> {
             output::tame(&figures.name)
         );
     }
-    if all.is_empty() {
+    if all.is_empty() && !home.dir.exists() {
+        eprintln!("nothing is shared or fetched here: there is no {}", home.dir.display());
+    } else if all.is_empty() {
         eprintln!("nothing is shared or fetched here");
     }
     Ok(())
@@ -572,7 +421,7 @@ async fn figures(home: &Home, which: &str) -> Result<Figures> {
     match ask(home, ContentRequest::Show(which.to_owned())).await? {
         Asked::Answer(told) => Ok(Figures::deserialize(told)?),
         Asked::Busy | Asked::Nobody => {
-            let library = Library::open(&home.dir)?;
+            let library = Library::look(&home.dir);
             Ok(library.figures(meant(&library.all()?, which)?))
         }
     }
@@ -599,8 +448,9 @@ async fn show(home: &Home, which: &str, json: bool) -> Result<()> {
         line("received", bytes(figures.got));
         line("peers", format!("{}; {}", figures.peers, figures.searching));
         if let Some(token) = &figures.token {
-            line("paid", paid(&figures));
-            line("earned", output::amount(figures.earned, token));
+            let since = "since this process began to run it";
+            line("paid", format!("{}, {since}", cost(&figures)));
+            line("earned", format!("{}, {since}", output::amount(figures.earned, token)));
         }
     }
     if figures.spoilt > 0 {

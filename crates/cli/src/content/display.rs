@@ -40,7 +40,7 @@ impl Display {
             State::Downloading => {
                 self.bar.set_position(figures.have);
                 self.bar.set_message(match figures.settings.price_max {
-                    Some(_) => format!("{} peers, {}", figures.peers, paid(figures)),
+                    Some(_) => format!("{} peers, {} paid", figures.peers, cost(figures)),
                     None => format!("{} peers", figures.peers),
                 });
                 self.wait(figures);
@@ -94,9 +94,9 @@ impl Display {
                 self.say(format!("looking for the torrent of the link ({})…", figures.searching));
             }
             State::Checking => self.bar.set_message(format!("checking what is there of {name}")),
-            State::Downloading if figures.have > 0 => self.say(format!(
+            State::Downloading if figures.had > 0 => self.say(format!(
                 "going on with {name} in {folder}: {} of {} are there",
-                ByteCount::new(figures.have),
+                ByteCount::new(figures.had),
                 ByteCount::new(figures.total)
             )),
             State::Downloading => self.say(format!(
@@ -158,14 +158,51 @@ fn terms(figures: &Figures) -> String {
     }
 }
 
-/// What was paid so far, and for each GiB of it.
-pub(crate) fn paid(figures: &Figures) -> String {
-    let Some(token) = &figures.token else { return "nothing paid".into() };
+/// What was paid so far, and for each GiB that came.
+pub(crate) fn cost(figures: &Figures) -> String {
+    let Some(token) = &figures.token else { return "nothing".into() };
     let per_gib = figures.paid.get().saturating_mul(1 << 30) / u128::from(figures.got.max(1));
-    let per_gib = Amount::new(per_gib).unwrap_or(Amount::MAX);
-    format!(
-        "{} paid ({} per GiB)",
-        output::amount(figures.paid, token),
-        per_gib.display(token.decimals)
-    )
+    let per_gib = Amount::new(rounded(per_gib)).unwrap_or(Amount::MAX);
+    format!("{} ({} per GiB)", output::amount(figures.paid, token), per_gib.display(token.decimals))
+}
+
+/// To four digits: for people, nobody is paid by it.
+fn rounded(units: u128) -> u128 {
+    let mut step = 1;
+    while units / step >= 10_000 {
+        step *= 10;
+    }
+    units.saturating_add(step / 2) / step * step
+}
+
+/// What a torrent has come to since the process began to run it: bytes that came and went, and the
+/// money for them. `None` where nothing moved.
+pub(crate) fn account(figures: &Figures) -> Option<String> {
+    let mut parts = Vec::new();
+    if figures.got > 0 {
+        parts.push(format!("{} came", ByteCount::new(figures.got)));
+        let paid = if figures.paid > Amount::ZERO { cost(figures) } else { "nothing".into() };
+        parts.push(format!("{paid} paid"));
+    }
+    if figures.sent > 0 {
+        parts.push(format!("{} sent", ByteCount::new(figures.sent)));
+        let earned = figures.token.as_ref().filter(|_| figures.earned > Amount::ZERO);
+        let earned = earned.map(|token| output::amount(figures.earned, token));
+        parts.push(format!("{} earned", earned.unwrap_or_else(|| "nothing".into())));
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rounded;
+
+    #[test]
+    fn figures_for_people_have_four_digits() {
+        for (units, shown) in [(0, 0), (9_999, 9_999), (12_345, 12_350), (99_996, 100_000)] {
+            assert_eq!(rounded(units), shown);
+        }
+        assert_eq!(rounded(1_000_000_170), 1_000_000_000);
+        assert!(rounded(u128::MAX) > u128::MAX / 2);
+    }
 }

@@ -6,18 +6,20 @@ use std::{
     io::Read,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 use sparewire_content::{Magnet, Metainfo, TORRENT_LEN_MAX};
 use sparewire_node::content::{
     AddTorrent, DiscoveryConfig, Engine, EngineConfig, EngineError, Torrent, TorrentState,
 };
 use tokio::{
-    net::lookup_host,
     sync::Notify,
     time::{sleep, timeout},
 };
@@ -25,13 +27,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ContentRequest, Entry, Figures, Library, Order, Purse, Settings, Source, State,
+    finding::{resolve, searching, with_more, with_trackers},
     library::{hex, meant, topics},
     purse::{Terms, terms},
 };
 use crate::{hint::Hint, home::clock};
 
-/// How long the name of a peer may take to be found.
-const RESOLVE: Duration = Duration::from_secs(10);
 /// How long a torrent may take to end: what it wrote is made durable, sessions are settled.
 const STOP: Duration = Duration::from_secs(90);
 
@@ -43,7 +44,8 @@ pub(crate) fn read_torrent(path: &Path) -> Result<Metainfo> {
     file.take(TORRENT_LEN_MAX as u64 + 1)
         .read_to_end(&mut bytes)
         .with_context(|| format!("cannot read {shown}"))?;
-    Metainfo::from_torrent(&bytes).with_context(|| format!("{shown} cannot be used"))
+    // Its message has its cause in it already.
+    Metainfo::from_torrent(&bytes).map_err(|error| anyhow!("{shown} cannot be used: {error}"))
 }
 
 /// What is under way under one info-hash.
@@ -63,8 +65,12 @@ enum Slot {
     Running {
         torrent: Arc<Torrent>,
         entry: Entry,
+        had: Had,
     },
 }
+
+/// Bytes that were there once what is on disk had been looked at. Who sees that first writes it.
+type Had = Arc<OnceLock<u64>>;
 
 /// Runs torrents of a library. Who makes one holds the lock of the store.
 #[derive(Clone)]
@@ -80,6 +86,8 @@ struct Shared {
     /// One at a time changes what runs.
     changing: tokio::sync::Mutex<()>,
     changed: Notify,
+    /// Another command has handed a torrent over.
+    asked: AtomicBool,
 }
 
 impl Host {
@@ -101,7 +109,9 @@ impl Host {
         })?;
         let (slots, changing) = (Mutex::default(), tokio::sync::Mutex::default());
         let changed = Notify::new();
-        Ok(Self(Arc::new(Shared { library, engine, searching, purse, slots, changing, changed })))
+        let asked = AtomicBool::new(false);
+        let shared = Shared { library, engine, searching, purse, slots, changing, changed, asked };
+        Ok(Self(Arc::new(shared)))
     }
 
     /// Where connections come in.
@@ -116,7 +126,10 @@ impl Host {
     /// Answers another command on the same data directory.
     pub(crate) async fn answer(&self, request: ContentRequest) -> Result<Value> {
         Ok(match request {
-            ContentRequest::Run(order) => self.run(*order).await?.into(),
+            ContentRequest::Run(order) => {
+                self.0.asked.store(true, Ordering::Relaxed);
+                self.run(*order).await?.into()
+            }
             ContentRequest::List => serde_json::to_value(self.list()?)?,
             ContentRequest::Show(which) => serde_json::to_value(self.show(&which)?)?,
             ContentRequest::Stop(which) => {
@@ -221,8 +234,8 @@ impl Host {
         let terms = terms(self.0.purse.as_ref(), &settings)?;
         let peers = resolve(&settings.peers).await?;
         if let Some(known) = &known {
-            add_missing(&mut settings.peers, &known.settings.peers);
-            add_missing(&mut settings.trackers, &known.settings.trackers);
+            settings.peers = with_more(&known.settings.peers, &settings.peers);
+            settings.trackers = with_more(&known.settings.trackers, &settings.trackers);
         }
         let entry = Entry {
             name: metainfo.name().to_owned(),
@@ -234,7 +247,14 @@ impl Host {
         };
         let running = self.running(&key);
         if let Some((torrent, before)) = running {
-            if before == entry && !is_over(&torrent) {
+            if before.but_for_peers() == entry.but_for_peers() && !is_over(&torrent) {
+                // It goes on, with its sessions, and has more peers to ask.
+                if before != entry {
+                    self.0.library.update(&entry)?;
+                    if let Some(Slot::Running { entry: known, .. }) = self.slots().get_mut(&key) {
+                        *known = entry;
+                    }
+                }
                 peers.into_iter().for_each(|peer| torrent.add_peer(peer));
                 return Ok(key);
             }
@@ -249,8 +269,10 @@ impl Host {
             return Err(error);
         }
         peers.into_iter().for_each(|peer| torrent.add_peer(peer));
-        tokio::spawn(self.clone().attend(Arc::clone(&torrent), entry.settings.seed));
-        self.slots().insert(key.clone(), Slot::Running { torrent, entry });
+        let had = Had::default();
+        let attend = self.clone().attend(Arc::clone(&torrent), had.clone(), entry.settings.seed);
+        tokio::spawn(attend);
+        self.slots().insert(key.clone(), Slot::Running { torrent, entry, had });
         Ok(key)
     }
 
@@ -283,10 +305,13 @@ impl Host {
     }
 
     /// Ends a torrent that is not to be shared once it is there; tells of every change.
-    async fn attend(self, torrent: Arc<Torrent>, seed: bool) {
+    async fn attend(self, torrent: Arc<Torrent>, had: Had, seed: bool) {
         let mut state = torrent.state();
         loop {
             let now = state.borrow_and_update().clone();
+            if now != TorrentState::Checking {
+                had.get_or_init(|| torrent.status().have);
+            }
             if now == TorrentState::Seeding && !seed {
                 torrent.stop();
             }
@@ -299,9 +324,16 @@ impl Host {
 
     fn running(&self, key: &str) -> Option<(Arc<Torrent>, Entry)> {
         match self.slots().get(key) {
-            Some(Slot::Running { torrent, entry }) => Some((Arc::clone(torrent), entry.clone())),
+            Some(Slot::Running { torrent, entry, .. }) => {
+                Some((Arc::clone(torrent), entry.clone()))
+            }
             _ => None,
         }
+    }
+
+    /// The torrent that runs and that somebody means.
+    pub(crate) fn torrent(&self, which: &str) -> Option<Arc<Torrent>> {
+        self.running(&self.key(which).ok()?).map(|(torrent, _)| torrent)
     }
 
     /// Ends what runs under an info-hash, and waits until what it has is durable.
@@ -309,7 +341,7 @@ impl Host {
         let slot = self.slots().remove(key);
         self.0.changed.notify_one();
         match slot {
-            Some(Slot::Running { torrent, entry }) => {
+            Some(Slot::Running { torrent, entry, .. }) => {
                 let mut state = torrent.state();
                 torrent.stop();
                 let over = |state: &TorrentState| {
@@ -393,10 +425,19 @@ impl Host {
     }
 
     fn figures_of(&self, entry: &Entry) -> Figures {
-        let Some((torrent, _)) = self.running(entry.info_hash()) else {
+        let running = match self.slots().get(entry.info_hash()) {
+            Some(Slot::Running { torrent, had, .. }) => Some((Arc::clone(torrent), had.clone())),
+            _ => None,
+        };
+        let Some((torrent, had)) = running else {
             return self.0.library.figures(entry);
         };
         let status = torrent.status();
+        let had = if status.state == TorrentState::Checking {
+            status.have
+        } else {
+            *had.get_or_init(|| status.have)
+        };
         let metainfo = torrent.storage().metainfo();
         let (state, trouble) = match status.state {
             TorrentState::Checking => (State::Checking, None),
@@ -418,6 +459,7 @@ impl Host {
             files: metainfo.layout().files().len(),
             have: status.have,
             total: status.total,
+            had,
             sent: status.sent,
             got: status.got,
             peers: status.peers,
@@ -451,6 +493,7 @@ impl Host {
             files: 0,
             have: 0,
             total: 0,
+            had: 0,
             sent: 0,
             got: 0,
             peers: 0,
@@ -487,17 +530,29 @@ impl Host {
         Ok(running)
     }
 
-    /// Waits until nothing runs or is looked for any more.
-    pub(crate) async fn idle(&self) {
-        loop {
-            let changed = self.0.changed.notified();
-            let busy = self.slots().values().any(|slot| match slot {
+    /// Waits until nothing runs or is looked for any more, and where another command had something
+    /// run, for so long after that that it sees it.
+    pub(crate) async fn idle(&self, farewell: Duration) {
+        let busy = || {
+            self.slots().values().any(|slot| match slot {
                 Slot::Looking { .. } => true,
                 Slot::Lost { .. } => false,
                 Slot::Running { torrent, .. } => !is_over(torrent),
-            });
-            if !busy {
-                return;
+            })
+        };
+        loop {
+            let changed = self.0.changed.notified();
+            if !busy() {
+                // One that is ended to begin with other settings is not there for a moment.
+                let changing = self.0.changing.lock().await;
+                if !busy() && self.0.asked.swap(false, Ordering::Relaxed) {
+                    drop(changing);
+                    sleep(farewell).await;
+                    continue;
+                }
+                if !busy() {
+                    return;
+                }
             }
             changed.await;
         }
@@ -522,61 +577,4 @@ impl Host {
 
 fn is_over(torrent: &Torrent) -> bool {
     matches!(*torrent.state().borrow(), TorrentState::Stopped | TorrentState::Failed(_))
-}
-
-fn add_missing(to: &mut Vec<String>, from: &[String]) {
-    for text in from {
-        if !to.contains(text) {
-            to.push(text.clone());
-        }
-    }
-}
-
-/// Adds trackers that the user named, as a tier of their own.
-fn with_trackers(metainfo: &mut Metainfo, settings: &Settings) {
-    let mut tiers = metainfo.trackers().to_vec();
-    let known = |url: &String| tiers.iter().flatten().any(|known| known == url);
-    let new: Vec<String> = settings.trackers.iter().filter(|url| !known(url)).cloned().collect();
-    if !new.is_empty() {
-        tiers.push(new);
-        metainfo.set_trackers(tiers);
-    }
-}
-
-/// The addresses of peers that were named.
-async fn resolve(peers: &[String]) -> Result<Vec<SocketAddr>> {
-    let mut addresses = Vec::new();
-    for peer in peers {
-        let unknown =
-            || Hint::new(format!("there is no peer \"{peer}\"")).hint("a peer is HOST:PORT");
-        let found = timeout(RESOLVE, lookup_host(peer)).await.ok().and_then(Result::ok);
-        let before = addresses.len();
-        addresses.extend(found.into_iter().flatten());
-        if addresses.len() == before {
-            bail!(unknown());
-        }
-    }
-    Ok(addresses)
-}
-
-/// Where peers of a torrent with so many trackers are looked for, for people.
-fn searching(config: &DiscoveryConfig, trackers: usize, private: bool) -> String {
-    let mut ways = Vec::new();
-    match (config.trackers, trackers) {
-        (_, 0) => ways.push("it names no trackers".to_owned()),
-        (true, 1) => ways.push("asking its tracker".into()),
-        (true, many) => ways.push(format!("asking its {many} trackers")),
-        (false, _) => ways.push("trackers are off: [content] trackers".into()),
-    }
-    if !private {
-        ways.push(match config.dht {
-            Some(_) => "asking the DHT".into(),
-            None => "the DHT is off: [content] dht_bootstrap".into(),
-        });
-        if config.local_discovery {
-            ways.push("asking the local network".into());
-        }
-    }
-    ways.push("--peer HOST:PORT names one".into());
-    ways.join(", ")
 }

@@ -37,6 +37,12 @@ impl Entry {
         self.topics.first().map_or("", String::as_str)
     }
 
+    /// The same without the peers that were named.
+    pub(crate) fn but_for_peers(&self) -> Self {
+        let settings = Settings { peers: Vec::new(), ..self.settings.clone() };
+        Self { settings, ..self.clone() }
+    }
+
     /// Whether somebody who says `which` may mean it.
     pub(crate) fn is_meant_by(&self, which: &str) -> bool {
         let digits = which.to_ascii_lowercase();
@@ -88,6 +94,11 @@ impl Library {
         Ok(Self { dir })
     }
 
+    /// The same to look at it: nothing is made, and where it is missing it is empty.
+    pub(crate) fn look(home: &Path) -> Self {
+        Self { dir: home.join("content") }
+    }
+
     fn path(&self, entry: &Entry, extension: &str) -> PathBuf {
         self.dir.join(entry.info_hash()).with_extension(extension)
     }
@@ -105,8 +116,10 @@ impl Library {
     /// All torrents, oldest first. What cannot be read is left out with a warning.
     pub(crate) fn all(&self) -> Result<Vec<Entry>> {
         let mut entries = Vec::new();
-        let names = fs::read_dir(&self.dir)
-            .with_context(|| format!("cannot read {}", self.dir.display()))?;
+        let names = match fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(entries),
+            read => read.with_context(|| format!("cannot read {}", self.dir.display()))?,
+        };
         for file in names {
             let path = file?.path();
             if path.extension().is_none_or(|extension| extension != "json") {
@@ -179,6 +192,7 @@ impl Library {
             files: 0,
             have: 0,
             total: 0,
+            had: 0,
             sent: 0,
             got: 0,
             peers: 0,
