@@ -91,14 +91,15 @@ impl Settings {
     }
 
     /// Sells what is bought, for what was ready to be paid for it, so that the money can come back;
-    /// not where it is `said` for what it is given, nor where it is not shared on. Says the price,
-    /// where it is set here: then something is paid for, so that there are keys.
-    pub(crate) fn sell_on(&mut self, said: bool) -> Option<String> {
+    /// not where it is `said` for what it is given, nor where it is not shared on. Whoever does not pay
+    /// gets it too where it is `to_all`. Says the price, where it is set here: then something is paid
+    /// for, so that there are keys.
+    pub(crate) fn sell_on(&mut self, said: bool, to_all: bool) -> Option<String> {
         if said || !self.seed || self.price.is_some() {
             return None;
         }
         self.price = self.price_max.clone();
-        self.free &= self.price.is_none();
+        self.free = self.price.is_none() || to_all;
         self.price.clone()
     }
 }

@@ -110,14 +110,14 @@ fn what_was_bought_is_sold_for_what_was_ready_to_be_paid() {
         let mut command = content(buyer, &get);
         command.args(more);
         let said = run(command);
-        assert!(!said.stderr.contains("what comes is sold"), "{said:?}");
+        let told = said.stderr.contains("what comes is sold");
         said.ok();
         let settings = buyer.json(&["content", "show", "goods"])["settings"].clone();
-        (settings["price"].clone(), settings["free"].clone())
+        (told, settings["price"].clone(), settings["free"].clone())
     };
-    assert_eq!(given(&["--free-for-unpaid"]), (Value::Null, true.into()));
-    assert_eq!(given(&["--price", "0"]), (Value::Null, true.into()));
-    assert_eq!(given(&["--price", "7"]), ("7".into(), false.into()));
+    assert_eq!(given(&["--free-for-unpaid"]), (true, PRICE.into(), true.into()));
+    assert_eq!(given(&["--price", "0"]), (false, Value::Null, true.into()));
+    assert_eq!(given(&["--price", "7"]), (false, "7".into(), false.into()));
     // It is remembered.
     run(content(buyer, &get)).ok();
     buying.stopped().ok();

@@ -138,8 +138,7 @@ pub(crate) struct GetArgs {
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
     /// The dearest price per GiB that is paid, in the token. What is for nothing is taken first.
-    /// What was fetched is then sold at this price, unless --price names another; with
-    /// --free-for-unpaid it is given for nothing.
+    /// What was fetched is then sold at this price, unless --price names another.
     #[arg(long)]
     max_price: Option<String>,
     /// Take nothing from those who give it for nothing.
@@ -257,7 +256,7 @@ async fn get(args: GetArgs, home: Home, json: bool) -> Result<()> {
         ..settings(&home, &args.sale, &args.find)?
     };
     let to_all = args.sale.free_for_unpaid || config.free_for_unpaid;
-    let sold_on = settings.sell_on(args.sale.price.is_some() || to_all);
+    let sold_on = settings.sell_on(args.sale.price.is_some(), to_all);
     let is_address = args.torrent.contains("://") && !Path::new(&args.torrent).exists();
     ensure!(
         !is_address,

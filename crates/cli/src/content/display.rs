@@ -76,7 +76,12 @@ impl Display {
     }
 
     fn enter(&mut self, figures: &Figures) {
-        self.state = Some(figures.state);
+        let before = self.state.replace(figures.state);
+        // It may be over before it is looked at.
+        let is_over = matches!(figures.state, State::Seeding | State::Stopped | State::Resting);
+        if is_over && before != Some(State::Downloading) && figures.got > 0 {
+            self.say(begun(figures));
+        }
         self.last = (figures.have, Instant::now());
         self.sent = (figures.sent, Instant::now());
         let name = output::tame(&figures.name);
@@ -88,21 +93,12 @@ impl Display {
         self.bar.set_length(figures.total);
         self.bar.set_position(figures.have);
         self.bar.reset_eta();
-        let folder = figures.root.display();
         match figures.state {
             State::Looking => {
                 self.say(format!("looking for the torrent of the link ({})…", figures.searching));
             }
             State::Checking => self.bar.set_message(format!("checking what is there of {name}")),
-            State::Downloading if figures.had > 0 => self.say(format!(
-                "going on with {name} in {folder}: {} of {} are there",
-                ByteCount::new(figures.had),
-                ByteCount::new(figures.total)
-            )),
-            State::Downloading => self.say(format!(
-                "downloading {name} to {folder}: {}",
-                output::bytes(ByteCount::new(figures.total))
-            )),
+            State::Downloading => self.say(begun(figures)),
             State::Seeding => self.say(format!(
                 "sharing {name}: {}{}",
                 output::bytes(ByteCount::new(figures.total)),
@@ -133,6 +129,19 @@ impl Display {
             ),
         };
         self.say(line);
+    }
+}
+
+/// What a download began with.
+fn begun(figures: &Figures) -> String {
+    let (name, folder) = (output::tame(&figures.name), figures.root.display());
+    let total = ByteCount::new(figures.total);
+    match figures.had {
+        0 => format!("downloading {name} to {folder}: {}", output::bytes(total)),
+        had => format!(
+            "going on with {name} in {folder}: {} of {total} are there",
+            ByteCount::new(had)
+        ),
     }
 }
 

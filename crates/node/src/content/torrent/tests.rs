@@ -29,7 +29,8 @@ async fn a_download_whose_end_is_taken_back_goes_on_and_buys() {
     torrent.trading.complete();
     assert!(torrent.trading.done_buying().is_cancelled());
     torrent.spoilt();
-    assert_eq!(torrent.status().state, TorrentState::Downloading);
+    let mut state = torrent.state();
+    state.wait_for(|state| *state == TorrentState::Downloading).await.unwrap();
     assert!(!torrent.trading.done_buying().is_cancelled(), "what is missing is bought");
     assert!(!lock(&torrent.swarm).as_ref().unwrap().is_complete());
     // Once it is to be left, nothing is bought any more.
