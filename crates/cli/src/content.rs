@@ -91,11 +91,10 @@ impl Settings {
     }
 
     /// Sells what is bought, for what was ready to be paid for it, so that the money can come back;
-    /// not where it is `said` for what it is given, nor where it is not shared on. Whoever does not pay
-    /// gets it too where it is `to_all`. Says the price, where it is set here: then something is paid
+    /// not where it is `said` for what it is given. Whoever does not pay gets it too where it is `to_all`. Says the price, where it is set here: then something is paid
     /// for, so that there are keys.
     pub(crate) fn sell_on(&mut self, said: bool, to_all: bool) -> Option<String> {
-        if said || !self.seed || self.price.is_some() {
+        if said || self.price.is_some() {
             return None;
         }
         self.price = self.price_max.clone();
@@ -158,6 +157,7 @@ pub(crate) struct Figures {
     pub(crate) total: u64,
     /// Bytes of data in pieces that were there before anything was fetched since the process began
     /// to run it.
+    #[serde(default)]
     pub(crate) had: u64,
     /// Bytes of blocks sent and received since the process began to run it.
     pub(crate) sent: u64,

@@ -103,7 +103,7 @@ fn what_was_bought_is_sold_for_what_was_ready_to_be_paid() {
     let shown = buyer.json(&["content", "show", "goods"]);
     assert_eq!(number(&shown["earned"]), price, "{shown}");
     let listed = third.json(&["content", "show", "goods"]);
-    assert!(listed["settings"]["price"].is_null(), "what is not shared on has no price: {listed}");
+    assert_eq!(listed["settings"]["price"], PRICE, "nor is it given away while it comes: {listed}");
 
     // Whoever says for what it is given is obeyed.
     let given = |more: &[&str]| {

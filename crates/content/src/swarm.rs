@@ -318,6 +318,7 @@ impl Download {
         if let Some(known) = self.peers.get_mut(&peer) {
             if total.get() > known.limit {
                 known.progress = self.now;
+                known.waited_since = known.waited_since.map(|_| self.now);
             }
             known.limit = total.get();
             self.hungry.insert(peer);

@@ -711,6 +711,29 @@ fn a_seller_that_could_be_paid_and_never_answers_requests_is_dropped() {
 }
 
 #[test]
+fn a_seller_that_chokes_and_unchokes_and_sends_nothing_is_dropped() {
+    let mut case = Case::new(4, 4, true);
+    let mut orders = case.seed(A, 5, 1 << 20);
+    for _ in 0..=CHOKING_MS / 12_000 {
+        orders.extend(case.wait(1_000));
+        case.download.choked(A);
+        orders.extend(case.wait(11_000));
+        case.download.unchoked(A);
+    }
+    assert!(asked(&orders, A).len() > QUEUE_MIN as usize, "it is asked again");
+    assert!(orders.contains(&Order::Drop(A, DropReason::Stalled)));
+    // One of which nothing is wanted for long is not.
+    let mut case = Case::new(1, 1, true);
+    case.download.peer_joined(B, Supply { price: Some(price(5)), queue_max: 250 });
+    case.download.allow(B, ByteCount::new(1 << 20));
+    case.download.unchoked(B);
+    assert_eq!(case.wait(2 * CHOKING_MS), []);
+    case.download.have_all(B);
+    let orders = case.wait(PATIENCE_MS + TICK_MS);
+    assert_eq!(asked(&orders, B).len(), 1, "{orders:?}");
+}
+
+#[test]
 fn who_lies_about_pieces_or_floods_is_dropped() {
     let mut case = Case::new(2, 4, false);
     case.seed(A, FREE, ALL);

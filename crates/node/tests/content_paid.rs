@@ -219,8 +219,9 @@ async fn who_buys_nothing_is_told_that_it_is_sold() {
     let (beggar, below) = (swarm::engine().await, tempfile::tempdir().unwrap());
     let begging = beggar.add(content.below(below.path())).await.unwrap();
     let waiting = getter.engine.add(content.below(getter.files.path())).await.unwrap();
-    for torrent in [&begging, &waiting] {
-        torrent.add_peer(seeder.engine.listens());
+    let torrents = [&begging, &waiting];
+    torrents.iter().for_each(|torrent| torrent.add_peer(seeder.engine.listens()));
+    for torrent in torrents {
         until("it is told", || torrent.status().refusal.is_some()).await;
         assert!(torrent.status().refusal.unwrap().contains("--max-price"));
     }

@@ -226,7 +226,9 @@ async fn share(args: ShareArgs, home: Home, json: bool) -> Result<()> {
         output::out!("{magnet}");
         eprintln!("made {file}");
         if others {
-            eprintln!("for transmission and aria2, which cannot read it, make it with --v1");
+            eprintln!(
+                "for clients that read no hybrid torrents (transmission 3, aria2 1.36) make it with --v1"
+            );
         }
         if let Some(listen) = listen {
             eprintln!("listening at {listen}");
@@ -256,16 +258,19 @@ async fn get(args: GetArgs, home: Home, json: bool) -> Result<()> {
         ..settings(&home, &args.sale, &args.find)?
     };
     let to_all = args.sale.free_for_unpaid || config.free_for_unpaid;
-    let sold_on = settings.sell_on(args.sale.price.is_some(), to_all);
-    let is_address = args.torrent.contains("://") && !Path::new(&args.torrent).exists();
-    ensure!(
-        !is_address,
-        Hint::new(format!("{} is an address, not a file", output::tame(&args.torrent)))
-            .hint("download the .torrent file first, or give a magnet link")
-    );
+    let said = args.sale.price.is_some() || !config.price.trim().is_empty();
+    let sold_on = settings.sell_on(said, to_all);
     let source = match args.torrent.get(..7) {
         Some(scheme) if scheme.eq_ignore_ascii_case("magnet:") => Source::Magnet(args.torrent),
-        _ => Source::File(std::path::absolute(&args.torrent)?),
+        _ => {
+            let is_address = args.torrent.contains("://") && !Path::new(&args.torrent).exists();
+            ensure!(
+                !is_address,
+                Hint::new(format!("{} is an address, not a file", output::tame(&args.torrent)))
+                    .hint("download the .torrent file first, or give a magnet link")
+            );
+            Source::File(std::path::absolute(&args.torrent)?)
+        }
     };
     let here = std::env::current_dir().context("this folder is gone")?;
     let root = args.to.map(|to| made_folder(&to)).transpose()?;

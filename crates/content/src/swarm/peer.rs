@@ -75,6 +75,8 @@ pub(super) struct Peer {
     pub(super) rate: Rate,
     /// When a block last came from it, or was first asked for.
     pub(super) progress: Timestamp,
+    /// Since when it has been asked for blocks and has sent none, whatever it choked in between.
+    pub(super) waited_since: Option<Timestamp>,
     pub(super) snubbed_until: Timestamp,
     /// It has just choked us.
     pub(super) rests_until: Timestamp,
@@ -106,6 +108,7 @@ impl Peer {
             queue: QUEUE_MIN,
             rate: Rate::new(now),
             progress: now,
+            waited_since: None,
             snubbed_until: now,
             rests_until: now,
             gives_leaves: true,
@@ -134,6 +137,7 @@ impl Peer {
         if self.asks.is_empty() {
             self.progress = now;
         }
+        self.waited_since.get_or_insert(now);
         self.asks.push_back(Ask { block, at: now });
         self.under_way += u64::from(block.len);
     }
@@ -165,6 +169,7 @@ impl Peer {
         self.taken = self.taken.saturating_add(u64::from(block.len));
         self.rate.add(block.len);
         self.progress = now;
+        self.waited_since = (!self.asks.is_empty()).then_some(now);
         self.stalls = 0;
         // As long as blocks come the queue grows by one for each: it doubles with each round trip.
         self.queue = (self.queue + 1).min(self.queue_for_rate());
@@ -180,6 +185,9 @@ impl Peer {
     pub(super) fn forget(&mut self, block: Block, may_come: bool, now: Timestamp) -> bool {
         if remove(&mut self.asks, block).is_none() {
             return false;
+        }
+        if self.asks.is_empty() {
+            self.waited_since = None;
         }
         if !may_come {
             self.under_way -= u64::from(block.len);
@@ -230,6 +238,7 @@ impl Peer {
     /// It was no time in which anything could have come.
     pub(super) fn interrupt(&mut self, gap_ms: u64) {
         self.progress = self.progress.plus_ms(gap_ms);
+        self.waited_since = self.waited_since.map(|since| since.plus_ms(gap_ms));
         self.void.iter_mut().for_each(|ask| ask.at = ask.at.plus_ms(gap_ms));
     }
 

@@ -445,14 +445,16 @@ impl Download {
         }
     }
 
-    /// Leaves peers that could be paid, and do not answer requests: another may have their place.
+    /// Leaves peers that could be paid, and do not answer requests, whatever they choke and unchoke:
+    /// another may have their place.
     pub(super) fn leave_choking(&mut self) {
         let chokes = |peer: &Peer| {
+            let idle = peer.unchoked.then_some(self.now); // it waits for us
+            let since = peer.waited_since.or(idle).unwrap_or(peer.progress);
             peer.is_priced()
                 && peer.told_interested
-                && !peer.unchoked
                 && peer.limit > peer.taken
-                && self.now.ms_since(peer.progress.max(peer.interested_at)) >= CHOKING_MS
+                && self.now.ms_since(since.max(peer.interested_at)) >= CHOKING_MS
         };
         let choking = self.peers.iter().filter(|(_, peer)| chokes(peer));
         let choking: Vec<PeerId> = choking.map(|(id, _)| *id).collect();

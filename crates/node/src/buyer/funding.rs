@@ -90,7 +90,8 @@ impl Buyer {
         let Some((channel, facts)) = best else { return self.open_channel(terms, in_use).await };
         in_use.channel = Some(channel.id);
         if channel.payment.is_none() && is_sparing(terms) {
-            self.begin_untried(channel.id, terms.payee, resumed.is_some()).await?;
+            let goes_on = resumed.is_some_and(|known| known.agreement.config == channel.config);
+            self.begin_untried(channel.id, terms.payee, goes_on).await?;
         }
         let mut reserved = facts.reserved;
         // A channel that is nearly used up is topped up before it is used again, and so is one that

@@ -150,6 +150,11 @@ impl Connection {
         }
     }
 
+    /// How long it has been there.
+    pub(super) fn age(&self) -> Duration {
+        self.born.elapsed()
+    }
+
     /// Whether this one, to a peer to which `older` leads too, stays, and not that one; `ours` is our
     /// peer id. Where both ends have dialled, that of the smaller peer id stays: both find the same. One
     /// that has been there for longer, or is traded over, stays: nobody in between can have it given up

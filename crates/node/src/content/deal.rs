@@ -494,7 +494,8 @@ impl Deal {
 /// Whether trying again may help. Its terms were said, so one that ends its half before it begins has
 /// trouble of its own (its disk), and not with us.
 fn may_go_on(error: &SessionError) -> bool {
-    may_retry(error) || matches!(error, SessionError::Protocol(ProtocolError::Unexpected(_)))
+    let ended = ProtocolError::Unexpected("end of the control stream");
+    may_retry(error) || matches!(error, SessionError::Protocol(error) if *error == ended)
 }
 
 /// Blocks, sold.

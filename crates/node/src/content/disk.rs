@@ -296,6 +296,8 @@ impl Storage {
                 part = later;
             }
             if let Some(file) = extent.file {
+                // What is written to does not stay as it was.
+                self.holdings().stamps.remove(&(file as u32));
                 self.files.write(file as u32, extent.offset, &mut slices)?;
             }
         }
@@ -426,6 +428,16 @@ impl Storage {
             }
         }
         Ok(())
+    }
+
+    /// Part of a piece that was there cannot be read: its files are not what they were.
+    pub(super) fn doubt_around(&self, piece: u32, begin: u32, len: u32) {
+        let mut holdings = self.holdings();
+        for extent in self.metainfo.layout().extents(piece, begin, len) {
+            if let Some(file) = extent.file {
+                self.doubt(&mut holdings, file as u32);
+            }
+        }
     }
 
     /// Looks at what is in doubt, as long as it `goes_on`.

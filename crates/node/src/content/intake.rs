@@ -403,6 +403,9 @@ impl Intake {
         let Some(old) = lock(&self.begun).remove(&piece) else { return };
         let mut old = lock(&old);
         old.forgotten = true;
+        if self.storage.has(piece) {
+            return; // its last block was written meanwhile
+        }
         let passed = |slot: &Slot| *slot == Slot::Passed;
         if old.leaves.is_none() && !old.blocks.iter().any(passed) {
             return;

@@ -18,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     admission::Admission,
+    choker::TURN,
     connection::{Connection, ConnectionError},
     deal::{Deal, Figures, Side},
     swarm::Swarm,
@@ -159,6 +160,14 @@ impl Trading {
     /// What was paid and earned before.
     pub(super) fn before(&self) -> (Amount, Amount) {
         *lock(&self.before)
+    }
+
+    /// Something comes: nothing is waited for.
+    pub(super) fn forget_refusal(&self) {
+        let mut refusal = lock(&self.refusal);
+        if refusal.is_some() {
+            *refusal = None;
+        }
     }
 
     /// Why nothing was bought of somebody, last.
@@ -552,11 +561,11 @@ impl Torrent {
         }
         let sells = |connection: &Arc<Connection>| {
             let state = connection.state();
-            state.ids.pay.is_some() && state.has_all && !state.serves
+            connection.age() > TURN / 2 && state.ids.pay.is_some() && state.has_all && !state.serves
         };
         if swarm.connections().any(sells) {
             *lock(&self.trading().refusal) = Some(
-                "a peer that has all of it does not serve us for nothing: to buy of it, name the most that you would pay per GiB (--max-price)".into(),
+                "a peer that has all of it does not serve us for nothing: it may sell, to those who name the most that they would pay per GiB (--max-price)".into(),
             );
         }
     }

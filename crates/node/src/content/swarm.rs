@@ -280,7 +280,9 @@ impl Swarm {
                 Order::Drop(peer, reason) => {
                     if let Some(connection) = self.connections.get(&peer.0) {
                         tracing::debug!(address = %connection.address, "left: {reason}");
-                        connection.dropped.store(true, Ordering::Relaxed);
+                        // With one whose credit is used up a new session can begin at once.
+                        let useless = reason != DropReason::Spent;
+                        connection.dropped.store(useless, Ordering::Relaxed);
                         connection.ended.cancel();
                         if reason == DropReason::BadData {
                             errands.push(Errand::Ban(Arc::clone(connection)));

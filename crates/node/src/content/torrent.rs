@@ -134,8 +134,10 @@ impl Torrent {
     pub fn status(&self) -> TorrentStatus {
         let (have, total) = self.storage.progress();
         let (paid, earned) = self.money_moved();
+        // Not under a lock of the state: others change it under that of the machine.
+        let state = self.state.borrow().clone();
         TorrentStatus {
-            state: self.state.borrow().clone(),
+            state,
             have,
             total,
             sent: self.sent.load(Ordering::Relaxed),
@@ -357,6 +359,13 @@ impl Torrent {
             let kept = this.intake.begin_anew();
             let held = this.storage.held(); // what is whole by now too
             let complete = held.is_all();
+            // As where the machine says so, which it may not have come to.
+            if complete
+                && goes_on
+                && let Err(error) = this.storage.finish()
+            {
+                return this.fail(error);
+            }
             let mut anew = this.machine(held, 0, goes_on);
             anew.follow(&old, &kept);
             let mut swarm = lock(&this.swarm);
@@ -735,6 +744,7 @@ impl Torrent {
 
     /// Bytes of blocks that came, and are to be written.
     pub(super) fn count_got(&self, bytes: u64) {
+        self.trading.forget_refusal();
         self.got.fetch_add(bytes, Ordering::Relaxed);
     }
 

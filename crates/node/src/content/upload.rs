@@ -232,7 +232,7 @@ async fn read(
             }
             match storage.read(first.piece, first.begin, &mut bytes[..len]) {
                 Err(DiskError::Missing(_) | DiskError::EndsEarly(_)) => {
-                    storage.lose_piece(first.piece);
+                    storage.doubt_around(first.piece, first.begin, len as u32);
                     return Err(ConnectionError::Closed(SPOILT));
                 }
                 read => read?,
