@@ -264,8 +264,9 @@ impl Bench {
         let seeds = self.tracker.peers(&name);
         let (mut downloaders, mut ports) = (Vec::new(), vec![lane.port]);
         let began = Instant::now();
-        // Nobody has anything to send before all are there.
-        let waits = !lane.client.never_dials();
+        // Nobody has anything to send before all are there: ours derive a key first. (rqbit does not
+        // announce itself while its peer stands still.)
+        let waits = matches!(lane.client, Client::Ours { .. });
         if waits {
             lane.seeder.stop()?;
         }
@@ -281,7 +282,7 @@ impl Bench {
         if waits {
             self.are_ready(&name, &seeds, &downloaders, began).await?;
             lane.seeder.go_on()?;
-        } else {
+        } else if lane.client.never_dials() {
             // The seeder asks the tracker once, when it starts.
             while self.tracker.peers(&name).difference(&seeds).count() < downloaders.len() {
                 ensure!(began.elapsed() < PATIENCE, "a downloader does not announce itself");
